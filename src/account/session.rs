@@ -1,0 +1,141 @@
+//! The controller's credentials in each region: the identity they have there, and the calls to ECS.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use tokio::time::Instant;
+
+use crate::{
+    account::{credentials::WatchedCredentials, identity::Identity},
+    ecs::{
+        answer::{Failure, FailureKind},
+        client::Ecs,
+        error::failure,
+    },
+};
+
+/// How long a call to AWS may take. Nothing is tried twice by the SDK: a resource's next look is the one retry.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For how long a failed look at the identity answers for all who ask, so that an outage costs one call.
+const FAILURE_HOLDS: Duration = Duration::from_secs(2);
+
+/// The controller's own credentials, and one session for each region they are used in.
+pub struct Account {
+    config: SdkConfig,
+    credentials: WatchedCredentials,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+}
+
+/// The credentials in one region.
+pub struct Session {
+    pub ecs: Ecs,
+    region: String,
+    sts: aws_sdk_sts::Client,
+    credentials: WatchedCredentials,
+    identity: tokio::sync::Mutex<Option<Known>>,
+}
+
+/// What was last learned of the identity.
+enum Known {
+    Identity { of: Option<String>, identity: Identity },
+    Failure { at: Instant, failure: Failure },
+}
+
+impl Account {
+    /// The credentials, region and endpoints of the environment, as every AWS tool reads them.
+    /// Source: "AWS SDKs and Tools Reference Guide".
+    pub async fn from_environment() -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(CALL_TIMEOUT)
+            .operation_timeout(CALL_TIMEOUT + CONNECT_TIMEOUT)
+            .build();
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            .load()
+            .await;
+        let chain = config.credentials_provider().expect("the default chain always has a provider");
+        let credentials = WatchedCredentials::new(chain);
+        let config = config
+            .into_builder()
+            .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(
+                credentials.clone(),
+            ))
+            .build();
+        Self { config, credentials, sessions: Mutex::default() }
+    }
+
+    /// The region that the environment names, for resources that name none.
+    #[must_use]
+    pub fn default_region(&self) -> Option<&str> {
+        self.config.region().map(AsRef::as_ref)
+    }
+
+    /// The session of `region`; the same one each time.
+    #[must_use]
+    pub fn session(&self, region: &str) -> Arc<Session> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = sessions.get(region) {
+            return session.clone();
+        }
+        let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
+        let session = Arc::new(Session {
+            ecs: Ecs::new(&config),
+            region: region.to_owned(),
+            sts: aws_sdk_sts::Client::new(&config),
+            credentials: self.credentials.clone(),
+            identity: tokio::sync::Mutex::default(),
+        });
+        sessions.insert(region.to_owned(), session.clone());
+        session
+    }
+}
+
+impl Session {
+    /// Who the credentials in use belong to: asked once for each set of credentials, and by one caller
+    /// at a time.
+    ///
+    /// # Errors
+    /// What STS, or the chain of credentials, answered instead.
+    pub async fn identity(&self) -> Result<Identity, Failure> {
+        let mut known = self.identity.lock().await;
+        match &*known {
+            Some(Known::Identity { of, identity }) if *of == self.credentials.access_key_id() => {
+                return Ok(identity.clone());
+            }
+            Some(Known::Failure { at, failure }) if at.elapsed() < FAILURE_HOLDS => {
+                return Err(failure.clone());
+            }
+            _ => {}
+        }
+        match self.ask().await {
+            Ok(identity) => {
+                tracing::info!(account = identity.account, region = self.region, "identity known");
+                let of = self.credentials.access_key_id();
+                *known = Some(Known::Identity { of, identity: identity.clone() });
+                Ok(identity)
+            }
+            Err(failure) => {
+                tracing::warn!(region = self.region, message = failure.message, "identity unknown");
+                *known = Some(Known::Failure { at: Instant::now(), failure: failure.clone() });
+                Err(failure)
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<Identity, Failure> {
+        let answer = self.sts.get_caller_identity().send().await.map_err(|error| failure(&error))?;
+        let (arn, account) = (answer.arn().unwrap_or_default(), answer.account().unwrap_or_default());
+        Identity::of_caller(arn, account, &self.region).ok_or_else(|| Failure {
+            kind: FailureKind::Unavailable,
+            message: "sts:GetCallerIdentity answered without a usable Arn and Account".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,267 @@
+//! The kind `TaskDefinitionRetirement`: which revisions must be retired, and what became of each. No behaviour.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// The most revisions that one resource may declare.
+pub const MAX_REVISIONS: usize = 500;
+
+/// The Amazon ECS task definition revisions that must be retired.
+#[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "ecs-retirement.dev",
+    version = "v1alpha1",
+    kind = "TaskDefinitionRetirement",
+    doc = "A TaskDefinitionRetirement declares Amazon ECS task definition revisions that must be retired. The controller deregisters each and reports what ECS returned. Deregistration cannot be undone.",
+    namespaced,
+    status = "TaskDefinitionRetirementStatus",
+    shortname = "tdr",
+    category = "ecs",
+    derive = "Default",
+    derive = "PartialEq",
+    printcolumn(
+        name = "Progress",
+        type_ = "string",
+        json_path = ".status.progress",
+        description = "Retired revisions of those declared."
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether every declared revision is retired."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready, or why not."
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Waiting",
+        type_ = "integer",
+        priority = 1,
+        json_path = ".status.waiting",
+        description = "Revisions that still wait."
+    ),
+    printcolumn(
+        name = "Rejected",
+        type_ = "integer",
+        priority = 1,
+        json_path = ".status.rejected",
+        description = "Revisions that only a person can help."
+    ),
+    printcolumn(
+        name = "Account",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.account",
+        description = "The AWS account."
+    ),
+    printcolumn(
+        name = "Region",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.region",
+        description = "The AWS region."
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        description = "What is done, and what stands in the way."
+    )
+)]
+#[x_kube(
+    validation = Rule::new("!has(oldSelf.region) || (has(self.region) && self.region == oldSelf.region)")
+        .message("spec.region cannot be changed once it is set: make a new TaskDefinitionRetirement for the other region"),
+    validation = Rule::new("!has(self.region) || self.revisions.all(r, !r.contains('/') || r.contains(':ecs:' + self.region + ':'))")
+        .message(Message::Expression("self.revisions.filter(r, r.contains('/') && !r.contains(':ecs:' + self.region + ':'))[0] + ' is not in spec.region, which is ' + self.region + ': move it to a TaskDefinitionRetirement for its own region'".into())),
+)]
+pub struct TaskDefinitionRetirementSpec {
+    /// The revisions to retire, 1 to 500, each as family:revision (cpu-wave:1) or as the full task
+    /// definition ARN. A revision belongs to one family for good and its number is never reused, so each
+    /// entry names exactly one. Removing an entry stops what has not been done yet; nothing is undone.
+    #[schemars(schema_with = "revisions_schema")]
+    pub revisions: Vec<String>,
+
+    /// The AWS region of the revisions, such as us-west-2. Without it, the controller's own default
+    /// region. It cannot be changed once set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z]+(-[a-z]+)+-[0-9]+$')").message("write the code of an AWS region, such as us-west-2"))]
+    pub region: Option<String>,
+
+    /// Stops all deregistration while true. What is retired already stays so; the status still says what
+    /// ECS holds.
+    #[serde(default)]
+    pub suspend: bool,
+
+    /// Does all but the irreversible call while true: the status shows what would be deregistered.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What became of the declared revisions.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskDefinitionRetirementStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Ready is True once every declared revision is retired. Reconciling is there, and True, only while
+    /// the controller still gets on by itself; Stalled only while nothing but a person can help.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// The value of the annotation ecs-retirement.dev/requestedAt that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
+
+    /// The AWS account, 12 digits, in which the revisions are retired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+
+    /// The AWS region in which the revisions are retired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+
+    /// Retired revisions of those declared, such as 1/2.
+    #[serde(default)]
+    pub progress: String,
+
+    /// How many declared revisions are retired.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub retired: i32,
+
+    /// How many declared revisions still wait.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub waiting: i32,
+
+    /// How many declared revisions cannot be retired until a person helps.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub rejected: i32,
+
+    /// An entry for each declared revision, in the order of the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["revision"]))]
+    pub revisions: Vec<RevisionStatus>,
+}
+
+/// What became of one declared revision.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionStatus {
+    /// The revision as family:revision, or its ARN where it is of another account, region or partition.
+    pub revision: String,
+
+    /// The full ARN of the revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arn: Option<String>,
+
+    /// The status of the revision exactly as ECS last returned it: ACTIVE, INACTIVE or
+    /// DELETE_IN_PROGRESS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+
+    /// Where the revision stands.
+    pub reason: Reason,
+
+    /// When ECS says the revision was registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_at: Option<Time>,
+
+    /// When ECS says the revision was deregistered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deregistered_at: Option<Time>,
+
+    /// The AWS request id of the call that deregistered the revision, as in CloudTrail. Absent where
+    /// somebody else did, or where the answer was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+
+    /// What stands in the way, with the code and the text of ECS where it refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Where one revision stands. A closed list.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[schemars(inline)]
+pub enum Reason {
+    /// ECS holds it INACTIVE.
+    Retired,
+    /// ECS is deleting it.
+    Deleting,
+    /// It was retired, and ECS has deleted it since.
+    Deleted,
+    /// It is to be looked at and deregistered.
+    #[default]
+    Pending,
+    /// ECS throttles the account's calls; tried again by itself.
+    Throttled,
+    /// ECS could not be reached or had a fault of its own; tried again by itself.
+    Unavailable,
+    /// It is ACTIVE, and spec.suspend holds it.
+    Suspended,
+    /// It is ACTIVE, and would be deregistered but for spec.dryRun.
+    DryRun,
+    /// The entry is not a revision; nothing was called.
+    Invalid,
+    /// The entry is of another account or partition; nothing was called.
+    WrongAccount,
+    /// The entry is of another region; nothing was called.
+    WrongRegion,
+    /// AWS denies the controller the call; tried again, more and more slowly.
+    AccessDenied,
+    /// ECS refused the call; tried again, more and more slowly.
+    Refused,
+    /// ECS has no such revision. Not looked for again until the spec changes or a look is requested.
+    NotFound,
+}
+
+/// The schema of `spec.revisions`: what admission can refuse, it refuses with what to write instead.
+fn revisions_schema(_: &mut SchemaGenerator) -> Schema {
+    let revision = "[A-Za-z0-9_-]{1,255}:[1-9][0-9]{0,9}";
+    let arn = format!("arn:aws(-[a-z]+)*:ecs:[a-z]+(-[a-z]+)+-[0-9]+:[0-9]{{12}}:task-definition/{revision}");
+    let form = format!("self.matches('^({revision}|{arn})$')");
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_REVISIONS,
+        "x-kubernetes-list-type": "set",
+        "items": {
+            "type": "string",
+            "maxLength": 340,
+            "x-kubernetes-validations": [
+                {
+                    "rule": form,
+                    "message": "write family:revision, such as cpu-wave:1, or the full task definition ARN",
+                    "messageExpression": "'\"' + self + '\" is not a revision: write family:revision, such as cpu-wave:1, or the full task definition ARN'",
+                },
+                {
+                    "rule": format!("!{form} || int(self.substring(self.lastIndexOf(':') + 1)) <= 2147483647"),
+                    "message": "the revision in family:revision is at most 2147483647",
+                    "messageExpression": "'\"' + self + '\" is not a revision: in family:revision the revision is at most 2147483647'",
+                },
+            ],
+        },
+        "x-kubernetes-validations": [{
+            "rule": "self.all(r, !r.contains('/') || !(r.substring(r.lastIndexOf('/') + 1) in self))",
+            "message": "a revision is declared twice, as family:revision and as an ARN: keep one",
+            "messageExpression": "self.filter(r, r.contains('/') && r.substring(r.lastIndexOf('/') + 1) in self)[0] + ' is declared twice, as family:revision and as an ARN: keep one'",
+        }],
+    })
+}

@@ -1,0 +1,89 @@
+//! The calls to ECS, each tried once; what ECS answers comes back as data.
+
+use aws_config::SdkConfig;
+use aws_sdk_ecs::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::RequestId,
+    primitives::DateTime,
+    types::TaskDefinition,
+};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{
+    ecs::{
+        answer::{Description, Failure, FailureKind, Reply, Seen, Status, same_revision},
+        error::failure,
+    },
+    retirement::plan::Deregistration,
+    task_definition::Arn,
+};
+
+/// ECS in one region, with one set of credentials.
+pub struct Ecs {
+    client: aws_sdk_ecs::Client,
+}
+
+impl Ecs {
+    pub(crate) fn new(config: &SdkConfig) -> Self {
+        Self { client: aws_sdk_ecs::Client::new(config) }
+    }
+
+    /// `DescribeTaskDefinition`: what ECS holds of a revision.
+    pub async fn describe(&self, arn: &Arn) -> Seen {
+        match self.client.describe_task_definition().task_definition(arn.to_string()).send().await {
+            Ok(output) => description(arn, output.task_definition()),
+            Err(error) => Err(failed("DescribeTaskDefinition", arn, &error)),
+        }
+    }
+
+    /// `DeregisterTaskDefinition`: cannot be undone, and so takes nothing but what a plan made. ECS is
+    /// given the full ARN, and itself refuses one of another account or region.
+    pub async fn deregister(&self, deregistration: &Deregistration) -> Reply {
+        let arn = deregistration.arn();
+        match self.client.deregister_task_definition().task_definition(arn.to_string()).send().await {
+            Ok(output) => {
+                let request_id = output.request_id().map(str::to_owned);
+                tracing::info!(revision = %arn, request_id, "deregistered");
+                Reply { answer: description(arn, output.task_definition()), request_id }
+            }
+            Err(error) => {
+                let answer = Err(failed("DeregisterTaskDefinition", arn, &error));
+                Reply { answer, request_id: error.request_id().map(str::to_owned) }
+            }
+        }
+    }
+}
+
+fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {
+    same_revision(asked, answered.and_then(TaskDefinition::task_definition_arn))?;
+    let timestamp = |time: Option<&DateTime>| time.and_then(|time| Timestamp::from_second(time.secs()).ok());
+    answered
+        .and_then(|definition| {
+            Some(Description {
+                status: Status::from(definition.status()?.as_str()),
+                registered_at: timestamp(definition.registered_at()),
+                deregistered_at: timestamp(definition.deregistered_at()),
+            })
+        })
+        .ok_or_else(|| Failure {
+            kind: FailureKind::Unavailable,
+            message: "ECS answered without the status of the revision".to_owned(),
+        })
+}
+
+fn failed<E>(operation: &'static str, arn: &Arn, error: &SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let failure = failure(error);
+    tracing::warn!(
+        operation,
+        revision = %arn,
+        code = error.code(),
+        request_id = error.request_id(),
+        message = failure.message,
+        "call to AWS failed"
+    );
+    failure
+}

@@ -1,0 +1,140 @@
+//! AWS's error codes, all in one place, and what each means for a retirement. Pure.
+
+use std::error::Error as StdError;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ecs::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+
+use crate::ecs::answer::{Failure, FailureKind};
+
+/// Throttling is not in the model of ECS, so these arrive as unmodelled codes.
+/// Source: the SDK's own list, `aws_runtime::retries::classifiers::THROTTLING_ERRORS`.
+const THROTTLED: [&str; 10] = [
+    "BandwidthLimitExceeded",
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+];
+
+/// Source: "Common Errors" of the ECS and STS API References.
+const ACCESS_DENIED: [&str; 13] = [
+    "AccessDenied",
+    "AccessDeniedException",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "InvalidIdentityToken",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "NotAuthorized",
+    "OptInRequired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
+
+/// Codes of a passing fault that come with a status below 500.
+const UNAVAILABLE: [&str; 3] = ["RequestTimeout", "RequestTimeoutException", "ServerException"];
+
+/// `ClientException` covers many refusals: only its text tells that a revision is not there.
+const ABSENT: [&str; 2] = ["unable to describe task definition", "task definition does not exist"];
+
+/// The longest text of AWS that is kept, in characters.
+const TEXT_LENGTH: usize = 512;
+
+/// What a failed call means.
+pub(crate) fn failure<E>(error: &SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    if let SdkError::ServiceError(service) = error {
+        let metadata = service.err().meta();
+        return answered(metadata.code(), metadata.message(), service.raw().status().as_u16());
+    }
+    match credentials_error(error) {
+        Some(CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_)) => {
+            Failure {
+                kind: FailureKind::AccessDenied,
+                message: "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)".to_owned(),
+            }
+        }
+        Some(_) => Failure {
+            kind: FailureKind::Unavailable,
+            message: "the AWS credentials of the controller could not be refreshed".to_owned(),
+        },
+        // Which of them it was may change from try to try, and the message must not.
+        None => Failure {
+            kind: FailureKind::Unavailable,
+            message: "AWS could not be reached, or did not answer in time".to_owned(),
+        },
+    }
+}
+
+fn answered(code: Option<&str>, text: Option<&str>, http_status: u16) -> Failure {
+    let code = code.unwrap_or_default();
+    let text: String = text.unwrap_or_default().chars().take(TEXT_LENGTH).collect();
+    let says = |texts: &[&str]| texts.iter().any(|t| text.to_lowercase().contains(t));
+    let kind = if THROTTLED.contains(&code) || http_status == 429 {
+        FailureKind::Throttled
+    } else if ACCESS_DENIED.contains(&code) {
+        FailureKind::AccessDenied
+    } else if UNAVAILABLE.contains(&code) || http_status >= 500 {
+        FailureKind::Unavailable
+    } else if code == "ClientException" && says(&ABSENT) {
+        FailureKind::Absent
+    } else {
+        FailureKind::Refused
+    };
+    let message = match (code, text.as_str()) {
+        ("", _) => format!("HTTP status {http_status}"),
+        (code, "") => code.to_owned(),
+        (code, text) => format!("{code}: {text}"),
+    };
+    Failure { kind, message }
+}
+
+fn credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
+    std::iter::successors(Some(error), |error| (*error).source()).find_map(|error| error.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_of_aws_means_one_thing() {
+        let table = [
+            ("ThrottlingException", "Rate exceeded", 400, FailureKind::Throttled),
+            ("", "", 429, FailureKind::Throttled),
+            ("AccessDeniedException", "User is not authorized", 400, FailureKind::AccessDenied),
+            ("ExpiredToken", "The security token is expired", 403, FailureKind::AccessDenied),
+            ("ServerException", "Internal", 400, FailureKind::Unavailable),
+            ("", "", 503, FailureKind::Unavailable),
+            ("ClientException", "Unable to describe task definition.", 400, FailureKind::Absent),
+            ("ClientException", "The specified task definition does not exist.", 400, FailureKind::Absent),
+            ("ClientException", "Too many concurrent attempts", 400, FailureKind::Refused),
+            ("InvalidParameterException", "Unable to describe task definition.", 400, FailureKind::Refused),
+            ("", "", 404, FailureKind::Refused),
+        ];
+        for (code, text, status, kind) in table {
+            assert_eq!(answered(Some(code), Some(text), status).kind, kind, "{code} {text} {status}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_code_and_the_text_of_aws() {
+        let failure = answered(Some("ClientException"), Some("No."), 400);
+        assert_eq!(failure.message, "ClientException: No.");
+        assert_eq!(answered(None, None, 404).message, "HTTP status 404");
+        assert_eq!(answered(Some("ClientException"), None, 400).message, "ClientException");
+    }
+}

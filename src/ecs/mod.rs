@@ -1,0 +1,5 @@
+//! Amazon ECS: what it answers, as data, and the calls.
+
+pub mod answer;
+pub mod client;
+pub(crate) mod error;

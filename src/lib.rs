@@ -1,0 +1,33 @@
+//! A Kubernetes controller that retires Amazon ECS task definition revisions.
+//!
+//! ```text
+//!  watch ─▶ resource ─▶ observe ─▶ plan ─▶ act ─▶ summarize ─▶ patch ─▶ requeue
+//!           parsed       ECS       pure     ECS    pure         if changed
+//! ```
+//!
+//! The modules, in the order in which data passes them:
+//!
+//! - [`api`]: what users write and read.
+//! - [`task_definition`]: the names of ECS, parsed strictly.
+//! - [`retirement`]: one pass over one resource. [`retirement::reconcile`] is the shell, and the place to start;
+//!   [`retirement::declaration`], [`retirement::plan`], [`retirement::status`] and [`retirement::verdict`] are
+//!   the pure steps it takes, [`retirement::retry`] says when.
+//! - [`account`]: who the controller is in AWS.
+//! - [`ecs`]: the calls, each tried once, and their answers as data. Only these two rooms know the AWS SDK.
+//! - [`operator`]: the process round it all.
+//!
+//! An irreversible call takes a [`retirement::plan::Deregistration`], which only
+//! [`retirement::plan::plan`] can make, and right before it the resource is read again, uncached.
+
+pub mod api;
+pub mod task_definition;
+
+pub mod retirement;
+
+pub mod account;
+pub mod ecs;
+
+pub mod operator;
+
+/// The name under which the controller writes: field manager, and reporter of events.
+pub const CONTROLLER: &str = "ecs-retirement-controller";

@@ -1,0 +1,35 @@
+//! Which revisions are in a pass's hands now: two resources that declare one revision deregister it once.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::task_definition::Arn;
+
+/// The revisions in hand in this process.
+#[derive(Debug, Default)]
+pub struct Claims {
+    taken: Mutex<HashSet<Arn>>,
+}
+
+/// A revision in hand until dropped, however the pass ends.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    claims: &'a Claims,
+    arn: Arn,
+}
+
+impl Claims {
+    /// Takes a revision in hand; `None` while another pass has it.
+    pub fn take(&self, arn: &Arn) -> Option<Claim<'_>> {
+        let is_free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(arn.clone());
+        is_free.then(|| Claim { claims: self, arn: arn.clone() })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.claims.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.arn);
+    }
+}

@@ -1,0 +1,154 @@
+//! The events that a change of status is worth: transitions that people wait for, or must know of. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::{Reason, TaskDefinitionRetirementStatus, conditions::READY},
+    retirement::verdict::{INVALID_SPEC, Standing, standing},
+};
+
+/// The longest note that the API server takes, in bytes.
+/// Source: `NoteLengthLimit` in Kubernetes' `pkg/apis/core/validation/events.go`.
+const NOTE_LENGTH: usize = 1024;
+
+/// How many revisions a note names.
+const NAMED: usize = 5;
+
+/// One event to publish.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notice {
+    pub is_warning: bool,
+    pub reason: String,
+    pub note: String,
+}
+
+/// The events between two statuses of a resource, at most one for each reason. Waiting and trying again is none.
+#[must_use]
+pub fn notices(
+    before: &TaskDefinitionRetirementStatus,
+    after: &TaskDefinitionRetirementStatus,
+) -> Vec<Notice> {
+    let recorded: BTreeMap<&str, Reason> =
+        before.revisions.iter().map(|row| (row.revision.as_str(), row.reason)).collect();
+    let mut changed: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
+    for row in &after.revisions {
+        let is_new = recorded.get(row.revision.as_str()) != Some(&row.reason);
+        if is_new && is_worth_an_event(row.reason) {
+            let text =
+                row.message.iter().fold(row.revision.clone(), |name, message| format!("{name}: {message}"));
+            changed.entry(row.reason).or_default().push(text);
+        }
+    }
+    let rows = changed.into_iter().map(|(reason, texts)| Notice {
+        is_warning: standing(reason) == Standing::Rejected,
+        reason: format!("{reason:?}"),
+        note: note(&texts),
+    });
+    rows.chain(invalid(before, after)).collect()
+}
+
+fn is_worth_an_event(reason: Reason) -> bool {
+    !matches!(reason, Reason::Pending | Reason::Throttled | Reason::Unavailable)
+}
+
+fn invalid(
+    before: &TaskDefinitionRetirementStatus,
+    after: &TaskDefinitionRetirementStatus,
+) -> Option<Notice> {
+    let message = |status: &TaskDefinitionRetirementStatus| {
+        let is_invalid = |reason: &str| reason == INVALID_SPEC;
+        let ready = status.conditions.iter().find(|it| it.type_ == READY && is_invalid(&it.reason))?;
+        Some(ready.message.clone())
+    };
+    let note = message(after).filter(|text| message(before).as_ref() != Some(text))?;
+    Some(Notice { is_warning: true, reason: INVALID_SPEC.to_owned(), note: cut(note) })
+}
+
+fn note(texts: &[String]) -> String {
+    let named = texts.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match texts.len().saturating_sub(NAMED) {
+        0 => cut(named),
+        more => cut(format!("{} revisions, {more} more than named here: {named}", texts.len())),
+    }
+}
+
+fn cut(mut note: String) -> String {
+    if note.len() > NOTE_LENGTH {
+        let end = (0..=NOTE_LENGTH - 3).rev().find(|&end| note.is_char_boundary(end)).unwrap_or_default();
+        note.truncate(end);
+        note.push_str("...");
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        api::RevisionStatus,
+        retirement::{declaration::InvalidSpec, verdict::Verdict},
+    };
+
+    fn status(rows: &[(&str, Reason, &str)]) -> TaskDefinitionRetirementStatus {
+        let rows = rows.iter().map(|(revision, reason, message)| RevisionStatus {
+            revision: (*revision).to_owned(),
+            reason: *reason,
+            message: Some((*message).to_owned()).filter(|message| !message.is_empty()),
+            ..RevisionStatus::default()
+        });
+        TaskDefinitionRetirementStatus { revisions: rows.collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn one_event_tells_of_all_revisions_that_came_to_one_end() {
+        let before = status(&[("api:1", Reason::Pending, ""), ("api:2", Reason::Retired, "")]);
+        let after = status(&[
+            ("api:1", Reason::Retired, ""),
+            ("api:2", Reason::Retired, ""),
+            ("api:3", Reason::Retired, ""),
+            ("api:4", Reason::NotFound, "gone"),
+        ]);
+        let expected = [(false, "Retired", "api:1; api:3"), (true, "NotFound", "api:4: gone")];
+        let notices = notices(&before, &after);
+        let told: Vec<_> =
+            notices.iter().map(|it| (it.is_warning, it.reason.as_str(), it.note.as_str())).collect();
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn waiting_and_trying_again_is_no_event() {
+        let before = status(&[("api:1", Reason::Pending, ""), ("api:2", Reason::Pending, "")]);
+        let after = status(&[("api:1", Reason::Throttled, "slow"), ("api:2", Reason::Unavailable, "down")]);
+        assert_eq!(notices(&before, &after), []);
+        assert_eq!(notices(&after, &before), []);
+        assert_eq!(notices(&after, &after), []);
+    }
+
+    #[test]
+    fn an_invalid_spec_is_told_once() {
+        let invalid = |error: &InvalidSpec| TaskDefinitionRetirementStatus {
+            conditions: Verdict::invalid(error, 0, &[]).conditions(&[], None, Timestamp::UNIX_EPOCH),
+            ..Default::default()
+        };
+        let (empty, none) = (invalid(&InvalidSpec::Empty), status(&[]));
+        assert_eq!(notices(&none, &empty).len(), 1);
+        assert!(notices(&none, &empty)[0].is_warning);
+        assert_eq!(notices(&empty, &empty), []);
+        assert_eq!(notices(&empty, &invalid(&InvalidSpec::NoRegion)).len(), 1);
+    }
+
+    #[test]
+    fn a_note_is_never_longer_than_the_api_server_takes() {
+        let long = "ü".repeat(700);
+        let rows: Vec<_> = ["a:1", "a:2", "a:3", "a:4", "a:5", "a:6", "a:7"]
+            .into_iter()
+            .map(|revision| (revision, Reason::Refused, long.as_str()))
+            .collect();
+        let notices = notices(&status(&[]), &status(&rows));
+        assert!(notices[0].note.len() <= NOTE_LENGTH);
+        assert!(notices[0].note.starts_with("7 revisions, 2 more than named here: a:1: üü"));
+        assert!(notices[0].note.ends_with("ü..."));
+    }
+}

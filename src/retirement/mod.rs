@@ -1,0 +1,16 @@
+//! The retirement of declared revisions: what is declared, what to do about it, and what to tell.
+
+pub mod declaration;
+pub mod plan;
+pub mod status;
+pub mod row;
+pub mod verdict;
+pub mod retry;
+pub mod events;
+pub mod claims;
+pub mod unwritten;
+pub mod record;
+pub mod reconcile;
+
+#[cfg(test)]
+mod properties;

@@ -1,0 +1,208 @@
+//! What holds of plan and status whatever ECS answers and whatever people change: the invariants, as properties.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use proptest::{collection::vec, prelude::*, sample::subsequence};
+
+use crate::{
+    account::identity::Identity,
+    api::{
+        REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+        conditions::READY,
+    },
+    ecs::answer::{Description, Failure, FailureKind, Outcome, Reply, Seen, Status},
+    retirement::{
+        declaration::{self, Target},
+        plan::{Step, plan},
+        retry::work_is_due,
+        row::recorded_row,
+        status::{Caller, Finding, summarize},
+    },
+};
+
+fn identity() -> Identity {
+    Identity {
+        partition: "aws".to_owned(),
+        account: "012345678910".to_owned(),
+        region: "us-west-2".to_owned(),
+    }
+}
+
+fn description(status: Status) -> Description {
+    let deregistered_at = status.is_retired().then_some(Timestamp::UNIX_EPOCH);
+    Description { status, registered_at: Some(Timestamp::UNIX_EPOCH), deregistered_at }
+}
+
+fn any_seen() -> impl Strategy<Value = Seen> {
+    let status = prop_oneof![
+        3 => Just(Status::Active),
+        2 => Just(Status::Inactive),
+        1 => Just(Status::DeleteInProgress),
+        1 => Just(Status::Other("FROZEN".to_owned())),
+    ];
+    let kind = prop_oneof![
+        Just(FailureKind::Absent),
+        Just(FailureKind::Throttled),
+        Just(FailureKind::Unavailable),
+        Just(FailureKind::AccessDenied),
+        Just(FailureKind::Refused),
+    ];
+    prop_oneof![
+        3 => status.prop_map(|status| Ok(description(status))),
+        1 => kind.prop_map(|kind| Err(Failure { kind, message: format!("{kind:?}") })),
+    ]
+}
+
+/// What ECS answers to a look, to the call, and to the look after it.
+type Answers = (Seen, Seen, Option<Seen>);
+
+#[derive(Clone, Debug)]
+struct Pass {
+    declared: Vec<&'static str>,
+    suspend: bool,
+    dry_run: bool,
+    requested: Option<u8>,
+    caller_known: bool,
+    answers: BTreeMap<String, Answers>,
+}
+
+const ENTRIES: [&str; 6] = [
+    "api:1",
+    "api:2",
+    "arn:aws:ecs:us-west-2:012345678910:task-definition/web:1",
+    "arn:aws:ecs:us-west-2:999999999999:task-definition/web:2",
+    "arn:aws:ecs:eu-west-1:012345678910:task-definition/web:3",
+    "web:latest",
+];
+
+fn any_pass() -> impl Strategy<Value = Pass> {
+    let answers = prop::collection::btree_map(
+        prop_oneof![Just("api:1"), Just("api:2"), Just("web:1")].prop_map(str::to_owned),
+        (any_seen(), any_seen(), prop::option::of(any_seen())),
+        0..3,
+    );
+    (
+        subsequence(ENTRIES.to_vec(), 1..=ENTRIES.len()),
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
+        prop::option::weighted(0.3, 0u8..3),
+        prop::bool::weighted(0.8),
+        answers,
+    )
+        .prop_map(|(declared, suspend, dry_run, requested, caller_known, answers)| Pass {
+            declared,
+            suspend,
+            dry_run,
+            requested,
+            caller_known,
+            answers,
+        })
+}
+
+/// Changes the resource as its author would, runs one pass as the shell does, and notes which ARNs ECS
+/// called INACTIVE, and which it was asked to deregister.
+fn run(
+    resource: &mut TaskDefinitionRetirement,
+    pass: &Pass,
+    inactive: &mut Vec<String>,
+    asked: &mut Vec<String>,
+) {
+    let spec = TaskDefinitionRetirementSpec {
+        revisions: pass.declared.iter().map(|&text| text.to_owned()).collect(),
+        suspend: pass.suspend,
+        dry_run: pass.dry_run,
+        ..Default::default()
+    };
+    if resource.spec != spec {
+        resource.spec = spec;
+        resource.metadata.generation = resource.metadata.generation.map(|generation| generation + 1);
+    }
+    if let Some(requested) = pass.requested {
+        resource.annotations_mut().insert(REQUESTED_AT.to_owned(), requested.to_string());
+    }
+    let identity = identity();
+    let unknown = Failure { kind: FailureKind::Unavailable, message: "no answer".to_owned() };
+    let caller = if pass.caller_known { Caller::Known(&identity) } else { Caller::Unknown(&unknown) };
+    let entries = declaration::entries(&resource.spec, pass.caller_known.then_some(&identity), None);
+    let rows = resource.status.clone().unwrap_or_default().revisions;
+    let mut outcomes = BTreeMap::new();
+    for entry in &entries {
+        let (Target::Here(arn), Some((seen, answer, after))) =
+            (&entry.target, pass.answers.get(&entry.revision))
+        else {
+            continue;
+        };
+        let mut note = |seen: &Seen| {
+            if seen.as_ref().is_ok_and(|it| it.status == Status::Inactive) {
+                inactive.push(arn.to_string());
+            }
+        };
+        note(seen);
+        let recorded = recorded_row(entry, &rows);
+        let outcome = match plan(&resource.spec, arn, recorded, seen.clone()) {
+            Step::Report(seen) => Outcome::Seen(seen),
+            Step::Deregister { before, deregistration } => {
+                asked.push(deregistration.arn().to_string());
+                note(answer);
+                after.iter().for_each(&mut note);
+                let reply = Reply { answer: answer.clone(), request_id: Some("request".to_owned()) };
+                let after = after.clone().filter(|_| reply.wants_a_look());
+                Outcome::Asked { before, reply, after }
+            }
+        };
+        outcomes.insert(entry.revision.clone(), outcome);
+    }
+    let finding = Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &outcomes };
+    resource.status = Some(summarize(resource, finding, Timestamp::UNIX_EPOCH));
+
+    let (now, none) = (Timestamp::from_second(60).expect("a time"), BTreeMap::new());
+    let finding = Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &none };
+    assert_eq!(Some(summarize(resource, finding, now)), resource.status, "nothing learned, nothing changed");
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_status_tells_what_ecs_said_of_what_is_declared(passes in vec(any_pass(), 1..8)) {
+        let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+        resource.metadata.generation = Some(1);
+        let (mut inactive, mut asked) = (Vec::new(), Vec::new());
+        let mut retired: Vec<RevisionStatus> = Vec::new();
+        for pass in &passes {
+            let before = asked.len();
+            run(&mut resource, pass, &mut inactive, &mut asked);
+            let status = resource.status.clone().expect("a status");
+
+            for arn in &asked[before..] {
+                prop_assert!(!pass.suspend && !pass.dry_run);
+                let short = arn.rsplit('/').next();
+                prop_assert!(pass.declared.iter().any(|&it| it == arn || Some(it) == short));
+                prop_assert!(!retired.iter().any(|row| row.arn.as_ref() == Some(arn)), "{arn} again");
+            }
+            for row in &status.revisions {
+                if row.status.as_deref() == Some("INACTIVE") {
+                    prop_assert!(row.arn.as_ref().is_some_and(|arn| inactive.contains(arn)), "{row:?}");
+                }
+                if let Some(before) = retired.iter().find(|it| it.revision == row.revision) {
+                    let stays = [Reason::Retired, Reason::Deleting, Reason::Deleted].contains(&row.reason);
+                    prop_assert!(stays, "{before:?} became {row:?}");
+                    prop_assert_eq!(&row.request_id, &before.request_id);
+                }
+            }
+            retired = status.revisions.iter().filter(|row| {
+                matches!(row.reason, Reason::Retired | Reason::Deleting | Reason::Deleted)
+            }).cloned().collect();
+
+            prop_assert_eq!(status.revisions.len(), pass.declared.len());
+            let sum = status.retired + status.waiting + status.rejected;
+            prop_assert_eq!(usize::try_from(sum).expect("a count"), status.revisions.len());
+            prop_assert_eq!(&status.progress, &format!("{}/{}", retired.len(), status.revisions.len()));
+            let is_ready = status.conditions[0].status == "True";
+            prop_assert_eq!(&status.conditions[0].type_, READY);
+            prop_assert_eq!(is_ready, retired.len() == status.revisions.len());
+            prop_assert!(!is_ready || status.conditions.len() == 1);
+            prop_assert!(status.waiting == 0 || pass.suspend || pass.dry_run || work_is_due(&resource));
+        }
+    }
+}

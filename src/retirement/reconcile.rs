@@ -1,0 +1,193 @@
+//! The shell of a retirement: one pass over one resource, from the watch to the next look. Has the clients and the clock.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, Client, ResourceExt,
+    core::{DeserializeGuard, error_boundary::InvalidObject},
+    runtime::controller::Action,
+};
+
+use crate::{
+    account::session::{Account, Session},
+    api::TaskDefinitionRetirement,
+    ecs::answer::Outcome,
+    retirement::{
+        claims::Claims,
+        declaration::{self, Entry, Target},
+        plan::{Step, is_retired, plan},
+        record::{self, Record},
+        retry::{self, Progress},
+        row::recorded_row,
+        status::{Caller, Finding, Renewal, summarize},
+        unwritten::Unwritten,
+    },
+};
+
+/// What all passes share.
+pub struct Context {
+    pub client: Client,
+    pub account: Account,
+    pub claims: Claims,
+    pub unwritten: Unwritten,
+    /// The name of this process in events, such as its pod's.
+    pub instance: String,
+}
+
+/// Why a pass could not do its part in Kubernetes. What AWS answers is never an error: it is an outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read the resource")]
+    ReadResource(#[source] kube::Error),
+    #[error("cannot write the status")]
+    PatchStatus(#[source] kube::Error),
+}
+
+/// One pass over one resource.
+///
+/// # Guarantees
+/// - Nothing is deregistered that the resource, read uncached right before, does not declare with the same
+///   uid and generation, neither deleted nor suspended.
+/// - What ECS answered is written to the status, or kept in memory until it is.
+/// - A settled resource costs no call, to AWS or to Kubernetes.
+///
+/// # Errors
+/// Where Kubernetes does not take or give the resource; nothing else ends a pass.
+pub async fn reconcile(
+    object: Arc<DeserializeGuard<TaskDefinitionRetirement>>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    match &object.0 {
+        Ok(cached) if retry::work_is_due(cached) => pass(cached, &context).await,
+        Ok(_) => Ok(Action::await_change()),
+        Err(InvalidObject { metadata, .. }) => record::report_unreadable(metadata, &context).await,
+    }
+}
+
+/// Kubernetes is asked again soon; whatever ECS answered is not asked again.
+#[must_use]
+pub fn error_policy(
+    object: Arc<DeserializeGuard<TaskDefinitionRetirement>>,
+    _: &Error,
+    _: Arc<Context>,
+) -> Action {
+    Action::requeue(retry::after_error(&object.uid().unwrap_or_default()))
+}
+
+async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Action, Error> {
+    let api = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
+    let uid = cached.uid().unwrap_or_default();
+    let live = match read(&api, cached).await? {
+        Some(live) if retry::work_is_due(&live) => live,
+        Some(_) => return Ok(Action::await_change()),
+        None => {
+            context.unwritten.forget(&uid);
+            return Ok(Action::await_change());
+        }
+    };
+    let mut record = Record::open(api.clone(), live, context);
+    let account = |record: &Record| record.resource().status.as_ref().and_then(|it| it.account.clone());
+
+    let spec = record.resource().spec.clone();
+    let recorded = record.resource().status.as_ref();
+    let region = match declaration::region(&spec, recorded, context.account.default_region()) {
+        Ok(region) => region,
+        Err(invalid) => {
+            let status = summarize(record.resource(), Finding::Invalid(&invalid), Timestamp::now());
+            record.write(status).await?;
+            return Ok(Action::await_change());
+        }
+    };
+
+    if recorded.is_none_or(|it| it.conditions.is_empty() || Renewal::of(record.resource(), it).is_due()) {
+        let entries = declaration::entries(&spec, None, account(&record).as_deref());
+        let (caller, outcomes) = (Caller::NotAskedYet, &BTreeMap::new());
+        let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes };
+        let status = summarize(record.resource(), finding, Timestamp::now());
+        record.write(status).await?;
+    }
+
+    let session = context.account.session(&region);
+    let identity = session.identity().await;
+    let entries = declaration::entries(&spec, identity.as_ref().ok(), account(&record).as_deref());
+    let (caller, slice) = match &identity {
+        Ok(identity) => (Caller::Known(identity), act(&api, &record, &entries, &session, context).await),
+        Err(failure) => (Caller::Unknown(failure), Slice::outage()),
+    };
+    let outcomes = &slice.outcomes;
+    let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes };
+    let status = summarize(record.resource(), finding, Timestamp::now());
+    let next = retry::next_look(&status, slice.progress, &uid, Timestamp::now());
+    record.write(status).await?;
+    slice.end?;
+    Ok(next.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Reads the resource uncached: `None` where it is gone, deleted, or another one of the same name.
+async fn read(
+    api: &Api<TaskDefinitionRetirement>,
+    known: &TaskDefinitionRetirement,
+) -> Result<Option<TaskDefinitionRetirement>, Error> {
+    let live = api.get_opt(&known.name_any()).await.map_err(Error::ReadResource)?;
+    Ok(live.filter(|live| live.uid() == known.uid() && live.metadata.deletion_timestamp.is_none()))
+}
+
+/// What a pass did at ECS.
+struct Slice {
+    outcomes: BTreeMap<String, Outcome>,
+    progress: Progress,
+    /// Whether Kubernetes answered whenever it had to.
+    end: Result<(), Error>,
+}
+
+impl Slice {
+    fn outage() -> Self {
+        Self { outcomes: BTreeMap::new(), progress: Progress::Outage, end: Ok(()) }
+    }
+}
+
+/// Looks at the next few entries, and deregisters those that are to be.
+async fn act(
+    api: &Api<TaskDefinitionRetirement>,
+    record: &Record<'_>,
+    entries: &[Entry],
+    session: &Session,
+    context: &Context,
+) -> Slice {
+    let resource = record.resource();
+    let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
+    let mut slice = Slice { outcomes: BTreeMap::new(), progress: Progress::Claimed, end: Ok(()) };
+    for entry in retry::slice(entries, rows) {
+        let Target::Here(arn) = &entry.target else { continue };
+        let Some(_claim) = context.claims.take(arn) else { continue };
+        let recorded = recorded_row(entry, rows);
+        let outcome = match plan(&resource.spec, arn, recorded, session.ecs.describe(arn).await) {
+            Step::Report(seen) => Outcome::Seen(seen),
+            Step::Deregister { before, deregistration } => {
+                match read(api, resource).await {
+                    Ok(Some(live)) if live.metadata.generation == resource.metadata.generation => {}
+                    // The spec has changed: what it says now is for the next pass.
+                    Ok(_) => {
+                        slice.progress = Progress::Made;
+                        break;
+                    }
+                    Err(error) => {
+                        slice.end = Err(error);
+                        break;
+                    }
+                }
+                let reply = session.ecs.deregister(&deregistration).await;
+                let after = if reply.wants_a_look() { Some(session.ecs.describe(arn).await) } else { None };
+                Outcome::Asked { before, reply, after }
+            }
+        };
+        let is_outage = outcome.is_outage() && !recorded.is_some_and(is_retired);
+        slice.outcomes.insert(entry.revision.clone(), outcome);
+        slice.progress = if is_outage { Progress::Outage } else { Progress::Made };
+        if is_outage {
+            break;
+        }
+    }
+    slice
+}

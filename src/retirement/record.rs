@@ -1,0 +1,138 @@
+//! The shell of a resource's record: its status, written only when it differs, and the events of its transitions.
+
+use k8s_openapi::{
+    api::events::v1::Event,
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    runtime::controller::Action,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    CONTROLLER,
+    api::{TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
+    retirement::{
+        events::{Notice, notices},
+        reconcile::{Context, Error},
+        verdict::Verdict,
+    },
+};
+
+/// The longest prefix of an event's name: a name has at most 253 characters, and the API server adds 5.
+const EVENT_NAME_LENGTH: usize = 247;
+
+/// One resource as it was last read or written, with what is known beyond that.
+pub struct Record<'a> {
+    api: Api<TaskDefinitionRetirement>,
+    context: &'a Context,
+    resource: TaskDefinitionRetirement,
+    /// The status that the API server holds.
+    written: Option<TaskDefinitionRetirementStatus>,
+}
+
+impl<'a> Record<'a> {
+    pub fn open(
+        api: Api<TaskDefinitionRetirement>,
+        mut resource: TaskDefinitionRetirement,
+        context: &'a Context,
+    ) -> Self {
+        let written = resource.status.take();
+        resource.status = context.unwritten.restore(&resource.uid().unwrap_or_default(), written.clone());
+        Self { api, context, resource, written }
+    }
+
+    pub fn resource(&self) -> &TaskDefinitionRetirement {
+        &self.resource
+    }
+
+    /// Writes the status if it differs, and publishes what has changed for people.
+    pub async fn write(&mut self, status: TaskDefinitionRetirementStatus) -> Result<(), Error> {
+        let uid = self.resource.uid().unwrap_or_default();
+        if self.written.as_ref() != Some(&status) {
+            let patch = apply(&self.resource.metadata, json!(status));
+            let written =
+                self.api.patch_status(&self.resource.name_any(), &manager(), &Patch::Apply(patch)).await;
+            if let Err(error) = written {
+                self.context.unwritten.keep(&uid, status.revisions);
+                return Err(Error::PatchStatus(error));
+            }
+            let before = self.written.take().unwrap_or_default();
+            for notice in notices(&before, &status) {
+                publish(&self.resource, notice, self.context).await;
+            }
+        }
+        self.context.unwritten.forget(&uid);
+        self.written = Some(status.clone());
+        self.resource.status = Some(status);
+        Ok(())
+    }
+}
+
+fn manager() -> PatchParams {
+    PatchParams::apply(CONTROLLER).force()
+}
+
+/// The uid makes the API server refuse the status where another resource has taken the name.
+fn apply(metadata: &ObjectMeta, status: Value) -> Value {
+    json!({
+        "apiVersion": TaskDefinitionRetirement::api_version(&()),
+        "kind": TaskDefinitionRetirement::kind(&()),
+        "metadata": { "name": metadata.name, "uid": metadata.uid },
+        "status": status,
+    })
+}
+
+/// An event that cannot be published is no reason to stop: the status has it all.
+async fn publish(resource: &TaskDefinitionRetirement, notice: Notice, context: &Context) {
+    let api: Api<Event> = Api::namespaced(context.client.clone(), &resource.namespace().unwrap_or_default());
+    let name = resource.name_any();
+    let prefix = name[..name.len().min(EVENT_NAME_LENGTH)].trim_end_matches(['.', '-']);
+    let event = Event {
+        metadata: ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() },
+        action: Some("Retire".to_owned()),
+        event_time: Some(MicroTime(Timestamp::now())),
+        note: Some(notice.note),
+        reason: Some(notice.reason),
+        regarding: Some(resource.object_ref(&())),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(context.instance.clone()),
+        type_: Some(if notice.is_warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    };
+    if let Err(error) = api.create(&PostParams::default(), &event).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(resource = resource.name_any(), error, "cannot publish an event");
+    }
+}
+
+/// Reports a resource that does not parse, as an older CRD may let one in. It is looked at again when it changes.
+pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Result<Action, Error> {
+    let namespace = metadata.namespace.clone().unwrap_or_default();
+    let name = metadata.name.clone().unwrap_or_default();
+    let kind = ApiResource::erase::<TaskDefinitionRetirement>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
+    let Some(object) = api.get_opt(&name).await.map_err(Error::ReadResource)? else {
+        return Ok(Action::await_change());
+    };
+    let whole =
+        json!({ "metadata": object.metadata, "spec": object.data["spec"], "status": object.data["status"] });
+    let Err(error) = serde_path_to_error::deserialize::<_, TaskDefinitionRetirement>(whole) else {
+        return Ok(Action::await_change());
+    };
+    let recorded = object.data["status"].clone();
+    let recorded: TaskDefinitionRetirementStatus = serde_json::from_value(recorded).unwrap_or_default();
+    let generation = object.metadata.generation;
+    let conditions =
+        Verdict::unreadable(&error).conditions(&recorded.conditions, generation, Timestamp::now());
+    let status =
+        TaskDefinitionRetirementStatus { observed_generation: generation, conditions, ..recorded.clone() };
+    if status != recorded {
+        let patch = apply(&object.metadata, json!(status));
+        api.patch_status(&name, &manager(), &Patch::Apply(patch)).await.map_err(Error::PatchStatus)?;
+    }
+    Ok(Action::await_change())
+}

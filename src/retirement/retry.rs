@@ -1,0 +1,262 @@
+//! When a resource is looked at, which of its entries first, and when again. Pure.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{
+    api::{
+        Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus,
+        conditions::{READY, RECONCILING, STALLED},
+    },
+    retirement::{
+        declaration::{Entry, Target},
+        row::{recorded_row, wants_a_look},
+        status::Renewal,
+        verdict::INVALID_SPEC,
+    },
+};
+
+/// How many revisions a pass looks at, at the most: a large resource neither blocks a small one nor loses
+/// more than this when it is cut short.
+pub const SLICE: usize = 10;
+
+const SHORTEST_DELAY: Duration = Duration::from_secs(5);
+const LONGEST_DELAY: Duration = Duration::from_secs(600);
+
+/// While another resource is at work on the same revision.
+const CLAIMED_DELAY: Duration = Duration::from_secs(1);
+
+/// Whether there is anything to do for a resource, by what is recorded of it.
+#[must_use]
+pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
+    if resource.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
+    let Some(status) = &resource.status else { return true };
+    let invalid = || status.conditions.iter().any(|it| it.type_ == READY && it.reason == INVALID_SPEC);
+    Renewal::of(resource, status).is_due()
+        || status.conditions.is_empty()
+        || status.revisions.iter().any(wants_a_look)
+        || invalid()
+}
+
+/// The entries that a pass looks at: first those that are owed no more than a look, then those never tried,
+/// and those that ECS refused last, so that none of them keeps another waiting.
+#[must_use]
+pub fn slice<'a>(entries: &'a [Entry], rows: &[RevisionStatus]) -> Vec<&'a Entry> {
+    let mut due: Vec<(u8, &Entry)> = entries
+        .iter()
+        .filter(|entry| matches!(entry.target, Target::Here(_)))
+        .filter_map(|entry| {
+            let row = recorded_row(entry, rows)?;
+            wants_a_look(row).then(|| (turn(row.reason), entry))
+        })
+        .collect();
+    due.sort_by_key(|(turn, _)| *turn);
+    due.into_iter().take(SLICE).map(|(_, entry)| entry).collect()
+}
+
+fn turn(reason: Reason) -> u8 {
+    match reason {
+        Reason::Retired | Reason::Deleting | Reason::Deleted => 0,
+        Reason::Pending => 1,
+        Reason::Throttled | Reason::Unavailable => 2,
+        _ => 3,
+    }
+}
+
+/// How a pass went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Progress {
+    /// It did what it had set out to do.
+    Made,
+    /// Each entry it wanted was in another resource's hands.
+    Claimed,
+    /// AWS as a whole seemed to be in trouble, and so it stopped.
+    Outage,
+}
+
+/// How long to leave a resource alone; `None` until it changes.
+///
+/// What ECS refuses is asked again after as long as it has been refused already, from 5 s to 10 min: an exponential backoff
+/// that needs no memory but the conditions. `uid` spreads resources that were refused together.
+#[must_use]
+pub fn next_look(
+    status: &TaskDefinitionRetirementStatus,
+    progress: Progress,
+    uid: &str,
+    now: Timestamp,
+) -> Option<Duration> {
+    let delay = |row: &RevisionStatus| match (row.reason, progress) {
+        (Reason::Pending, Progress::Made) => Duration::ZERO,
+        (Reason::Pending, Progress::Claimed) => CLAIMED_DELAY,
+        (Reason::AccessDenied | Reason::Refused, _) => spread(backoff(status, now), uid),
+        _ => spread(SHORTEST_DELAY, uid),
+    };
+    status.revisions.iter().filter(|row| wants_a_look(row)).map(delay).min()
+}
+
+/// How long to leave a resource alone that Kubernetes did not give or take.
+#[must_use]
+pub fn after_error(uid: &str) -> Duration {
+    spread(SHORTEST_DELAY, uid)
+}
+
+fn backoff(status: &TaskDefinitionRetirementStatus, now: Timestamp) -> Duration {
+    let since = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
+    let refused_for = since(STALLED)
+        .or_else(|| since(RECONCILING))
+        .and_then(|condition| Duration::try_from(now.duration_since(condition.last_transition_time.0)).ok())
+        .unwrap_or_default();
+    refused_for.clamp(SHORTEST_DELAY, LONGEST_DELAY)
+}
+
+/// Adds up to a fifth, always the same for one resource.
+fn spread(delay: Duration, uid: &str) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    let fifth = u32::try_from(hasher.finish() % 200).unwrap_or_default();
+    delay + delay * fifth / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{
+        apimachinery::pkg::apis::meta::v1::{Condition, Time},
+        jiff::SignedDuration,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        api::TaskDefinitionRetirementSpec,
+        retirement::{declaration, verdict::Verdict},
+    };
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn rows(reasons: &[Reason]) -> Vec<RevisionStatus> {
+        let row = |(number, &reason): (usize, &Reason)| RevisionStatus {
+            revision: format!("api:{}", number + 1),
+            reason,
+            ..RevisionStatus::default()
+        };
+        reasons.iter().enumerate().map(row).collect()
+    }
+
+    fn refused_for(seconds: i64, reasons: &[Reason]) -> TaskDefinitionRetirementStatus {
+        let revisions = rows(reasons);
+        let since = NOW - SignedDuration::from_secs(seconds);
+        let conditions = Verdict::of(&revisions).conditions(&[], Some(1), since);
+        TaskDefinitionRetirementStatus { revisions, conditions, ..Default::default() }
+    }
+
+    fn delay(seconds: i64, reasons: &[Reason], progress: Progress) -> Option<Duration> {
+        next_look(&refused_for(seconds, reasons), progress, "uid", NOW)
+    }
+
+    #[test]
+    fn a_refusal_is_asked_again_after_as_long_as_it_has_lasted_from_5_s_to_10_min() {
+        let about = |seconds: u64, delay: Option<Duration>| {
+            let delay = delay.expect("a refusal is asked again");
+            let shortest = Duration::from_secs(seconds);
+            assert!((shortest..=shortest * 6 / 5).contains(&delay), "{delay:?} for {shortest:?}");
+        };
+        about(5, delay(0, &[Reason::AccessDenied], Progress::Made));
+        about(5, delay(-60, &[Reason::AccessDenied], Progress::Made));
+        about(40, delay(40, &[Reason::Refused], Progress::Made));
+        about(600, delay(86_400, &[Reason::Refused], Progress::Made));
+        about(5, delay(86_400, &[Reason::Refused, Reason::Throttled], Progress::Outage));
+    }
+
+    #[test]
+    fn what_is_settled_is_left_alone() {
+        let settled = [
+            Reason::Retired,
+            Reason::Deleting,
+            Reason::Deleted,
+            Reason::NotFound,
+            Reason::Suspended,
+            Reason::DryRun,
+        ];
+        assert_eq!(delay(0, &settled, Progress::Made), None);
+    }
+
+    #[test]
+    fn what_is_pending_goes_on_at_once_but_in_an_outage() {
+        let reasons = [Reason::Retired, Reason::Pending, Reason::AccessDenied];
+        assert_eq!(delay(60, &reasons, Progress::Made), Some(Duration::ZERO));
+        assert_eq!(delay(60, &reasons, Progress::Claimed), Some(CLAIMED_DELAY));
+        assert!(delay(60, &reasons, Progress::Outage) >= Some(SHORTEST_DELAY));
+    }
+
+    #[test]
+    fn resources_that_were_refused_together_do_not_ask_again_together() {
+        let delays: std::collections::HashSet<Duration> =
+            (0..100).map(|uid| spread(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
+        assert!(delays.len() > 50);
+    }
+
+    fn declared(count: usize) -> Vec<Entry> {
+        let identity = crate::account::identity::Identity {
+            partition: "aws".to_owned(),
+            account: "012345678910".to_owned(),
+            region: "us-west-2".to_owned(),
+        };
+        let revisions = (1..=count).map(|number| format!("api:{number}")).collect();
+        let spec = TaskDefinitionRetirementSpec { revisions, ..Default::default() };
+        declaration::entries(&spec, Some(&identity), None)
+    }
+
+    #[test]
+    fn what_was_refused_keeps_nothing_else_waiting() {
+        let mut reasons = vec![Reason::Refused; SLICE];
+        reasons.extend([Reason::Unavailable, Reason::Pending, Reason::Retired]);
+        let mut rows = rows(&reasons);
+        rows[SLICE + 2].message = Some("a look is due".to_owned());
+        let entries = declared(reasons.len());
+        let slice: Vec<&str> = slice(&entries, &rows).iter().map(|entry| entry.revision.as_str()).collect();
+        assert_eq!(slice[..4], ["api:13", "api:12", "api:11", "api:1"]);
+        assert_eq!(slice.len(), SLICE);
+    }
+
+    #[test]
+    fn a_deleted_resource_is_no_work() {
+        let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+        assert!(work_is_due(&resource));
+        resource.metadata.deletion_timestamp = Some(Time(NOW));
+        assert!(!work_is_due(&resource));
+    }
+
+    proptest! {
+        #[test]
+        fn a_resource_is_work_exactly_while_a_row_wants_a_look_or_a_person_has_asked(
+            pending: bool, generation in 1i64..3, requested: bool,
+        ) {
+            let reason = if pending { Reason::Pending } else { Reason::Retired };
+            let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+            resource.metadata.generation = Some(generation);
+            if requested {
+                let annotation = (crate::api::REQUESTED_AT.to_owned(), "now".to_owned());
+                resource.metadata.annotations = Some([annotation].into());
+            }
+            let status = refused_for(0, &[reason]);
+            prop_assert!(!status.conditions.is_empty());
+            resource.status = Some(TaskDefinitionRetirementStatus { observed_generation: Some(1), ..status });
+            prop_assert_eq!(work_is_due(&resource), pending || generation != 1 || requested);
+        }
+    }
+
+    #[test]
+    fn an_invalid_resource_is_judged_again_by_a_new_process() {
+        let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+        let invalid = Verdict::invalid(&declaration::InvalidSpec::NoRegion, 1, &[]);
+        let conditions: Vec<Condition> = invalid.conditions(&[], None, NOW);
+        resource.status = Some(TaskDefinitionRetirementStatus { conditions, ..Default::default() });
+        assert!(work_is_due(&resource));
+    }
+}

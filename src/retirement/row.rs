@@ -1,0 +1,200 @@
+//! What becomes of one declared revision, by what was recorded of it and what a pass learned. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{
+    api::{REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
+    ecs::answer::{Description, Failure, FailureKind, Outcome, Seen, Status},
+    retirement::{
+        declaration::{Entry, Target},
+        plan::is_retired,
+        status::{Caller, Renewal},
+    },
+    task_definition::Reference,
+};
+
+/// A retired row with a message is still owed a look, to which the message is the claim: it is in the status,
+/// and so outlives a restart.
+const TIME_IS_DUE: &str = "retired; the time of the deregistration is still to be asked of ECS";
+const LOOK_IS_DUE: &str = "retired; to be looked at again, as requested";
+
+/// Whether a row still wants a look at ECS.
+#[must_use]
+pub fn wants_a_look(row: &RevisionStatus) -> bool {
+    match row.reason {
+        Reason::Pending
+        | Reason::Throttled
+        | Reason::Unavailable
+        | Reason::AccessDenied
+        | Reason::Refused => true,
+        Reason::Retired | Reason::Deleting => row.message.is_some(),
+        Reason::Deleted
+        | Reason::Suspended
+        | Reason::DryRun
+        | Reason::Invalid
+        | Reason::WrongAccount
+        | Reason::WrongRegion
+        | Reason::NotFound => false,
+    }
+}
+
+/// The recorded row of an entry, whichever way it was written when it was recorded.
+#[must_use]
+pub fn recorded_row<'a>(entry: &Entry, rows: &'a [RevisionStatus]) -> Option<&'a RevisionStatus> {
+    let arn = match &entry.target {
+        Target::Here(arn) => Some(arn.to_string()),
+        Target::Unresolved(_) | Target::Rejected { .. } => None,
+    };
+    rows.iter().find(|row| {
+        row.revision == entry.revision || row.arn.as_deref() == Some(arn.as_ref().unwrap_or(&entry.revision))
+    })
+}
+
+/// The row of an entry after a pass.
+pub(super) fn row(
+    entry: &Entry,
+    spec: &TaskDefinitionRetirementSpec,
+    recorded: &[RevisionStatus],
+    renewal: Renewal,
+    caller: Caller<'_>,
+    outcomes: &BTreeMap<String, Outcome>,
+) -> RevisionStatus {
+    let recorded = recorded_row(entry, recorded).cloned();
+    match &entry.target {
+        Target::Rejected { reason, message } => match recorded {
+            Some(row) if is_retired(&row) => row,
+            _ => RevisionStatus {
+                revision: entry.revision.clone(),
+                arn: entry.revision.starts_with("arn:").then(|| entry.revision.clone()),
+                reason: *reason,
+                message: Some(message.clone()),
+                ..RevisionStatus::default()
+            },
+        },
+        Target::Unresolved(_) | Target::Here(_) => {
+            let row = renewed(entry, recorded.unwrap_or_default(), renewal);
+            match (outcomes.get(&entry.revision), caller) {
+                (Some(outcome), _) => learned(row, spec, outcome),
+                (None, Caller::Unknown(failure)) if wants_a_look(&row) => failed(row, failure),
+                (None, _) => row,
+            }
+        }
+    }
+}
+
+/// The row as it stands before this pass: what a person has asked for makes it pending again, unless it is retired.
+fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> RevisionStatus {
+    let row = match &entry.target {
+        Target::Here(arn) => {
+            RevisionStatus { revision: entry.revision.clone(), arn: Some(arn.to_string()), ..recorded }
+        }
+        Target::Unresolved(reference) if recorded.revision.is_empty() => {
+            let arn = matches!(reference, Reference::Arn(_)).then(|| entry.revision.clone());
+            RevisionStatus { revision: entry.revision.clone(), arn, ..recorded }
+        }
+        Target::Unresolved(_) | Target::Rejected { .. } => recorded,
+    };
+    match row.reason {
+        Reason::Retired | Reason::Deleting if renewal.look_requested => {
+            RevisionStatus { message: Some(LOOK_IS_DUE.to_owned()), ..row }
+        }
+        Reason::Retired | Reason::Deleting | Reason::Deleted => row,
+        // The entry resolves now, whatever was wrong with it.
+        Reason::Invalid | Reason::WrongAccount | Reason::WrongRegion => pending(row),
+        _ if renewal.is_due() => pending(row),
+        _ => row,
+    }
+}
+
+fn pending(row: RevisionStatus) -> RevisionStatus {
+    RevisionStatus { reason: Reason::Pending, message: None, ..row }
+}
+
+fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &Outcome) -> RevisionStatus {
+    match outcome {
+        Outcome::Seen(Ok(description)) => described(row, spec, description),
+        Outcome::Seen(Err(failure)) => failed(row, failure),
+        Outcome::Asked { before, reply, after } => {
+            let row = described(row, spec, before);
+            match (&reply.answer, after) {
+                (Ok(description), after) if description.status.is_retired() => {
+                    let request_id = reply.request_id.clone();
+                    let row = RevisionStatus { request_id, ..described(row, spec, description) };
+                    timed(row, spec, after.as_ref())
+                }
+                (Ok(description), _) => described(row, spec, description),
+                // Refused, because somebody else was faster.
+                (Err(_), Some(Ok(after))) if after.status.is_retired() => described(row, spec, after),
+                (Err(_), Some(Err(after))) if after.kind == FailureKind::Absent => failed(row, after),
+                (Err(failure), _) => failed(row, failure),
+            }
+        }
+    }
+}
+
+/// The row of a revision that was just deregistered: ECS gives its time only to those who look afterwards.
+fn timed(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, after: Option<&Seen>) -> RevisionStatus {
+    let row = match after {
+        Some(Ok(after)) if after.status.is_retired() => described(row, spec, after),
+        _ => row,
+    };
+    let message = row.deregistered_at.is_none().then(|| TIME_IS_DUE.to_owned());
+    RevisionStatus { message, ..row }
+}
+
+fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &Description) -> RevisionStatus {
+    // ECS has no way back: a look that shows less than the record is older than it.
+    if is_retired(&row) && !seen.status.is_retired() {
+        return RevisionStatus { message: None, ..row };
+    }
+    let (reason, message) = match &seen.status {
+        Status::Inactive => (Reason::Retired, None),
+        Status::DeleteInProgress => (Reason::Deleting, None),
+        Status::Active if spec.suspend => {
+            (Reason::Suspended, Some("deregistered once spec.suspend is false".to_owned()))
+        }
+        Status::Active if spec.dry_run => {
+            (Reason::DryRun, Some("would be deregistered, if spec.dryRun were false".to_owned()))
+        }
+        Status::Active => (Reason::Pending, None),
+        Status::Other(word) => {
+            (Reason::Refused, Some(format!("ECS holds it as {word}, which this controller does not know")))
+        }
+    };
+    RevisionStatus {
+        status: Some(seen.status.as_str().to_owned()),
+        reason,
+        message,
+        registered_at: seen.registered_at.map(Time).or(row.registered_at),
+        deregistered_at: seen.deregistered_at.map(Time).or(row.deregistered_at),
+        ..row
+    }
+}
+
+fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
+    let reason = match failure.kind {
+        // What ECS has shown once and holds no more, it has deleted.
+        FailureKind::Absent if row.status.is_some() => {
+            return RevisionStatus { reason: Reason::Deleted, status: None, message: None, ..row };
+        }
+        FailureKind::Throttled | FailureKind::Unavailable if is_retired(&row) => return row,
+        FailureKind::AccessDenied | FailureKind::Refused if is_retired(&row) => {
+            return RevisionStatus { message: None, ..row };
+        }
+        FailureKind::Absent => Reason::NotFound,
+        FailureKind::Throttled => Reason::Throttled,
+        FailureKind::Unavailable => Reason::Unavailable,
+        FailureKind::AccessDenied => Reason::AccessDenied,
+        FailureKind::Refused => Reason::Refused,
+    };
+    let message = match reason {
+        Reason::NotFound => format!(
+            "ECS has no such revision ({}); it is looked for again when the spec changes, or when the annotation {REQUESTED_AT} asks",
+            failure.message
+        ),
+        _ => failure.message.clone(),
+    };
+    RevisionStatus { reason, message: Some(message), ..row }
+}

@@ -1,0 +1,113 @@
+//! The whole status of a resource, made from its spec, what was recorded, and what a pass learned. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::{
+    account::identity::Identity,
+    api::{REQUESTED_AT, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
+    ecs::answer::{Failure, Outcome},
+    retirement::{
+        declaration::{Entry, InvalidSpec},
+        row::row,
+        verdict::Verdict,
+    },
+};
+
+/// What a pass found out, as far as it got.
+#[derive(Clone, Copy, Debug)]
+pub enum Finding<'a> {
+    Invalid(&'a InvalidSpec),
+    Valid {
+        region: &'a str,
+        entries: &'a [Entry],
+        caller: Caller<'a>,
+        outcomes: &'a BTreeMap<String, Outcome>,
+    },
+}
+
+/// What is known of the controller's identity in the region of the resource.
+#[derive(Clone, Copy, Debug)]
+pub enum Caller<'a> {
+    NotAskedYet,
+    Known(&'a Identity),
+    Unknown(&'a Failure),
+}
+
+/// The one place where a status is made.
+#[must_use]
+pub fn summarize(
+    resource: &TaskDefinitionRetirement,
+    finding: Finding<'_>,
+    now: Timestamp,
+) -> TaskDefinitionRetirementStatus {
+    let recorded = resource.status.clone().unwrap_or_default();
+    let generation = resource.metadata.generation;
+    let (region, account, rows, verdict) = match finding {
+        Finding::Invalid(error) => {
+            let verdict = Verdict::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
+            (recorded.region, recorded.account, recorded.revisions, verdict)
+        }
+        Finding::Valid { region, entries, caller, outcomes } => {
+            let renewal = Renewal::of(resource, &recorded);
+            let rows: Vec<RevisionStatus> = entries
+                .iter()
+                .map(|entry| row(entry, &resource.spec, &recorded.revisions, renewal, caller, outcomes))
+                .collect();
+            let account = match caller {
+                // Short forms mean revisions of the account in which they were first resolved.
+                Caller::Known(identity) => recorded.account.or_else(|| Some(identity.account.clone())),
+                Caller::NotAskedYet | Caller::Unknown(_) => recorded.account,
+            };
+            let verdict = Verdict::of(&rows);
+            (Some(region.to_owned()), account, rows, verdict)
+        }
+    };
+    TaskDefinitionRetirementStatus {
+        observed_generation: generation,
+        conditions: verdict.conditions(&recorded.conditions, generation, now),
+        last_handled_reconcile_at: requested_at(resource).map(str::to_owned),
+        account,
+        region,
+        progress: format!("{}/{}", verdict.retired, verdict.declared),
+        retired: count(verdict.retired),
+        waiting: count(verdict.waiting),
+        rejected: count(verdict.rejected),
+        revisions: rows,
+    }
+}
+
+fn count(rows: usize) -> i32 {
+    i32::try_from(rows).unwrap_or(i32::MAX)
+}
+
+/// The value of the annotation that asks for a look now.
+#[must_use]
+pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<&str> {
+    resource.annotations().get(REQUESTED_AT).map(String::as_str)
+}
+
+/// What a person has asked for since the status was recorded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Renewal {
+    pub spec_changed: bool,
+    pub look_requested: bool,
+}
+
+impl Renewal {
+    #[must_use]
+    pub fn of(resource: &TaskDefinitionRetirement, recorded: &TaskDefinitionRetirementStatus) -> Self {
+        let requested = requested_at(resource);
+        Self {
+            spec_changed: recorded.observed_generation != resource.metadata.generation,
+            look_requested: requested.is_some() && requested != recorded.last_handled_reconcile_at.as_deref(),
+        }
+    }
+
+    #[must_use]
+    pub fn is_due(self) -> bool {
+        self.spec_changed || self.look_requested
+    }
+}

@@ -1,0 +1,258 @@
+//! How a resource is doing as a whole: its counts and its conditions, from its rows. Pure.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+use crate::{
+    api::{
+        Reason, RevisionStatus,
+        conditions::{READY, RECONCILING, STALLED},
+    },
+    retirement::declaration::InvalidSpec,
+};
+
+/// The reason of the conditions of a resource of which no entry can be acted on.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+
+/// How far a resource is, and who can get it further.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verdict {
+    pub declared: usize,
+    pub retired: usize,
+    pub waiting: usize,
+    pub rejected: usize,
+    state: State,
+    reason: String,
+    message: String,
+}
+
+/// kstatus reads these as Current, InProgress, Failed, and, for `Held`, InProgress.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Ready,
+    Reconciling,
+    Stalled,
+    /// Waits as its author told it to.
+    Held,
+}
+
+/// What a row's reason means for the resource.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    Retired,
+    Progressing,
+    Held,
+    /// Only a person can help.
+    Rejected,
+}
+
+/// What `reason` means for the resource.
+#[must_use]
+pub fn standing(reason: Reason) -> Standing {
+    match reason {
+        Reason::Retired | Reason::Deleting | Reason::Deleted => Standing::Retired,
+        Reason::Pending | Reason::Throttled | Reason::Unavailable => Standing::Progressing,
+        Reason::Suspended | Reason::DryRun => Standing::Held,
+        Reason::Invalid
+        | Reason::WrongAccount
+        | Reason::WrongRegion
+        | Reason::AccessDenied
+        | Reason::Refused
+        | Reason::NotFound => Standing::Rejected,
+    }
+}
+
+impl Verdict {
+    /// The verdict on a resource whose entries are `rows`.
+    #[must_use]
+    pub fn of(rows: &[RevisionStatus]) -> Self {
+        let those = |wanted: Standing| rows.iter().filter(move |row| standing(row.reason) == wanted);
+        let number = |wanted: Standing| those(wanted).count();
+        let (retired, progressing) = (number(Standing::Retired), number(Standing::Progressing));
+        let (held, rejected) = (number(Standing::Held), number(Standing::Rejected));
+        let (state, why) = if progressing > 0 {
+            // What hinders tells more than that something is still to be done.
+            let hindered = those(Standing::Progressing).find(|row| row.reason != Reason::Pending);
+            (State::Reconciling, hindered.or_else(|| those(Standing::Progressing).next()))
+        } else if rejected > 0 {
+            (State::Stalled, those(Standing::Rejected).next())
+        } else if held > 0 {
+            (State::Held, those(Standing::Held).next())
+        } else {
+            (State::Ready, None)
+        };
+        let reason = why.map_or(Reason::Retired, |row| row.reason);
+        let mut message = format!("{retired} of {} revisions retired", rows.len());
+        for (number, word) in [(progressing + held, "waiting"), (rejected, "rejected")] {
+            if number > 0 {
+                message += &format!(", {number} {word}");
+            }
+        }
+        if let Some((row, text)) = why.and_then(|row| Some((row, row.message.as_ref()?))) {
+            message += &format!(": {}: {text}", row.revision);
+            match rows.iter().filter(|other| other.reason == row.reason).count() {
+                0 | 1 => {}
+                same => message += &format!(" (and {} more)", same - 1),
+            }
+        }
+        Self {
+            declared: rows.len(),
+            retired,
+            waiting: progressing + held,
+            rejected,
+            state,
+            reason: format!("{reason:?}"),
+            message,
+        }
+    }
+
+    /// The verdict on a resource of which no entry can be acted on; what was retired before, stays so.
+    #[must_use]
+    pub fn invalid(error: &InvalidSpec, declared: usize, recorded: &[RevisionStatus]) -> Self {
+        let is_retired = |row: &&RevisionStatus| standing(row.reason) == Standing::Retired;
+        let retired = recorded.iter().filter(is_retired).count().min(declared);
+        Self {
+            declared,
+            retired,
+            waiting: 0,
+            rejected: declared - retired,
+            state: State::Stalled,
+            reason: INVALID_SPEC.to_owned(),
+            message: error.to_string(),
+        }
+    }
+
+    /// The verdict on a resource that does not parse; `error` names the field.
+    #[must_use]
+    pub fn unreadable(error: &dyn std::fmt::Display) -> Self {
+        Self {
+            declared: 0,
+            retired: 0,
+            waiting: 0,
+            rejected: 0,
+            state: State::Stalled,
+            reason: INVALID_SPEC.to_owned(),
+            message: format!("the resource cannot be read: {error}"),
+        }
+    }
+
+    /// Ready always; Reconciling and Stalled only while true, and never both.
+    #[must_use]
+    pub fn conditions(
+        &self,
+        recorded: &[Condition],
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> Vec<Condition> {
+        let condition = |type_: &str, is_true: bool| {
+            let status = if is_true { "True" } else { "False" };
+            let unchanged = recorded.iter().find(|it| it.type_ == type_ && it.status == status);
+            Condition {
+                type_: type_.to_owned(),
+                status: status.to_owned(),
+                reason: self.reason.clone(),
+                message: self.message.clone(),
+                observed_generation: generation,
+                last_transition_time: unchanged.map_or(Time(now), |it| it.last_transition_time.clone()),
+            }
+        };
+        let mut conditions = vec![condition(READY, self.state == State::Ready)];
+        match self.state {
+            State::Reconciling => conditions.push(condition(RECONCILING, true)),
+            State::Stalled => conditions.push(condition(STALLED, true)),
+            State::Ready | State::Held => {}
+        }
+        conditions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(revision: &str, reason: Reason, message: Option<&str>) -> RevisionStatus {
+        RevisionStatus {
+            revision: revision.to_owned(),
+            reason,
+            message: message.map(str::to_owned),
+            ..RevisionStatus::default()
+        }
+    }
+
+    /// The condition types that are there, the reason, and the message.
+    fn told(rows: &[RevisionStatus]) -> (Vec<String>, String, String) {
+        let conditions = Verdict::of(rows).conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
+        let types = conditions.iter().map(|it| format!("{}={}", it.type_, it.status)).collect();
+        (types, conditions[0].reason.clone(), conditions[0].message.clone())
+    }
+
+    #[test]
+    fn what_hinders_is_told_before_what_is_only_to_be_done() {
+        let rows = [
+            row("api:1", Reason::Retired, None),
+            row("api:2", Reason::Pending, None),
+            row("api:3", Reason::Throttled, Some("Rate exceeded")),
+            row("api:4", Reason::NotFound, Some("none")),
+        ];
+        let (types, reason, message) = told(&rows);
+        assert_eq!(types, ["Ready=False", "Reconciling=True"]);
+        assert_eq!(reason, "Throttled");
+        assert_eq!(message, "1 of 4 revisions retired, 2 waiting, 1 rejected: api:3: Rate exceeded");
+    }
+
+    #[test]
+    fn a_resource_is_stalled_once_nothing_but_a_person_can_help() {
+        let rows = [
+            row("api:1", Reason::Retired, None),
+            row("api:2", Reason::NotFound, Some("none")),
+            row("api:3", Reason::Suspended, Some("held")),
+            row("api:4", Reason::NotFound, Some("none")),
+        ];
+        let (types, reason, message) = told(&rows);
+        assert_eq!(types, ["Ready=False", "Stalled=True"]);
+        assert_eq!(reason, "NotFound");
+        assert_eq!(message, "1 of 4 revisions retired, 1 waiting, 2 rejected: api:2: none (and 1 more)");
+    }
+
+    #[test]
+    fn a_resource_that_its_author_holds_is_neither_reconciling_nor_stalled() {
+        let (types, reason, message) = told(&[row("api:1", Reason::DryRun, Some("would be"))]);
+        assert_eq!(types, ["Ready=False"]);
+        assert_eq!(reason, "DryRun");
+        assert_eq!(message, "0 of 1 revisions retired, 1 waiting: api:1: would be");
+    }
+
+    #[test]
+    fn a_transition_has_the_time_at_which_the_status_of_the_condition_changed() {
+        let later = Timestamp::from_second(60).expect("a time");
+        let pending = Verdict::of(&[row("api:1", Reason::Pending, None)]);
+        let denied = Verdict::of(&[row("api:1", Reason::AccessDenied, Some("no"))]);
+        let first = pending.conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
+        assert_eq!(pending.conditions(&first, Some(1), later), first);
+        let second = denied.conditions(&first, Some(2), later);
+        let times: Vec<i64> = second.iter().map(|it| it.last_transition_time.0.as_second()).collect();
+        assert_eq!(times, [0, 60], "Ready was False before, Stalled is new");
+    }
+
+    #[test]
+    fn what_was_retired_before_the_spec_became_invalid_still_counts() {
+        let rows = [row("api:1", Reason::Retired, None), row("api:2", Reason::Pending, None)];
+        let verdict = Verdict::invalid(&InvalidSpec::TooMany(501), 501, &rows);
+        assert_eq!((verdict.retired, verdict.waiting, verdict.rejected), (1, 0, 500));
+        let verdict = Verdict::invalid(&InvalidSpec::Empty, 0, &rows);
+        assert_eq!((verdict.declared, verdict.retired, verdict.rejected), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_does_not_parse_says_where() {
+        let conditions = Verdict::unreadable(&"spec.revisions[1]: invalid type").conditions(
+            &[],
+            None,
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(conditions[1].type_, STALLED);
+        assert_eq!(conditions[0].message, "the resource cannot be read: spec.revisions[1]: invalid type");
+    }
+}
