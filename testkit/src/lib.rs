@@ -1,0 +1,8 @@
+//! The parts that the tests of the controller stand on: a real control plane, moto, and a simulated ECS. It shares no code with the controller.
+
+pub mod control_plane;
+pub mod moto;
+pub mod namespace;
+pub mod process;
+pub mod simulated_ecs;
+pub mod tools;

@@ -1,0 +1,190 @@
+//! What a call is answered with, and how each protocol writes it; pure.
+
+use super::{
+    action::{Action, Service},
+    caller::Caller,
+    request::Request,
+};
+use axum::{
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+/// What carrying out a call gives.
+pub(super) type Answer = Result<Done, Failure>;
+
+/// A call that succeeded.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    /// JSON for ECS, the XML of the result for STS.
+    pub(super) body: String,
+    /// Whether anything is different from before.
+    pub(super) changed: bool,
+}
+
+/// A call that failed, with an error code of AWS.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) status: StatusCode,
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+/// An answer as it goes over the wire.
+pub(super) struct Reply {
+    status: StatusCode,
+    content_type: &'static str,
+    request_id: String,
+    body: String,
+}
+
+impl Failure {
+    /// Any error of the caller.
+    pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: code.into(), message: message.into() }
+    }
+
+    pub(super) fn client(message: impl Into<String>) -> Self {
+        Self::new("ClientException", message)
+    }
+
+    pub(super) fn invalid_parameter(message: impl Into<String>) -> Self {
+        Self::new("InvalidParameterException", message)
+    }
+
+    pub(super) fn throttled(service: Service) -> Self {
+        match service {
+            Service::Ecs => Self::new("ThrottlingException", "Rate exceeded"),
+            Service::Sts => Self::new("Throttling", "Rate exceeded"),
+        }
+    }
+
+    pub(super) fn server(service: Service) -> Self {
+        let (code, message) = match service {
+            Service::Ecs => ("ServerException", "Service Unavailable. Please try again later."),
+            Service::Sts => ("InternalFailure", "An internal error has occurred."),
+        };
+        Self::new(code, message).with_status(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// What a load balancer says when nothing behind it answers.
+    pub(super) fn unavailable() -> Self {
+        let page = "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n\
+                    <body>\r\n<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n\
+                    </body>\r\n</html>\r\n";
+        Self::new("ServiceUnavailable", page).with_status(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    pub(super) fn access_denied(service: Service, action: Action, caller: &Caller) -> Self {
+        let permission = format!("{}:{}", service.name(), action.name());
+        let message = format!(
+            "User: {} is not authorized to perform: {permission} on resource: * \
+             because no identity-based policy allows the {permission} action",
+            caller.arn()
+        );
+        match service {
+            Service::Ecs => Self::new("AccessDeniedException", message),
+            Service::Sts => Self::new("AccessDenied", message).with_status(StatusCode::FORBIDDEN),
+        }
+    }
+
+    pub(super) fn unknown_access_key(service: Service) -> Self {
+        let message = "The security token included in the request is invalid.";
+        match service {
+            Service::Ecs => Self::new("UnrecognizedClientException", message),
+            Service::Sts => Self::new("InvalidClientTokenId", message).with_status(StatusCode::FORBIDDEN),
+        }
+    }
+
+    pub(super) fn unsigned(service: Service) -> Self {
+        let message = "Request is missing Authentication Token";
+        match service {
+            Service::Ecs => Self::new("MissingAuthenticationTokenException", message),
+            Service::Sts => {
+                Self::new("MissingAuthenticationToken", message).with_status(StatusCode::FORBIDDEN)
+            }
+        }
+    }
+
+    pub(super) fn signed_for_another_service(service: Service) -> Self {
+        let message = format!("Credential should be scoped to correct service: '{}'.", service.name());
+        match service {
+            Service::Ecs => Self::new("InvalidSignatureException", message),
+            Service::Sts => Self::new("SignatureDoesNotMatch", message).with_status(StatusCode::FORBIDDEN),
+        }
+    }
+
+    pub(super) fn unknown_action(service: Service, name: &str) -> Self {
+        let message = format!("the simulated {} has no action '{name}'", service.name());
+        match service {
+            Service::Ecs => Self::new("UnknownOperationException", message),
+            Service::Sts => Self::new("InvalidAction", message),
+        }
+    }
+
+    fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+}
+
+impl Done {
+    /// A success that says nothing.
+    pub(super) fn nothing() -> Self {
+        Self { body: String::new(), changed: false }
+    }
+}
+
+impl Reply {
+    pub(super) fn new(request: &Request, request_id: String, answer: Answer) -> Self {
+        const JSON: &str = "application/x-amz-json-1.1";
+        const XML: &str = "text/xml";
+        let (status, content_type, body) = match (request.service, answer) {
+            (_, Err(failure)) if failure.status == StatusCode::SERVICE_UNAVAILABLE => {
+                (failure.status, "text/html", failure.message)
+            }
+            (Service::Ecs, Ok(done)) => (StatusCode::OK, JSON, done.body),
+            (Service::Ecs, Err(failure)) => {
+                let body = json!({"__type": failure.code, "message": failure.message});
+                (failure.status, JSON, body.to_string())
+            }
+            (Service::Sts, Ok(done)) => {
+                let body = result_xml(request.action, &request_id, &done);
+                (StatusCode::OK, XML, body)
+            }
+            (Service::Sts, Err(failure)) => (failure.status, XML, error_xml(&request_id, &failure)),
+        };
+        Self { status, content_type, request_id, body }
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let headers = [(CONTENT_TYPE.as_str(), self.content_type), ("x-amzn-RequestId", &self.request_id)];
+        (self.status, headers, self.body).into_response()
+    }
+}
+
+fn result_xml(action: Action, request_id: &str, done: &Done) -> String {
+    let (name, result) = (action.name(), &done.body);
+    format!(
+        "<{name}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+         <{name}Result>{result}</{name}Result>\
+         <ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>\
+         </{name}Response>"
+    )
+}
+
+fn error_xml(request_id: &str, failure: &Failure) -> String {
+    let side = if failure.status.is_server_error() { "Receiver" } else { "Sender" };
+    let (code, message) = (escape(&failure.code), escape(&failure.message));
+    format!(
+        "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+         <Error><Type>{side}</Type><Code>{code}</Code><Message>{message}</Message></Error>\
+         <RequestId>{request_id}</RequestId></ErrorResponse>"
+    )
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}

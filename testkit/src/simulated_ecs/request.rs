@@ -1,0 +1,83 @@
+//! Reads an HTTP request as a call of ECS (awsJson 1.1) or STS (awsQuery); pure.
+
+use super::action::{Action, Service};
+use axum::http::{HeaderMap, header::AUTHORIZATION};
+use serde_json::Value;
+
+const TARGET_PREFIX: &str = "AmazonEC2ContainerServiceV20141113.";
+
+/// One call as it came in.
+pub(super) struct Request {
+    pub(super) service: Service,
+    pub(super) action: Action,
+    pub(super) action_name: String,
+    /// `None` without a signature.
+    pub(super) scope: Option<CredentialScope>,
+    /// `None` for a body that is no JSON object; always null for STS.
+    pub(super) input: Option<Value>,
+}
+
+/// The part of a signature that says whose it is, and for what.
+pub(super) struct CredentialScope {
+    pub(super) access_key: String,
+    pub(super) region: String,
+    pub(super) service: String,
+}
+
+impl Request {
+    pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Self {
+        let scope =
+            headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(CredentialScope::parse);
+        let target = headers.get("x-amz-target").map(|value| value.to_str().unwrap_or_default());
+        let (service, action_name, input) = match target {
+            Some(target) => (
+                Service::Ecs,
+                target.strip_prefix(TARGET_PREFIX).unwrap_or(target),
+                serde_json::from_slice(body).ok().filter(Value::is_object),
+            ),
+            None => (Service::Sts, action_in_form(body), Some(Value::Null)),
+        };
+        Self {
+            service,
+            action: Action::of(service, action_name),
+            action_name: action_name.to_owned(),
+            scope,
+            input,
+        }
+    }
+
+    /// Every task definition the call names, as it wrote them.
+    pub(super) fn task_definitions(&self) -> Vec<&str> {
+        let Some(input) = &self.input else {
+            return Vec::new();
+        };
+        let one = input["taskDefinition"].as_str();
+        let many = input["taskDefinitions"].as_array().into_iter().flatten();
+        one.into_iter().chain(many.filter_map(Value::as_str)).collect()
+    }
+}
+
+impl CredentialScope {
+    /// Reads `AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/SERVICE/aws4_request, ...`.
+    fn parse(authorization: &str) -> Option<Self> {
+        let (_, credential) = authorization.split_once("Credential=")?;
+        let credential = credential.split([',', ' ']).next()?;
+        let parts: Vec<&str> = credential.split('/').collect();
+        let &[access_key, _, region, service, "aws4_request"] = parts.as_slice() else {
+            return None;
+        };
+        Some(Self {
+            access_key: access_key.to_owned(),
+            region: region.to_owned(),
+            service: service.to_owned(),
+        })
+    }
+}
+
+fn action_in_form(body: &[u8]) -> &str {
+    std::str::from_utf8(body)
+        .unwrap_or_default()
+        .split('&')
+        .find_map(|field| field.strip_prefix("Action="))
+        .unwrap_or_default()
+}

@@ -1,0 +1,140 @@
+//! The call of ECS that lists task definitions, with the semantics of ECS; pure.
+
+use super::{
+    caller::Caller,
+    reply::{Answer, Done, Failure},
+    store::{Key, Listing, Status, TaskDefinitions},
+};
+use serde_json::{Value, json};
+
+const LARGEST_PAGE: usize = 100;
+
+pub(super) fn list(store: &TaskDefinitions, caller: &Caller, input: &Value) -> Answer {
+    let (keys, last) = store.page(&parse_listing(input)?);
+    let arns: Vec<String> =
+        keys.into_iter().map(|(family, number)| caller.task_definition_arn(family, *number)).collect();
+    let mut body = json!({"taskDefinitionArns": arns});
+    if let Some((family, number)) = last {
+        body["nextToken"] = json!(format!("{family}:{number}"));
+    }
+    Ok(Done { body: body.to_string(), changed: false })
+}
+
+fn parse_listing(input: &Value) -> Result<Listing, Failure> {
+    let status = match &input["status"] {
+        Value::Null => Status::Active,
+        value => value
+            .as_str()
+            .and_then(Status::named)
+            .ok_or_else(|| Failure::invalid_parameter(format!("Invalid task definition status: {value}")))?,
+    };
+    let descending = match &input["sort"] {
+        Value::Null => false,
+        value if value == "ASC" => false,
+        value if value == "DESC" => true,
+        value => {
+            let message = format!("Invalid sort order: {value}");
+            return Err(Failure::invalid_parameter(message));
+        }
+    };
+    let limit = match &input["maxResults"] {
+        Value::Null => LARGEST_PAGE,
+        value => value
+            .as_u64()
+            .and_then(|limit| usize::try_from(limit).ok())
+            .filter(|limit| (1..=LARGEST_PAGE).contains(limit))
+            .ok_or_else(|| Failure::invalid_parameter(format!("maxResults must be 1 to {LARGEST_PAGE}.")))?,
+    };
+    let family = input["familyPrefix"].as_str().map(str::to_owned);
+    let after = match &input["nextToken"] {
+        Value::Null => None,
+        value => Some(
+            parse_token(value)
+                .filter(|(token_family, _)| family.as_ref().is_none_or(|it| it == token_family))
+                .ok_or_else(|| Failure::invalid_parameter("Invalid token"))?,
+        ),
+    };
+    Ok(Listing { family, status, descending, after, limit })
+}
+
+fn parse_token(token: &Value) -> Option<Key> {
+    let (family, number) = token.as_str()?.split_once(':')?;
+    let number = number.parse().ok().filter(|number| *number > 0)?;
+    Some((family.to_owned(), number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::task_definitions::definition, *};
+    use jiff::Timestamp;
+    use std::sync::Arc;
+
+    fn west() -> Caller {
+        Caller { account: "012345678910".to_owned(), region: "us-west-2".to_owned() }
+    }
+
+    /// Revisions 1 to 5 of a family: the last two INACTIVE; and one of a family that it begins.
+    fn store() -> TaskDefinitions {
+        let mut store = TaskDefinitions::default();
+        let input = json!({"containerDefinitions": [{"name": "app"}]});
+        let definition = Arc::new(definition(&west(), &input));
+        for family in ["cpu", "cpu", "cpu", "cpu", "cpu", "cpu-wave"] {
+            store.add(family, Arc::clone(&definition), Timestamp::UNIX_EPOCH);
+        }
+        for number in [4, 5] {
+            let found = store.get_mut(&("cpu".to_owned(), number)).expect("it was added");
+            found.set_status(Status::Inactive, Timestamp::UNIX_EPOCH);
+        }
+        store
+    }
+
+    fn listed(input: &Value) -> (Vec<String>, Value) {
+        let done = list(&store(), &west(), input).expect("the call succeeds");
+        let body: Value = serde_json::from_str(&done.body).expect("the body is JSON");
+        let arns = body["taskDefinitionArns"].as_array().expect("a list");
+        let names = arns.iter().filter_map(Value::as_str).filter_map(|arn| arn.rsplit('/').next());
+        (names.map(str::to_owned).collect(), body["nextToken"].clone())
+    }
+
+    #[test]
+    fn a_family_prefix_is_the_whole_name() {
+        assert_eq!(listed(&json!({"familyPrefix": "cpu"})).0, ["cpu:1", "cpu:2", "cpu:3"]);
+        assert_eq!(listed(&json!({"familyPrefix": "cp"})).0, [""; 0]);
+        assert_eq!(listed(&json!({})).0, ["cpu:1", "cpu:2", "cpu:3", "cpu-wave:1"]);
+    }
+
+    #[test]
+    fn a_list_holds_one_status() {
+        assert_eq!(listed(&json!({"status": "INACTIVE"})).0, ["cpu:4", "cpu:5"]);
+        assert_eq!(listed(&json!({"status": "DELETE_IN_PROGRESS"})).0, [""; 0]);
+    }
+
+    #[test]
+    fn a_page_goes_on_where_the_last_one_ended_in_either_order() {
+        for (sort, first, second) in [
+            ("ASC", ["cpu:1", "cpu:2"], ["cpu:3", "cpu-wave:1"]),
+            ("DESC", ["cpu-wave:1", "cpu:3"], ["cpu:2", "cpu:1"]),
+        ] {
+            let (page, token) = listed(&json!({"sort": sort, "maxResults": 2}));
+            assert_eq!(page, first);
+            let (page, token) = listed(&json!({"sort": sort, "maxResults": 2, "nextToken": token}));
+            assert_eq!((page.as_slice(), token), (second.map(str::to_owned).as_slice(), Value::Null));
+        }
+    }
+
+    #[test]
+    fn a_list_that_asks_for_nonsense_is_refused() {
+        for input in [
+            json!({"maxResults": 101}),
+            json!({"maxResults": 0}),
+            json!({"nextToken": "made up"}),
+            json!({"familyPrefix": "cpu", "sort": "DESC", "nextToken": "cpu:-1"}),
+            json!({"familyPrefix": "cpu", "nextToken": "cpu-wave:1"}),
+            json!({"status": "RETIRED"}),
+            json!({"sort": "RANDOM"}),
+        ] {
+            let failure = list(&store(), &west(), &input).expect_err("it is nonsense");
+            assert_eq!(failure.code, "InvalidParameterException", "{input}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The calls of ECS on task definitions, with the semantics of ECS; pure.
+
+use super::{
+    caller::Caller,
+    identifier::{Identifier, is_family_name},
+    reply::{Answer, Done, Failure},
+    store::{Definition, Key, Status, TaskDefinitions},
+};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+const LARGEST_DELETION: usize = 10;
+
+pub(super) fn describe(store: &TaskDefinitions, caller: &Caller, input: &Value) -> Answer {
+    let missing = || Failure::client("Unable to describe task definition.");
+    let Identifier { family, revision } = parse_identifier(&input["taskDefinition"], caller)?;
+    let (key, found) = match revision {
+        Some(number) => {
+            let key = (family, number);
+            let found = store.get(&key).ok_or_else(missing)?;
+            (key, found)
+        }
+        None => store.latest_active(&family).map(|(key, found)| (key.clone(), found)).ok_or_else(missing)?,
+    };
+    let mut body = json!({"taskDefinition": found.describe(&key, caller)});
+    let wants_tags = input["include"].as_array().is_some_and(|include| include.contains(&json!("TAGS")));
+    if wants_tags {
+        body["tags"] = found.definition.tags.clone();
+    }
+    Ok(Done { body: body.to_string(), changed: false })
+}
+
+/// `refuse_repeated` is whether a revision that is not ACTIVE any more is an error.
+pub(super) fn deregister(
+    store: &mut TaskDefinitions,
+    caller: &Caller,
+    input: &Value,
+    now: Timestamp,
+    refuse_repeated: bool,
+) -> Answer {
+    let Identifier { family, revision } = parse_identifier(&input["taskDefinition"], caller)?;
+    let number = revision.ok_or_else(|| Failure::client("Revision is missing."))?;
+    let key = (family, number);
+    let found = store
+        .get_mut(&key)
+        .ok_or_else(|| Failure::client("The specified task definition does not exist."))?;
+    let changed = found.status == Status::Active;
+    if changed {
+        found.set_status(Status::Inactive, now);
+    } else if refuse_repeated {
+        return Err(Failure::client("The specified task definition is already INACTIVE."));
+    }
+    let mut description = found.describe(&key, caller);
+    if let Some(fields) = description.as_object_mut() {
+        fields.remove("deregisteredAt");
+    }
+    Ok(Done { body: json!({"taskDefinition": description}).to_string(), changed })
+}
+
+pub(super) fn register(
+    store: &mut TaskDefinitions,
+    caller: &Caller,
+    input: &Value,
+    now: Timestamp,
+) -> Answer {
+    let family = input["family"].as_str().unwrap_or_default();
+    if !is_family_name(family) {
+        return Err(Failure::client(format!("Invalid family name: '{family}'.")));
+    }
+    let has_containers =
+        input["containerDefinitions"].as_array().is_some_and(|containers| !containers.is_empty());
+    if !has_containers {
+        return Err(Failure::client("Container list cannot be empty."));
+    }
+    let definition = Arc::new(definition(caller, input));
+    let number = store.add(family, Arc::clone(&definition), now);
+    let key = (family.to_owned(), number);
+    let mut body = json!({"tags": definition.tags});
+    if let Some(added) = store.get(&key) {
+        body["taskDefinition"] = added.describe(&key, caller);
+    }
+    Ok(Done { body: body.to_string(), changed: true })
+}
+
+pub(super) fn delete(store: &mut TaskDefinitions, caller: &Caller, input: &Value, now: Timestamp) -> Answer {
+    let named = input["taskDefinitions"].as_array();
+    let named = named.map(Vec::as_slice).unwrap_or_default();
+    if named.is_empty() || named.len() > LARGEST_DELETION {
+        return Err(Failure::invalid_parameter(format!("Specify 1 to {LARGEST_DELETION} task definitions.")));
+    }
+    let keys = named
+        .iter()
+        .map(|value| {
+            let Identifier { family, revision } = parse_identifier(value, caller)?;
+            let number = revision.ok_or_else(|| Failure::client("Revision is missing."))?;
+            Ok((family, number))
+        })
+        .collect::<Result<Vec<Key>, Failure>>()?;
+    let (mut deleted, mut failures, mut changed) = (Vec::new(), Vec::new(), false);
+    for key in keys {
+        match request_deletion(store, &key, now) {
+            Ok(is_new) => {
+                changed |= is_new;
+                deleted.extend(store.get(&key).map(|found| found.describe(&key, caller)));
+            }
+            Err(reason) => failures.push(json!({
+                "arn": caller.task_definition_arn(&key.0, key.1),
+                "reason": reason,
+            })),
+        }
+    }
+    Ok(Done { body: json!({"taskDefinitions": deleted, "failures": failures}).to_string(), changed })
+}
+
+/// Whether the request is the first one for that revision, or why it is refused.
+fn request_deletion(store: &mut TaskDefinitions, key: &Key, now: Timestamp) -> Result<bool, &'static str> {
+    let Some(found) = store.get_mut(key) else {
+        return Err("The specified task definition does not exist.");
+    };
+    match found.status {
+        Status::Active => Err("The specified task definition is still in ACTIVE status. \
+             Please deregister the target and try again."),
+        Status::Inactive => {
+            found.set_status(Status::DeleteInProgress, now);
+            Ok(true)
+        }
+        Status::DeleteInProgress => Ok(false),
+    }
+}
+
+/// The input of a registration, completed with what ECS fills in.
+pub(super) fn definition(caller: &Caller, input: &Value) -> Definition {
+    let mut fields = input.as_object().cloned().unwrap_or_default();
+    fields.remove("family");
+    let tags = fields.remove("tags").unwrap_or_else(|| json!([]));
+    let containers = fields.get_mut("containerDefinitions");
+    for container in containers.and_then(Value::as_array_mut).into_iter().flatten() {
+        let defaults = json!({
+            "cpu": 0, "essential": true, "environment": [], "mountPoints": [],
+            "portMappings": [], "systemControls": [], "volumesFrom": [],
+        });
+        fill_in(container.as_object_mut(), defaults);
+    }
+    let defaults = json!({
+        "compatibilities": ["EC2", "FARGATE"], "placementConstraints": [], "volumes": [],
+    });
+    fill_in(Some(&mut fields), defaults);
+    Definition { fields, tags, registered_by: caller.arn() }
+}
+
+fn fill_in(fields: Option<&mut Map<String, Value>>, defaults: Value) {
+    if let (Some(fields), Value::Object(defaults)) = (fields, defaults) {
+        for (name, value) in defaults {
+            fields.entry(name).or_insert(value);
+        }
+    }
+}
+
+fn parse_identifier(value: &Value, caller: &Caller) -> Result<Identifier, Failure> {
+    Identifier::parse(value.as_str().unwrap_or_default(), caller)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn west() -> Caller {
+        Caller { account: "012345678910".to_owned(), region: "us-west-2".to_owned() }
+    }
+
+    /// Revisions 1 to 5 of a family, the last two INACTIVE.
+    fn store() -> TaskDefinitions {
+        let mut store = TaskDefinitions::default();
+        let input = json!({"containerDefinitions": [{"name": "app"}]});
+        let definition = Arc::new(definition(&west(), &input));
+        for number in 1..=5 {
+            store.add("cpu", Arc::clone(&definition), Timestamp::UNIX_EPOCH);
+            let added = store.get_mut(&("cpu".to_owned(), number)).expect("it was added");
+            added.set_status(
+                if number > 3 { Status::Inactive } else { Status::Active },
+                Timestamp::UNIX_EPOCH,
+            );
+        }
+        store
+    }
+
+    fn body(answer: Answer) -> Value {
+        let done = answer.expect("the call succeeds");
+        serde_json::from_str(&done.body).expect("the body is JSON")
+    }
+
+    #[test]
+    fn a_bare_family_is_described_by_its_latest_active_revision() {
+        let body = body(describe(&store(), &west(), &json!({"taskDefinition": "cpu"})));
+        assert_eq!(body["taskDefinition"]["revision"], 3);
+    }
+
+    #[test]
+    fn only_an_inactive_revision_is_deleted_and_the_others_are_no_error() {
+        let mut store = store();
+        let input = json!({"taskDefinitions": ["cpu:3", "cpu:4", "cpu:9"]});
+        let answer = delete(&mut store, &west(), &input, Timestamp::UNIX_EPOCH);
+        let body = body(answer);
+        assert_eq!(body["taskDefinitions"][0]["status"], "DELETE_IN_PROGRESS");
+        assert_eq!(body["taskDefinitions"][0]["revision"], 4);
+        assert_eq!(body["failures"].as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn more_than_ten_are_never_deleted_at_once() {
+        let input = json!({"taskDefinitions": vec!["cpu:4"; 11]});
+        let answer = delete(&mut store(), &west(), &input, Timestamp::UNIX_EPOCH);
+        assert_eq!(answer.expect_err("11 are too many").code, "InvalidParameterException");
+    }
+}

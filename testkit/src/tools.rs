@@ -1,0 +1,35 @@
+//! Where the programs are that `make tools` provides; reads the file system, changes nothing.
+
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+};
+
+/// The path of `etcd`, `kube-apiserver`, `kubectl` or another program of `make tools`.
+///
+/// # Errors
+/// It is neither in the folder that `KUBEBUILDER_ASSETS` names nor in `.tools/bin`.
+pub fn find(program: &str) -> io::Result<PathBuf> {
+    let assets = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    first_file(program, assets.into_iter().chain([folder().join("bin")])).ok_or_else(|| missing(program))
+}
+
+/// The Python that has moto installed.
+///
+/// # Errors
+/// There is none in `.tools/moto`.
+pub fn moto_python() -> io::Result<PathBuf> {
+    first_file("python", [folder().join("moto/bin")]).ok_or_else(|| missing("moto"))
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
+}
+
+fn first_file(name: &str, folders: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+    folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+fn missing(tool: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{tool} is missing: run `make tools`"))
+}

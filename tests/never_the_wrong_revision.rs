@@ -1,0 +1,236 @@
+//! Never the wrong revision: nothing is deregistered that a live, current, un-suspended resource does not declare.
+
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+use testkit::simulated_ecs::{ACCESS_KEY, ACCOUNT, Action, Fault, Status};
+
+use crate::support::{DEADLINE, World, stop};
+
+const DEREGISTER: Action = Action::DeregisterTaskDefinition;
+
+#[tokio::test]
+async fn a_revision_of_another_account_partition_or_region_is_never_called() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    let elsewhere = [
+        ("arn:aws:ecs:us-west-2:999999999999:task-definition/web:2", "WrongAccount"),
+        ("arn:aws-cn:ecs:us-west-2:012345678910:task-definition/web:2", "WrongAccount"),
+        ("arn:aws:ecs:eu-west-1:012345678910:task-definition/web:2", "WrongRegion"),
+    ];
+    let mut declared: Vec<&str> = elsewhere.iter().map(|(arn, _)| *arn).collect();
+    declared.push("web:1");
+    world.declare("web", &declared).await;
+    let _controller = world.start();
+
+    let seen = world.wait_stalled("web").await;
+    for (arn, reason) in elsewhere {
+        assert_eq!(seen.reason(arn), reason, "{seen}");
+        assert!(!seen.message(arn).is_empty(), "{seen}");
+    }
+    assert_eq!(seen.reason("web:1"), "Retired");
+    assert_eq!(seen.text("progress"), "1/4");
+    assert_eq!(seen.number("rejected"), 3);
+    let own = world.west.arn("web:1");
+    for call in world.ecs.calls() {
+        assert!(call.task_definition.is_none_or(|named| named == own));
+        assert_eq!(call.region, "us-west-2");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_called_before_it_is_known_who_we_are() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.ecs.fault(Fault::on(Action::GetCallerIdentity).access_denied());
+    world.declare("web", &["web:1"]).await;
+    let _controller = world.start();
+
+    let seen = world.wait_stalled("web").await;
+    assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
+    assert!(seen.ready_message().contains("AccessDenied"), "{seen}");
+    assert!(world.ecs.calls().iter().all(|call| call.action == Action::GetCallerIdentity));
+
+    world.ecs.clear_faults();
+    let seen = world.wait_ready("web").await;
+    assert_eq!(seen.text("account"), ACCOUNT);
+    let calls = world.ecs.calls_of(Action::GetCallerIdentity);
+    assert_eq!(calls.iter().filter(|call| call.outcome.error_code().is_none()).count(), 1);
+}
+
+#[tokio::test]
+async fn credentials_that_come_to_belong_to_another_account_retire_nothing_there() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    world.declare("first", &["web:1"]).await;
+    let mut controller = world.start();
+    world.wait_ready("first").await;
+
+    let other = world.ecs.region("999999999999", "us-west-2");
+    other.register_many("web", 3);
+    world.ecs.set_account(ACCESS_KEY, "999999999999");
+    world.declare("second", &["web:2"]).await;
+    let seen = world.wait_stalled("second").await;
+    assert_eq!(seen.reason("web:2"), "Refused", "{seen}");
+    assert!(seen.message("web:2").contains("999999999999"), "{seen}");
+    assert_eq!(other.status("web:2"), Some(Status::Active));
+
+    // A new process asks again who it is; what was resolved in one account stays of that account.
+    stop(&mut controller).await;
+    let _controller = world.start();
+    let seen = world.wait("second", "WrongAccount", |seen| seen.reason("web:2") == "WrongAccount").await;
+    assert!(seen.message("web:2").contains(ACCOUNT), "{seen}");
+    assert_eq!(other.status("web:2"), Some(Status::Active));
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
+}
+
+#[tokio::test]
+async fn a_missing_revision_is_not_retired_when_a_deploy_registers_it_until_somebody_asks() {
+    let world = World::new().await;
+    world.declare("api", &["api:1"]).await;
+    let mut controller = world.start();
+    let seen = world.wait_stalled("api").await;
+    assert_eq!(seen.reason("api:1"), "NotFound");
+    assert!(seen.message("api:1").contains("ClientException: Unable to describe task definition."), "{seen}");
+
+    world.west.register("api");
+    stop(&mut controller).await;
+    world.ecs.clear_log();
+    let _controller = world.start();
+    world.wait_until_all_is_seen().await;
+    let arn = world.west.arn("api:1");
+    assert!(world.ecs.calls().iter().all(|call| call.task_definition.as_ref() != Some(&arn)));
+    assert_eq!(world.seen("api").await.reason("api:1"), "NotFound");
+
+    world.request("api", "now").await;
+    let seen = world.wait_ready("api").await;
+    assert_eq!(seen.text("lastHandledReconcileAt"), "now");
+    assert_eq!(world.west.status("api:1"), Some(Status::Inactive));
+}
+
+#[tokio::test]
+async fn suspend_and_dry_run_make_no_write_call_and_say_what_would_happen() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    world.west.set_status("web:2", Status::Inactive);
+    let held = [("held", "suspend", "Suspended"), ("tried", "dryRun", "DryRun")];
+    for (name, field, _) in held {
+        world.apply(name, json!({ "revisions": ["web:1", "web:2"], field: true })).await.expect("admitted");
+    }
+    let _controller = world.start();
+    for (name, field, reason) in held {
+        let seen = world.wait(name, reason, |seen| seen.reason("web:1") == reason).await;
+        assert_eq!(seen.row("web:1")["status"], "ACTIVE");
+        assert!(seen.message("web:1").contains(&format!("spec.{field}")), "{seen}");
+        assert_eq!(seen.reason("web:2"), "Retired");
+        assert_eq!((seen.ready(), seen.ready_reason()), ("False", reason));
+        assert_eq!(seen.text("progress"), "1/2");
+    }
+    world.wait_until_all_is_seen().await;
+    assert_eq!(world.west.status("web:1"), Some(Status::Active));
+
+    world
+        .apply("held", json!({ "revisions": ["web:1", "web:2"], "suspend": false }))
+        .await
+        .expect("admitted");
+    world.wait_ready("held").await;
+    assert_eq!(world.west.status("web:1"), Some(Status::Inactive));
+}
+
+#[tokio::test]
+async fn two_resources_that_declare_one_revision_cause_one_call() {
+    let world = World::new().await;
+    world.west.register_many("web", 20);
+    let short: Vec<String> = (1..=20).map(|number| format!("web:{number}")).collect();
+    let arns: Vec<String> = short.iter().map(|revision| world.west.arn(revision)).collect();
+    for (name, declared) in [("short", short), ("arns", arns)] {
+        world.apply(name, json!({ "revisions": declared })).await.expect("admitted");
+    }
+    let _controller = world.start();
+    for name in ["short", "arns"] {
+        let seen = world.wait_ready(name).await;
+        assert_eq!(seen.text("progress"), "20/20");
+        assert_eq!(seen.reason("web:7"), "Retired", "the short form is the key: {seen}");
+    }
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 20);
+}
+
+/// What a person does to the resource `web` while its first revision is being deregistered.
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    RemovesTheOthers,
+    Suspends,
+    Deletes,
+    Replaces,
+}
+
+/// Declares five revisions, and has the change made before ECS carries out the first call.
+async fn change_midway(meanwhile: Meanwhile) -> World<'static> {
+    let world = World::new().await;
+    world.west.register_many("web", 6);
+    let api = world.api();
+    world.ecs.before(DEREGISTER, 1, async move {
+        let spec = match meanwhile {
+            Meanwhile::RemovesTheOthers => json!({ "revisions": ["web:1"] }),
+            Meanwhile::Suspends => json!({ "suspend": true }),
+            Meanwhile::Deletes | Meanwhile::Replaces => {
+                let old = api.get("web").await.expect("the resource is there");
+                api.delete("web", &DeleteParams::default()).await.expect("it can be deleted");
+                if let Meanwhile::Replaces = meanwhile {
+                    let mut new = kube::api::DynamicObject::new("web", &crate::support::kind());
+                    new.data = json!({ "spec": { "revisions": ["web:6"] } });
+                    let new = api.create(&PostParams::default(), &new).await.expect("it can be made again");
+                    assert_ne!(new.metadata.uid, old.metadata.uid);
+                }
+                return;
+            }
+        };
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        api.patch("web", &PatchParams::default(), &patch).await.expect("it can be changed");
+    });
+    world.declare("web", &["web:1", "web:2", "web:3", "web:4", "web:5"]).await;
+    world
+}
+
+fn still_active(world: &World<'_>) -> Vec<u32> {
+    let is_active = |number: &u32| world.west.status(&format!("web:{number}")) == Some(Status::Active);
+    (1..=6).filter(is_active).collect()
+}
+
+#[tokio::test]
+async fn an_entry_removed_midway_is_not_deregistered() {
+    let world = change_midway(Meanwhile::RemovesTheOthers).await;
+    let _controller = world.start();
+    let seen = world.wait_ready("web").await;
+    assert_eq!(seen.text("progress"), "1/1");
+    assert!(!seen.row("web:1")["requestId"].is_null(), "{seen}");
+    assert_eq!(still_active(&world), [2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_resource_suspended_midway_stops() {
+    let world = change_midway(Meanwhile::Suspends).await;
+    let _controller = world.start();
+    let seen = world.wait("web", "suspended rows", |seen| seen.reason("web:5") == "Suspended").await;
+    assert_eq!(seen.text("progress"), "1/5");
+    assert!(!seen.row("web:1")["requestId"].is_null(), "{seen}");
+    assert_eq!(still_active(&world), [2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_resource_deleted_midway_stops() {
+    let world = change_midway(Meanwhile::Deletes).await;
+    let _controller = world.start();
+    world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;
+    world.wait_until_all_is_seen().await;
+    assert_eq!(still_active(&world), [2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_resource_made_again_under_its_name_retires_only_what_it_declares_now() {
+    let world = change_midway(Meanwhile::Replaces).await;
+    let _controller = world.start();
+    world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;
+    let seen = world.wait_ready("web").await;
+    assert_eq!(seen.text("progress"), "1/1");
+    assert_eq!(still_active(&world), [2, 3, 4, 5]);
+}

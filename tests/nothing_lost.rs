@@ -1,0 +1,345 @@
+//! Nothing lost: what ECS answered is on the resource, and no crash, lost reply or failed write changes the end.
+
+use std::{collections::HashMap, time::Duration};
+
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use serde_json::{Value, json};
+use testkit::simulated_ecs::{Action, Fault, Status};
+
+use crate::support::{DEADLINE, Seen, World, stop};
+
+const DESCRIBE: Action = Action::DescribeTaskDefinition;
+const DEREGISTER: Action = Action::DeregisterTaskDefinition;
+
+/// Whether the row holds what ECS has of the revision, to the second.
+fn assert_times(world: &World<'_>, seen: &Seen, revision: &str) {
+    let record = world.west.describe(revision).expect("ECS has the revision");
+    for (field, time) in
+        [("registeredAt", Some(record.registered_at)), ("deregisteredAt", record.deregistered_at)]
+    {
+        let told = seen.row(revision)[field].as_str().map(|text| text.parse().expect("a time"));
+        let apart = time.expect("ECS has the time").as_second()
+            - told.map_or(0, k8s_openapi::jiff::Timestamp::as_second);
+        assert!((0..=1).contains(&apart), "{field} of {record:?}: {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_revision_is_retired_by_its_short_form_and_by_its_arn() {
+    let world = World::new().await;
+    world.west.register_many("cpu-wave", 3);
+    let arn = world.west.arn("cpu-wave:2");
+    world.declare("cpu-wave", &["cpu-wave:1", &arn]).await;
+    let _controller = world.start();
+
+    let seen = world.wait_ready("cpu-wave").await;
+    assert_eq!(seen.text("account"), "012345678910");
+    assert_eq!(seen.text("region"), "us-west-2");
+    assert_eq!(seen.text("progress"), "2/2");
+    assert_eq!((seen.number("retired"), seen.number("waiting"), seen.number("rejected")), (2, 0, 0));
+    let calls = world.ecs.calls_of(DEREGISTER);
+    assert_eq!(calls.len(), 2);
+    for (revision, call) in ["cpu-wave:1", "cpu-wave:2"].into_iter().zip(calls) {
+        let row = seen.row(revision);
+        assert_eq!(row["arn"], world.west.arn(revision));
+        assert_eq!(row["status"], "INACTIVE");
+        assert_eq!(row["reason"], "Retired");
+        assert_eq!(row["requestId"], call.request_id);
+        assert_times(&world, &seen, revision);
+    }
+    assert_eq!(world.west.status("cpu-wave:3"), Some(Status::Active));
+}
+
+#[tokio::test]
+async fn what_is_retired_already_costs_no_write_call() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    world.west.set_status("web:1", Status::Inactive);
+    world.west.set_status("web:2", Status::DeleteInProgress);
+    world.declare("web", &["web:1", "web:2"]).await;
+    let _controller = world.start();
+
+    let seen = world.wait_ready("web").await;
+    assert_eq!((&seen.row("web:1")["status"], seen.reason("web:1")), (&json!("INACTIVE"), "Retired"));
+    assert_eq!(
+        (&seen.row("web:2")["status"], seen.reason("web:2")),
+        (&json!("DELETE_IN_PROGRESS"), "Deleting")
+    );
+    assert_times(&world, &seen, "web:1");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
+}
+
+#[tokio::test]
+async fn what_ecs_deleted_after_it_was_retired_is_told_when_somebody_asks() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.declare("web", &["web:1"]).await;
+    let _controller = world.start();
+    world.wait_ready("web").await;
+    world.west.remove("web:1");
+    world.request("web", "2026-11-24T09:00:00Z").await;
+    let seen = world.wait("web", "Deleted", |seen| seen.reason("web:1") == "Deleted").await;
+    assert_eq!(seen.ready(), "True");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
+}
+
+#[tokio::test]
+async fn of_forty_revisions_37_are_retired_and_3_rejected_each_with_what_ecs_said() {
+    let world = World::new().await;
+    world.west.register_many("api", 39);
+    let denied = Fault::on(DEREGISTER).revision("api:2").access_denied();
+    let refused = Fault::on(DEREGISTER).revision("api:3").error("ClientException", "It is pinned.");
+    world.ecs.fault(denied);
+    world.ecs.fault(refused);
+    let declared: Vec<String> = (1..=40).map(|number| format!("api:{number}")).collect();
+    world.apply("api", json!({ "revisions": declared })).await.expect("admitted");
+    let _controller = world.start();
+
+    let seen = world.wait_stalled("api").await;
+    assert_eq!(
+        (seen.number("retired"), seen.number("waiting"), seen.number("rejected")),
+        (37, 0, 3),
+        "{seen}"
+    );
+    assert_eq!(seen.text("progress"), "37/40");
+    let rejected = [
+        ("api:2", "AccessDenied", "AccessDeniedException: User: "),
+        ("api:3", "Refused", "ClientException: It is pinned."),
+        ("api:40", "NotFound", "ClientException: Unable to describe task definition."),
+    ];
+    for (revision, reason, message) in rejected {
+        assert_eq!(seen.reason(revision), reason);
+        assert!(seen.message(revision).contains(message), "{seen}");
+    }
+    assert!(seen.ready_message().starts_with("37 of 40 revisions retired, 3 rejected: api:2: "), "{seen}");
+}
+
+/// Retires `web:1` with `faults` planted, and gives what is seen in the end and how often ECS was asked to deregister.
+async fn retire_despite(faults: Vec<Fault>) -> (Seen, usize) {
+    let world = World::new().await;
+    world.west.register("web");
+    for fault in faults {
+        world.ecs.fault(fault);
+    }
+    world.declare("web", &["web:1"]).await;
+    let _controller = world.start();
+    let seen = world
+        .wait("web", "time of deregistration", |seen| !seen.row("web:1")["deregisteredAt"].is_null())
+        .await;
+    assert_eq!((seen.reason("web:1"), seen.ready()), ("Retired", "True"), "{seen}");
+    assert_times(&world, &seen, "web:1");
+    (seen, world.ecs.calls_of(DEREGISTER).len())
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_found_out_and_the_call_not_repeated() {
+    let (_, calls) = retire_despite(vec![Fault::on(DEREGISTER).nth(1).drop_reply()]).await;
+    assert_eq!(calls, 1);
+}
+
+#[tokio::test]
+async fn a_throttled_call_is_tried_again() {
+    let (seen, calls) = retire_despite(vec![Fault::on(DEREGISTER).times(1).throttle()]).await;
+    assert_eq!(calls, 2);
+    assert!(!seen.row("web:1")["requestId"].is_null(), "{seen}");
+}
+
+#[tokio::test]
+async fn a_fault_of_ecs_is_tried_again() {
+    let faults =
+        vec![Fault::on(DESCRIBE).times(1).unavailable(), Fault::on(DEREGISTER).times(1).server_error()];
+    assert_eq!(retire_despite(faults).await.1, 2);
+}
+
+#[tokio::test]
+async fn a_call_that_is_denied_and_then_granted_ends_well() {
+    let faults =
+        vec![Fault::on(DESCRIBE).times(1).access_denied(), Fault::on(DEREGISTER).times(1).access_denied()];
+    assert_eq!(retire_despite(faults).await.1, 2);
+}
+
+#[tokio::test]
+async fn a_call_that_is_never_answered_is_given_up_and_looked_into() {
+    assert_eq!(retire_despite(vec![Fault::on(DEREGISTER).nth(1).hang()]).await.1, 2);
+}
+
+#[tokio::test]
+async fn a_refusal_because_somebody_else_was_faster_is_success() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.ecs.refuse_repeated_deregistration(true);
+    let west = world.west.clone();
+    world.ecs.before(DEREGISTER, 1, async move { west.set_status("web:1", Status::Inactive) });
+    world.declare("web", &["web:1"]).await;
+    let _controller = world.start();
+    let seen = world.wait_ready("web").await;
+    assert_eq!(seen.reason("web:1"), "Retired");
+    assert!(seen.row("web:1")["requestId"].is_null(), "somebody else's call: {seen}");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
+}
+
+#[tokio::test]
+async fn the_time_of_the_deregistration_is_asked_until_ecs_tells() {
+    let world = World::new().await;
+    world.west.register("web");
+    // The look before the call is answered; the two after it are not.
+    world.ecs.fault(Fault::on(DESCRIBE).nth(2).server_error());
+    world.ecs.fault(Fault::on(DESCRIBE).nth(3).throttle());
+    world.declare("web", &["web:1"]).await;
+    let _controller = world.start();
+    let seen = world.wait_ready("web").await;
+    assert!(
+        seen.row("web:1")["deregisteredAt"].is_null() && !seen.row("web:1")["requestId"].is_null(),
+        "{seen}"
+    );
+    let seen = world.wait("web", "time", |seen| !seen.row("web:1")["deregisteredAt"].is_null()).await;
+    assert!(!seen.row("web:1")["requestId"].is_null() && seen.row("web:1")["message"].is_null(), "{seen}");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
+}
+
+#[tokio::test]
+async fn a_crash_in_the_middle_of_a_call_repeats_nothing_and_loses_nothing() {
+    let world = World::new().await;
+    world.west.register_many("web", 3);
+    world.declare("web", &["web:1", "web:2", "web:3"]).await;
+    world.ecs.fault(Fault::on(DEREGISTER).nth(2).delay(Duration::from_secs(60)));
+    let mut controller = world.start();
+    world.ecs.wait_for_calls(DEREGISTER, 2, DEADLINE).await;
+    controller.kill();
+
+    let _controller = world.start();
+    let seen = world.wait_ready("web").await;
+    assert_eq!(seen.text("progress"), "3/3");
+    for revision in ["web:1", "web:2", "web:3"] {
+        assert_times(&world, &seen, revision);
+    }
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 3, "each revision once");
+}
+
+/// Makes the API server refuse every status that says a revision of the namespace is retired, until dropped by name.
+async fn refuse_retired_statuses(world: &World<'_>) -> String {
+    let name = format!("refuse-{}", world.namespace.name());
+    let policy = json!({
+        "metadata": { "name": name },
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": { "resourceRules": [{
+                "apiGroups": ["ecs-retirement.dev"], "apiVersions": ["*"], "operations": ["UPDATE"],
+                "resources": ["taskdefinitionretirements/status"],
+            }]},
+            "validations": [{ "expression": "object.status.retired == 0", "message": "not now" }],
+        },
+    });
+    let binding = json!({
+        "metadata": { "name": name },
+        "spec": {
+            "policyName": name,
+            "validationActions": ["Deny"],
+            "matchResources": { "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": world.namespace.name() } } },
+        },
+    });
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(world.namespace.client());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(world.namespace.client());
+    let read = |value: Value| serde_json::from_value(value).expect("a policy");
+    policies.create(&PostParams::default(), &read(policy)).await.expect("the policy is admitted");
+    let binding = serde_json::from_value(binding).expect("a binding");
+    bindings.create(&PostParams::default(), &binding).await.expect("the binding is admitted");
+
+    // In force once a status that it refuses is refused.
+    world.declare("probe", &["probe:1"]).await;
+    let patch = kube::api::Patch::Merge(json!({ "status": { "retired": 1 } }));
+    let began = tokio::time::Instant::now();
+    while world.api().patch_status("probe", &kube::api::PatchParams::default(), &patch).await.is_ok() {
+        assert!(began.elapsed() < DEADLINE, "the policy is never enforced");
+    }
+    world.delete("probe").await;
+    name
+}
+
+#[tokio::test]
+async fn what_ecs_answered_outlives_a_status_that_cannot_be_written() {
+    let world = World::new().await;
+    world.west.register("web");
+    let policy = refuse_retired_statuses(&world).await;
+    world.declare("web", &["web:1"]).await;
+    let controller = world.start();
+    let calls = world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;
+    let began = tokio::time::Instant::now();
+    while !controller.log().contains("not now") {
+        assert!(began.elapsed() < DEADLINE, "the write is not refused: {}", controller.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.seen("web").await.ready(), "False");
+
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(world.namespace.client());
+    bindings.delete(&policy, &DeleteParams::default()).await.expect("the binding can be deleted");
+    let seen = world.wait_ready("web").await;
+    assert_eq!(seen.row("web:1")["requestId"], calls[0].request_id, "{seen}");
+    assert_times(&world, &seen, "web:1");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
+}
+
+#[tokio::test]
+async fn a_status_that_somebody_else_writes_meanwhile_is_set_right() {
+    let world = World::new().await;
+    world.west.register("web");
+    let api = world.api();
+    world.ecs.before(DEREGISTER, 1, async move {
+        let status = json!({ "status": { "progress": "9/9", "retired": 9 } });
+        let patch = kube::api::Patch::Merge(status);
+        api.patch_status("web", &kube::api::PatchParams::default(), &patch).await.expect("it can be written");
+    });
+    world.declare("web", &["web:1"]).await;
+    let _controller = world.start();
+    let seen = world.wait_ready("web").await;
+    assert_eq!((seen.text("progress"), seen.number("retired")), ("1/1", 1));
+}
+
+#[tokio::test]
+async fn a_restart_over_300_settled_resources_calls_nothing_and_writes_nothing() {
+    let world = World::new().await;
+    world.west.register_many("web", 299);
+    for number in 1..=300 {
+        // The last one is missing, which is settled as well.
+        world.declare(&format!("web-{number}"), &[&format!("web:{number}")]).await;
+    }
+    let mut controller = world.start();
+    for number in 1..=299 {
+        world
+            .wait_for(&format!("web-{number}"), "Ready=True", Duration::from_secs(120), |seen| {
+                seen.ready() == "True"
+            })
+            .await;
+    }
+    world.wait_stalled("web-300").await;
+    stop(&mut controller).await;
+    let before = versions(&world).await;
+    world.ecs.clear_log();
+
+    let _controller = world.start();
+    world.wait_until_all_is_seen().await;
+    let mut after = versions(&world).await;
+    after.retain(|name, _| !name.starts_with("fence"));
+    assert_eq!(after, before);
+    let fence = world.west.arn("fence:1");
+    let calls = world.ecs.calls();
+    assert!(
+        calls
+            .iter()
+            .all(|call| call.task_definition.is_none() || call.task_definition.as_ref() == Some(&fence))
+    );
+    assert_eq!(calls.iter().filter(|call| call.task_definition.is_none()).count(), 1, "who are we");
+}
+
+async fn versions(world: &World<'_>) -> HashMap<String, String> {
+    let list = world.api().list(&ListParams::default()).await.expect("they can be listed");
+    let version =
+        |object: kube::api::DynamicObject| Some((object.metadata.name?, object.metadata.resource_version?));
+    list.items.into_iter().filter_map(version).collect()
+}

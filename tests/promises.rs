@@ -1,0 +1,11 @@
+//! The promises of the controller, proven on a real API server: the real binary runs, and what users and AWS see is looked at.
+
+mod support;
+
+mod never_the_wrong_revision;
+mod bad_input_is_never_guessed;
+mod nothing_lost;
+mod a_good_neighbour;
+mod plain_to_read;
+mod the_same_on_moto;
+mod the_house_is_in_order;

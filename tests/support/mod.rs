@@ -1,0 +1,172 @@
+//! What a test of a promise has at hand: a namespace, a simulated ECS, and the real binary between them.
+
+mod seen;
+
+use std::{collections::BTreeMap, process::Command, time::Duration};
+
+use kube::{
+    Api,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
+    core::GroupVersionKind,
+};
+use serde_json::{Value, json};
+use testkit::{
+    control_plane::ControlPlane,
+    namespace::Namespace,
+    process::{Folder, Process, Signal},
+    simulated_ecs::{ACCESS_KEY, ACCOUNT, Region, SimulatedEcs},
+};
+use tokio::time::{Instant, sleep};
+
+pub use seen::{Seen, Verdict};
+
+/// How long a test waits for what must come.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+pub const REGION: &str = "us-west-2";
+
+/// The generated CRD, as it is committed.
+pub const CRD: &str = include_str!("../../crds/ecs-retirement.dev_taskdefinitionretirements.yaml");
+
+/// A namespace of its own, with an ECS of its own; a controller runs once one is started.
+pub struct World<'plane> {
+    pub namespace: Namespace<'plane>,
+    pub ecs: SimulatedEcs,
+    /// The account and region of the controller.
+    pub west: Region,
+    folder: Folder,
+}
+
+/// The kind, as a stranger to the product's code names it.
+pub fn kind() -> ApiResource {
+    let kind = GroupVersionKind::gvk("ecs-retirement.dev", "v1alpha1", "TaskDefinitionRetirement");
+    ApiResource::from_gvk_with_plural(&kind, "taskdefinitionretirements")
+}
+
+impl World<'static> {
+    /// On the shared API server with the CRD as it is released.
+    pub async fn new() -> Self {
+        Self::on(ControlPlane::shared().await, CRD).await
+    }
+}
+
+impl<'plane> World<'plane> {
+    pub async fn on(plane: &'plane ControlPlane, crd: &str) -> Self {
+        let namespace = Namespace::on(plane).await;
+        namespace.install_crds(crd).await.expect("the CRD installs");
+        let ecs = SimulatedEcs::start().await;
+        let west = ecs.region(ACCOUNT, REGION);
+        Self { namespace, ecs, west, folder: Folder::create().expect("a folder for logs") }
+    }
+
+    /// Starts the controller on this namespace and this ECS.
+    pub fn start(&self) -> Process {
+        self.start_with(&[])
+    }
+
+    /// Starts the controller with more or other environment variables; an empty value takes one away.
+    pub fn start_with(&self, environment: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
+        let mut variables = BTreeMap::from([
+            ("KUBECONFIG", self.namespace.control_plane().kubeconfig().display().to_string()),
+            ("WATCH_NAMESPACE", self.namespace.name().to_owned()),
+            ("AWS_ENDPOINT_URL", self.ecs.endpoint()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ]);
+        variables.extend(environment.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        variables.retain(|_, value| !value.is_empty());
+        command.arg("run").envs(variables);
+        let name = format!("controller-{:?}.log", std::time::SystemTime::now());
+        Process::start(&command, &self.folder.join(&name)).expect("the controller starts")
+    }
+
+    pub fn api(&self) -> Api<DynamicObject> {
+        Api::namespaced_with(self.namespace.client(), self.namespace.name(), &kind())
+    }
+
+    /// Declares `revisions` in a resource called `name`.
+    pub async fn declare(&self, name: &str, revisions: &[&str]) {
+        self.apply(name, json!({ "revisions": revisions })).await.expect("the resource is admitted");
+    }
+
+    /// Applies a resource with this spec, as a GitOps tool does.
+    pub async fn apply(&self, name: &str, spec: Value) -> Result<DynamicObject, String> {
+        let manifest = json!({
+            "apiVersion": "ecs-retirement.dev/v1alpha1",
+            "kind": "TaskDefinitionRetirement",
+            "metadata": { "name": name },
+            "spec": spec,
+        });
+        self.namespace.apply(manifest).await
+    }
+
+    pub async fn delete(&self, name: &str) {
+        self.api().delete(name, &DeleteParams::default()).await.expect("it can be deleted");
+    }
+
+    /// Asks for a look now, as `kubectl annotate` does.
+    pub async fn request(&self, name: &str, value: &str) {
+        let patch = json!({ "metadata": { "annotations": { "ecs-retirement.dev/requestedAt": value } } });
+        self.api()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .expect("it can be annotated");
+    }
+
+    pub async fn seen(&self, name: &str) -> Seen {
+        Seen(self.api().get(name).await.expect("the resource is there"))
+    }
+
+    /// Waits until the resource looks as it should.
+    pub async fn wait(&self, name: &str, what: &str, is_so: impl Fn(&Seen) -> bool) -> Seen {
+        self.wait_for(name, what, DEADLINE, is_so).await
+    }
+
+    pub async fn wait_for(
+        &self,
+        name: &str,
+        what: &str,
+        deadline: Duration,
+        is_so: impl Fn(&Seen) -> bool,
+    ) -> Seen {
+        let began = Instant::now();
+        loop {
+            let seen = self.seen(name).await;
+            if is_so(&seen) {
+                return seen;
+            }
+            assert!(began.elapsed() < deadline, "{name}: no {what} within {deadline:?}: {seen}");
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until every declared revision is retired, and its time is known.
+    pub async fn wait_ready(&self, name: &str) -> Seen {
+        self.wait(name, "Ready=True", |seen| seen.is_current() && seen.ready() == "True").await
+    }
+
+    /// Waits until the controller says that only a person can help.
+    pub async fn wait_stalled(&self, name: &str) -> Seen {
+        self.wait(name, "Stalled=True", |seen| seen.is_current() && seen.condition("Stalled").is_some()).await
+    }
+
+    /// Waits until the controller has caught up: what was declared last, under another name, is done.
+    pub async fn wait_until_all_is_seen(&self) {
+        let number = self.west.register("fence");
+        let name = format!("fence-{number}");
+        self.declare(&name, &[&format!("fence:{number}")]).await;
+        self.wait_ready(&name).await;
+    }
+}
+
+/// Stops the controller as Kubernetes does, and expects it to end well.
+pub async fn stop(controller: &mut Process) {
+    controller.signal(Signal::TERM).expect("a signal can be sent");
+    let status = controller.wait(DEADLINE).await.expect("the controller stops");
+    assert!(status.success(), "{status}: {}", controller.log());
+}

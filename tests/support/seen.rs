@@ -1,0 +1,101 @@
+//! A resource as users see it, and the verdict that their tools come to.
+
+use std::fmt;
+
+use kube::{ResourceExt, api::DynamicObject};
+use serde_json::Value;
+
+/// A resource as it was read.
+pub struct Seen(pub DynamicObject);
+
+/// What kstatus says: Flux, `kubectl wait` by condition, and Argo CD's own check follow it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    Current,
+    InProgress,
+    Failed,
+    Terminating,
+}
+
+impl Seen {
+    pub fn status(&self) -> &Value {
+        &self.0.data["status"]
+    }
+
+    pub fn text(&self, field: &str) -> &str {
+        self.status()[field].as_str().unwrap_or_default()
+    }
+
+    pub fn number(&self, field: &str) -> i64 {
+        self.status()[field].as_i64().unwrap_or(-1)
+    }
+
+    pub fn version(&self) -> String {
+        self.0.resource_version().unwrap_or_default()
+    }
+
+    /// The row of a revision; null where there is none.
+    pub fn row(&self, revision: &str) -> &Value {
+        let rows = self.status()["revisions"].as_array();
+        rows.into_iter().flatten().find(|row| row["revision"] == revision).unwrap_or(&Value::Null)
+    }
+
+    pub fn reason(&self, revision: &str) -> &str {
+        self.row(revision)["reason"].as_str().unwrap_or_default()
+    }
+
+    pub fn message(&self, revision: &str) -> &str {
+        self.row(revision)["message"].as_str().unwrap_or_default()
+    }
+
+    pub fn condition(&self, type_: &str) -> Option<&Value> {
+        self.status()["conditions"].as_array()?.iter().find(|condition| condition["type"] == type_)
+    }
+
+    /// The status of the condition Ready, or nothing.
+    pub fn ready(&self) -> &str {
+        self.condition("Ready").and_then(|ready| ready["status"].as_str()).unwrap_or_default()
+    }
+
+    pub fn ready_reason(&self) -> &str {
+        self.condition("Ready").and_then(|ready| ready["reason"].as_str()).unwrap_or_default()
+    }
+
+    pub fn ready_message(&self) -> &str {
+        self.condition("Ready").and_then(|ready| ready["message"].as_str()).unwrap_or_default()
+    }
+
+    /// Whether the status speaks of the spec as it is now.
+    pub fn is_current(&self) -> bool {
+        self.status()["observedGeneration"].as_i64() == self.0.metadata.generation
+    }
+
+    /// The algorithm of kstatus for a kind that it does not know.
+    /// Source: `Compute`, `checkGenericProperties` and `checkReadyCondition` in sigs.k8s.io/cli-utils, `pkg/kstatus/status`.
+    pub fn verdict(&self) -> Verdict {
+        if self.0.metadata.deletion_timestamp.is_some() {
+            return Verdict::Terminating;
+        }
+        if !self.status()["observedGeneration"].is_null() && !self.is_current() {
+            return Verdict::InProgress;
+        }
+        let is_true =
+            |type_: &str| self.condition(type_).is_some_and(|condition| condition["status"] == "True");
+        if is_true("Reconciling") {
+            return Verdict::InProgress;
+        }
+        if is_true("Stalled") {
+            return Verdict::Failed;
+        }
+        match self.ready() {
+            "False" | "Unknown" => Verdict::InProgress,
+            _ => Verdict::Current,
+        }
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0.data)
+    }
+}
