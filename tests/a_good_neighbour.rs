@@ -1,1 +1,102 @@
-//! x
+//! A good neighbour: no call and no write more than the work needs, and no resource at the cost of another.
+
+use std::time::Duration;
+
+use serde_json::json;
+use testkit::simulated_ecs::{Action, Fault};
+
+use crate::support::{DEADLINE, World};
+
+const DESCRIBE: Action = Action::DescribeTaskDefinition;
+const DEREGISTER: Action = Action::DeregisterTaskDefinition;
+
+#[tokio::test]
+async fn a_permanent_refusal_costs_the_calls_of_the_backoff_and_no_writes() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.ecs.fault(Fault::on(DEREGISTER).access_denied());
+    world.declare("web", &["web:1"]).await;
+    let _controller = world.start();
+    let first = world.wait_stalled("web").await;
+
+    let calls = world.ecs.wait_for_calls(DEREGISTER, 4, Duration::from_secs(60)).await;
+    let last = world.seen("web").await;
+    assert_eq!(first.version(), last.version(), "the same situation gives the same bytes: {first} {last}");
+    let pauses: Vec<Duration> = calls.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+    assert!(pauses.iter().all(|pause| *pause >= Duration::from_secs(5)), "{pauses:?}");
+    assert!(pauses[2] > pauses[0] + Duration::from_secs(2), "more and more slowly: {pauses:?}");
+    assert_eq!(world.ecs.calls_of(DESCRIBE).len(), calls.len(), "one look for each try");
+}
+
+#[tokio::test]
+async fn an_outage_of_ecs_costs_one_call_at_a_time_and_no_writes() {
+    let world = World::new().await;
+    world.west.register_many("web", 3);
+    world.ecs.fault(Fault::on(DESCRIBE).unavailable());
+    world.declare("web", &["web:1", "web:2", "web:3"]).await;
+    let _controller = world.start();
+    let is_told = |seen: &crate::support::Seen| seen.reason("web:3") == "Unavailable";
+    let first = world.wait("web", "Unavailable", is_told).await;
+    assert_eq!(first.ready_reason(), "Unavailable", "{first}");
+    let so_far = world.ecs.calls_of(DESCRIBE).len();
+    assert_eq!(so_far, 3, "a pass stops at the first sign of an outage");
+
+    let calls = world.ecs.wait_for_calls(DESCRIBE, so_far + 2, DEADLINE).await;
+    assert!(calls[so_far + 1].at - calls[so_far].at >= Duration::from_secs(5));
+    assert_eq!(first.version(), world.seen("web").await.version());
+    world.ecs.clear_faults();
+    world.wait_ready("web").await;
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 3);
+}
+
+#[tokio::test]
+async fn a_retired_revision_costs_one_write_call_and_two_looks() {
+    let world = World::new().await;
+    world.west.register_many("web", 25);
+    let declared: Vec<String> = (1..=25).map(|number| format!("web:{number}")).collect();
+    world.apply("web", json!({ "revisions": declared })).await.expect("admitted");
+    let _controller = world.start();
+    world.wait_ready("web").await;
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 25);
+    assert_eq!(world.ecs.calls_of(DESCRIBE).len(), 50);
+    assert_eq!(world.ecs.calls_of(Action::GetCallerIdentity).len(), 1);
+}
+
+#[tokio::test]
+async fn a_large_resource_delays_a_small_one_by_no_more_than_its_slice() {
+    let world = World::new().await;
+    world.west.register_many("large", 60);
+    world.west.register("small");
+    let declared: Vec<String> = (1..=60).map(|number| format!("large:{number}")).collect();
+    world.apply("large", json!({ "revisions": declared })).await.expect("admitted");
+    let (namespace, client) = (world.namespace.name().to_owned(), world.namespace.client());
+    world.ecs.before(DEREGISTER, 1, async move {
+        let api: kube::Api<kube::api::DynamicObject> =
+            kube::Api::namespaced_with(client, &namespace, &crate::support::kind());
+        let mut small = kube::api::DynamicObject::new("small", &crate::support::kind());
+        small.data = json!({ "spec": { "revisions": ["small:1"] } });
+        api.create(&kube::api::PostParams::default(), &small).await.expect("it is admitted");
+    });
+    let _controller = world.start_with(&[("MAX_CONCURRENT_RECONCILES", "1")]);
+    world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;
+    world.wait_ready("large").await;
+    world.wait_ready("small").await;
+    let small = world.west.arn("small:1");
+    let calls = world.ecs.calls_of(DEREGISTER);
+    let before = calls.iter().position(|call| call.task_definition.as_ref() == Some(&small));
+    assert!(before.is_some_and(|before| before <= 20), "{before:?} of the large one came first");
+}
+
+#[tokio::test]
+async fn one_that_is_always_refused_keeps_no_other_waiting() {
+    let world = World::new().await;
+    world.west.register_many("web", 30);
+    for number in 1..=12 {
+        world.ecs.fault(Fault::on(DESCRIBE).revision(format!("web:{number}")).server_error());
+    }
+    let declared: Vec<String> = (1..=30).map(|number| format!("web:{number}")).collect();
+    world.apply("web", json!({ "revisions": declared })).await.expect("admitted");
+    let _controller = world.start();
+    let seen = world.wait("web", "18 retired", |seen| seen.number("retired") == 18).await;
+    assert_eq!(seen.number("waiting"), 12);
+}

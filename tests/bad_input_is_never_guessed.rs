@@ -1,1 +1,188 @@
-//! x
+//! Bad input is never guessed: admission refuses it and says what to write, and so does the controller by itself.
+
+use serde_json::{Value, json};
+use testkit::{control_plane::ControlPlane, simulated_ecs::Action};
+use tokio::sync::OnceCell;
+
+use crate::support::{CRD, World};
+
+/// An API server whose CRD lets everything in, as an older release's might.
+async fn lenient_world() -> World<'static> {
+    static LENIENT: OnceCell<ControlPlane> = OnceCell::const_new();
+    let start = || async { ControlPlane::start().await.expect("a control plane starts") };
+    World::on(LENIENT.get_or_init(start).await, &lenient_crd()).await
+}
+
+fn lenient_crd() -> String {
+    let mut crd: Value = serde_saphyr::from_str(CRD).expect("the CRD is YAML");
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    let spec = crd.pointer_mut(spec).expect("the CRD has a spec");
+    *spec = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    crd.to_string()
+}
+
+fn spec(revisions: &[&str]) -> Value {
+    json!({ "revisions": revisions })
+}
+
+/// A name for the row, the spec, and what the refusal must say.
+fn bad_input() -> Vec<(&'static str, Value, &'static str)> {
+    let many: Vec<String> = (1..=501).map(|number| format!("web:{number}")).collect();
+    let long = format!("{}:1", "a".repeat(256));
+    vec![
+        ("a-blank", spec(&[" cpu-wave:1"]), "family:revision"),
+        ("a-bare-family", spec(&["cpu-wave"]), "family:revision"),
+        ("revision-zero", spec(&["cpu-wave:0"]), "family:revision"),
+        ("a-leading-zero", spec(&["cpu-wave:01"]), "family:revision"),
+        ("a-negative-revision", spec(&["cpu-wave:-1"]), "family:revision"),
+        ("a-sign", spec(&["cpu-wave:+7"]), "family:revision"),
+        ("a-label", spec(&["cpu-wave:latest"]), "family:revision"),
+        ("a-range", spec(&["cpu-wave:1-5"]), "family:revision"),
+        ("everything", spec(&["*"]), "family:revision"),
+        ("over-i32", spec(&["cpu-wave:2147483648"]), "2147483647"),
+        ("two-revisions", spec(&["cpu-wave:1:2"]), "family:revision"),
+        ("a-long-family", spec(&[&long]), "family:revision"),
+        ("letters-of-elsewhere", spec(&["cpü-wave:1"]), "family:revision"),
+        ("digits-of-elsewhere", spec(&["cpu-wave:١"]), "family:revision"),
+        ("nothing-declared", spec(&[]), "spec.revisions"),
+        ("too-many", json!({ "revisions": many }), "500"),
+        (
+            "another-service",
+            spec(&["arn:aws:batch:us-west-2:012345678910:job-definition/cpu-wave:1"]),
+            "family:revision",
+        ),
+        ("a-service", spec(&["arn:aws:ecs:us-west-2:012345678910:service/prod/cpu-wave"]), "family:revision"),
+        ("a-cluster", spec(&["arn:aws:ecs:us-west-2:012345678910:cluster/prod"]), "family:revision"),
+        (
+            "a-daemon",
+            spec(&["arn:aws:ecs:us-west-2:012345678910:daemon-task-definition/cpu-wave:1"]),
+            "task definition",
+        ),
+        ("no-account", spec(&["arn:aws:ecs:us-west-2::task-definition/cpu-wave:1"]), "family:revision"),
+        ("no-region-code", json!({ "revisions": ["cpu-wave:1"], "region": "Oregon" }), "us-west-2"),
+        (
+            "another-region",
+            json!({ "revisions": ["arn:aws:ecs:eu-west-1:012345678910:task-definition/cpu-wave:1"], "region": "us-west-2" }),
+            "us-west-2",
+        ),
+    ]
+}
+
+/// The same revision twice: refused at admission, and one entry where it gets in.
+fn the_same_twice() -> [(&'static str, Value, &'static str); 2] {
+    let arn = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-wave:1";
+    [
+        ("twice", spec(&["cpu-wave:1", "cpu-wave:1"]), "uplicate"),
+        ("twice-as-arn", spec(&["cpu-wave:1", arn]), "keep one"),
+    ]
+}
+
+#[tokio::test]
+async fn admission_refuses_it_and_says_what_to_write() {
+    let world = World::new().await;
+    for (name, spec, says) in bad_input().into_iter().chain(the_same_twice()) {
+        let refusal = world.apply(name, spec).await.expect_err(name);
+        assert!(refusal.contains(says), "{name}: {refusal}");
+    }
+}
+
+#[tokio::test]
+async fn admission_lets_no_region_change() {
+    let world = World::new().await;
+    world.apply("web", json!({ "revisions": ["web:1"], "region": "us-west-2" })).await.expect("admitted");
+    for region in [json!("eu-west-1"), Value::Null] {
+        let spec = json!({ "spec": { "region": region } });
+        let patch = kube::api::Patch::Merge(spec);
+        let refusal = world.api().patch("web", &kube::api::PatchParams::default(), &patch).await;
+        let refusal = refusal.expect_err("the region is immutable").to_string();
+        assert!(refusal.contains("spec.region cannot be changed once it is set"), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_older_crd_lets_in_is_refused_by_the_controller_without_a_call() {
+    let world = lenient_world().await;
+    world.west.register_many("cpu-wave", 7);
+    for (name, spec, _) in bad_input() {
+        world.apply(name, spec).await.expect("an older CRD lets it in");
+    }
+    let _controller = world.start();
+    for (name, spec, says) in bad_input() {
+        let seen = world.wait_stalled(name).await;
+        let reason = seen.ready_reason();
+        assert!(["Invalid", "InvalidSpec", "WrongRegion"].contains(&reason), "{name}: {seen}");
+        assert!(seen.ready_message().contains(says), "{name}: {seen}");
+        assert_eq!(seen.number("retired"), 0, "{name}: {seen}");
+        let declared = spec["revisions"].as_array().map(Vec::len);
+        assert_eq!(usize::try_from(seen.number("rejected")).ok(), declared, "{name}: {seen}");
+    }
+    assert!(
+        world.ecs.calls().iter().all(|call| call.action == Action::GetCallerIdentity),
+        "{:#?}",
+        world.ecs.calls()
+    );
+}
+
+#[tokio::test]
+async fn the_same_revision_twice_is_one_entry_where_an_older_crd_lets_it_in() {
+    let world = lenient_world().await;
+    world.west.register("cpu-wave");
+    for (name, spec, _) in the_same_twice() {
+        world.apply(name, spec).await.expect("an older CRD lets it in");
+    }
+    let _controller = world.start();
+    for (name, ..) in the_same_twice() {
+        let seen = world.wait_ready(name).await;
+        assert_eq!(seen.text("progress"), "1/1", "{name}: {seen}");
+    }
+    assert_eq!(world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 1);
+}
+
+#[tokio::test]
+async fn a_bad_entry_costs_the_good_ones_nothing() {
+    let world = lenient_world().await;
+    world.west.register("cpu-wave");
+    world.declare("web", &["cpu-wave:latest", "cpu-wave:1"]).await;
+    let _controller = world.start();
+    let seen = world.wait_stalled("web").await;
+    assert_eq!((seen.reason("cpu-wave:latest"), seen.reason("cpu-wave:1")), ("Invalid", "Retired"));
+    assert_eq!(seen.text("progress"), "1/2");
+}
+
+#[tokio::test]
+async fn a_resource_that_changes_its_region_stops_until_it_changes_back() {
+    let world = lenient_world().await;
+    world.west.register("web");
+    let east = world.ecs.region("012345678910", "us-east-1");
+    east.register_many("web", 2);
+    world.apply("web", json!({ "revisions": ["web:1"], "region": "us-west-2" })).await.expect("admitted");
+    let _controller = world.start();
+    let record = world.wait_ready("web").await.row("web:1").clone();
+
+    world
+        .apply("web", json!({ "revisions": ["web:1", "web:2"], "region": "us-east-1" }))
+        .await
+        .expect("admitted");
+    let seen = world.wait_stalled("web").await;
+    assert_eq!(seen.ready_reason(), "InvalidSpec");
+    assert!(seen.ready_message().contains("us-west-2"), "{seen}");
+    assert_eq!(seen.row("web:1"), &record, "what ECS answered stays");
+    assert!(world.ecs.calls().iter().all(|call| call.region == "us-west-2"));
+}
+
+#[tokio::test]
+async fn an_object_that_does_not_parse_is_told_where_and_stops_no_other() {
+    let world = lenient_world().await;
+    world.west.register("web");
+    world.apply("broken", json!({ "revisions": ["web:1", 7] })).await.expect("an older CRD lets it in");
+    let mut controller = world.start();
+    let seen = world.wait_stalled("broken").await;
+    assert_eq!(seen.ready_reason(), "InvalidSpec");
+    assert!(seen.ready_message().contains("spec.revisions[1]"), "{seen}");
+    world.declare("web", &["web:1"]).await;
+    world.wait_ready("web").await;
+    assert!(controller.is_running());
+
+    world.apply("broken", json!({ "revisions": ["web:1"] })).await.expect("mended");
+    world.wait_ready("broken").await;
+}

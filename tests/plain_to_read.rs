@@ -1,1 +1,215 @@
-//! x
+//! Plain to read: one look at the resource, its events or the log says what was done, what waits, and on whom.
+
+use std::{process::Command, time::Duration};
+
+use k8s_openapi::api::events::v1::Event;
+use kube::{Api, api::ListParams};
+use serde_json::{Value, json};
+use testkit::{
+    process,
+    simulated_ecs::{Action, Fault, SECRET, Status},
+};
+
+use crate::support::{DEADLINE, Seen, Verdict, World, stop};
+
+const DESCRIBE: Action = Action::DescribeTaskDefinition;
+const DEREGISTER: Action = Action::DeregisterTaskDefinition;
+
+#[tokio::test]
+async fn the_first_status_does_not_wait_for_ecs() {
+    let world = World::new().await;
+    world.ecs.fault(Fault::on(Action::GetCallerIdentity).hang());
+    let _controller = world.start();
+    world.declare("web", &["web:1", "web:2"]).await;
+    let seen = world.wait("web", "Ready", |seen| !seen.ready().is_empty()).await;
+    assert_eq!((seen.ready(), seen.ready_reason()), ("False", "Pending"));
+    assert_eq!(seen.text("progress"), "0/2");
+    let age = seen.condition("Ready").expect("it is there")["lastTransitionTime"].as_str().map(str::parse);
+    let written: k8s_openapi::jiff::Timestamp = age.expect("a time").expect("a time");
+    let made = seen.0.metadata.creation_timestamp.as_ref().expect("the API server sets it").0;
+    assert!(written.duration_since(made).as_secs() <= 1, "{seen}");
+}
+
+/// In every state: what the tools of Flux and of kubectl make of it.
+#[tokio::test]
+async fn kstatus_comes_to_the_right_verdict_in_every_state() {
+    let world = World::new().await;
+    world.west.register_many("web", 9);
+    world.west.set_status("web:7", Status::DeleteInProgress);
+    world.ecs.fault(Fault::on(DEREGISTER).revision("web:2").throttle());
+    world.ecs.fault(Fault::on(DEREGISTER).revision("web:3").server_error());
+    world.ecs.fault(Fault::on(DEREGISTER).revision("web:4").access_denied());
+    world.ecs.fault(Fault::on(DEREGISTER).revision("web:5").error("ClientException", "No."));
+    world.ecs.fault(Fault::on(DEREGISTER).revision("web:6").hang());
+    let foreign = "arn:aws:ecs:us-west-2:999999999999:task-definition/web:1";
+    let table = [
+        ("retired", json!({ "revisions": ["web:1"] }), "Retired", Verdict::Current),
+        ("deleting", json!({ "revisions": ["web:7"] }), "Retired", Verdict::Current),
+        ("throttled", json!({ "revisions": ["web:2"] }), "Throttled", Verdict::InProgress),
+        ("unavailable", json!({ "revisions": ["web:3"] }), "Unavailable", Verdict::InProgress),
+        ("denied", json!({ "revisions": ["web:4"] }), "AccessDenied", Verdict::Failed),
+        ("refused", json!({ "revisions": ["web:5"] }), "Refused", Verdict::Failed),
+        ("pending", json!({ "revisions": ["web:6"] }), "Pending", Verdict::InProgress),
+        ("missing", json!({ "revisions": ["web:10"] }), "NotFound", Verdict::Failed),
+        ("foreign", json!({ "revisions": [foreign] }), "WrongAccount", Verdict::Failed),
+        ("some", json!({ "revisions": ["web:1", "web:10"] }), "NotFound", Verdict::Failed),
+        ("held", json!({ "revisions": ["web:8"], "suspend": true }), "Suspended", Verdict::InProgress),
+        ("tried", json!({ "revisions": ["web:8"], "dryRun": true }), "DryRun", Verdict::InProgress),
+    ];
+    for (name, spec, ..) in &table {
+        world.apply(name, spec.clone()).await.expect("admitted");
+    }
+    let mut controller = world.start();
+    for (name, _, reason, verdict) in &table {
+        let seen = world.wait(name, reason, |seen| seen.ready_reason() == *reason).await;
+        assert_eq!(seen.verdict(), *verdict, "{name}: {seen}");
+        assert_conventions(&seen);
+    }
+
+    // Nobody has looked at the new spec yet.
+    stop(&mut controller).await;
+    world.declare("retired", &["web:1", "web:9"]).await;
+    assert_eq!(world.seen("retired").await.verdict(), Verdict::InProgress);
+    let waited =
+        world.namespace.kubectl(&["wait", "--for=condition=Ready", "tdr/deleting", "--timeout=5s"]).await;
+    assert!(waited.is_ok_and(|text| text.contains("condition met")));
+}
+
+fn assert_conventions(seen: &Seen) {
+    let conditions = seen.status()["conditions"].as_array().expect("conditions");
+    for condition in conditions {
+        assert_eq!(condition["observedGeneration"].as_i64(), seen.0.metadata.generation);
+        assert!(condition["message"].as_str().is_some_and(|text| !text.is_empty()));
+        if condition["type"] != "Ready" {
+            assert_eq!(condition["status"], "True", "there only while true");
+        }
+    }
+    assert!(seen.condition("Reconciling").is_none() || seen.condition("Stalled").is_none());
+}
+
+#[tokio::test]
+async fn transitions_are_events_and_waiting_is_none() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    world.ecs.fault(Fault::on(DEREGISTER).times(1).throttle());
+    world.declare("web", &["web:1", "web:2", "web:3"]).await;
+    let _controller = world.start();
+    world.wait_stalled("web").await;
+    let events: Api<Event> = world.namespace.api();
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let told = loop {
+        let list = events.list(&ListParams::default()).await.expect("events can be listed");
+        let told: Vec<(String, String, String)> =
+            list.into_iter().filter_map(|event| Some((event.type_?, event.reason?, event.note?))).collect();
+        if told.iter().any(|(_, reason, _)| reason == "NotFound") {
+            break told;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{told:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(told.iter().all(|(_, reason, _)| reason == "Retired" || reason == "NotFound"), "{told:?}");
+    let retired: Vec<_> = told.iter().filter(|(_, reason, _)| reason == "Retired").collect();
+    assert!(retired.iter().any(|(type_, _, note)| type_ == "Normal" && note.contains("web:1")), "{told:?}");
+    assert!(retired.iter().any(|(_, _, note)| note.contains("web:2")), "{told:?}");
+    let (type_, _, note) = told.iter().find(|(_, reason, _)| reason == "NotFound").expect("it is there");
+    assert_eq!(type_, "Warning");
+    assert!(note.starts_with("web:3: ECS has no such revision"), "{note}");
+    let described = world.namespace.kubectl(&["describe", "tdr", "web"]).await.expect("kubectl describes");
+    assert!(described.contains("NotFound") && described.contains("ecs-retirement-controller"), "{described}");
+}
+
+#[tokio::test]
+async fn the_columns_say_how_far_how_well_and_why_not_in_100_characters() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.declare("a-retirement-with-a-long-name-as-teams-make-them", &["web:1", "web:2"]).await;
+    let _controller = world.start();
+    world.wait_stalled("a-retirement-with-a-long-name-as-teams-make-them").await;
+    let table = world.namespace.kubectl(&["get", "tdr"]).await.expect("kubectl gets");
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.iter().all(|line| line.len() <= 100), "{table}");
+    let columns: Vec<&str> = lines[0].split_whitespace().collect();
+    assert_eq!(columns, ["NAME", "PROGRESS", "READY", "REASON", "AGE"]);
+    let cells: Vec<&str> = lines[1].split_whitespace().collect();
+    assert_eq!(cells[1..4], ["1/2", "False", "NotFound"]);
+    let wide = world.namespace.kubectl(&["get", "tdr", "-o", "wide"]).await.expect("kubectl gets");
+    for column in
+        ["WAITING", "REJECTED", "ACCOUNT", "REGION", "MESSAGE", "012345678910", "us-west-2", "1 rejected"]
+    {
+        assert!(wide.contains(column), "{wide}");
+    }
+}
+
+#[tokio::test]
+async fn kubectl_explains_every_field() {
+    let world = World::new().await;
+    let crd: Value = serde_saphyr::from_str(crate::support::CRD).expect("YAML");
+    let root = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    assert_described(root, "root");
+    let text = world.namespace.kubectl(&["explain", "tdr.spec.revisions"]).await.expect("kubectl explains");
+    assert!(text.contains("family:revision"), "{text}");
+}
+
+/// Every property below has a description.
+fn assert_described(schema: &Value, path: &str) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        assert!(property["description"].as_str().is_some_and(|text| text.len() > 20), "{path}");
+        assert_described(property, &path);
+        assert_described(&property["items"], &path);
+    }
+}
+
+#[tokio::test]
+async fn container_definitions_are_told_nowhere_at_any_level() {
+    let world = World::new().await;
+    world.west.register_many("web", 3);
+    world.ecs.fault(Fault::on(DESCRIBE).revision("web:2").times(1).server_error());
+    world.declare("web", &["web:1", "web:2", "web:3", "web:4"]).await;
+    let controller = world.start_with(&[("RUST_LOG", "trace")]);
+    world.wait_stalled("web").await;
+    let log = controller.log();
+    assert!(log.contains("TRACE"), "the log is at its most talkative");
+    assert!(!log.contains(SECRET), "in the log");
+    assert!(!format!("{}", world.seen("web").await).contains(SECRET), "in the status");
+    let events = world.namespace.kubectl(&["get", "events", "-o", "yaml"]).await.expect("kubectl gets");
+    assert!(!events.contains(SECRET), "in an event");
+}
+
+#[tokio::test]
+async fn one_line_of_the_log_tells_of_each_call_that_deregistered() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.declare("web", &["web:1"]).await;
+    let mut controller = world.start_with(&[("LOG_FORMAT", "json")]);
+    let seen = world.wait_ready("web").await;
+    stop(&mut controller).await;
+    let lines: Vec<Value> =
+        controller.log().lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    let told: Vec<_> = lines.iter().filter(|line| line["message"] == "deregistered").collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["revision"], world.west.arn("web:1"));
+    assert_eq!(told[0]["request_id"], seen.row("web:1")["requestId"]);
+}
+
+/// Runs the binary to its end: its exit code, and what it says.
+async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
+    command.args(arguments).envs(environment.iter().copied());
+    let output = process::output(&command, DEADLINE).await.expect("it runs and ends");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_command_line_is_told_in_one_line() {
+    let (code, _, told) = run(&["run", "--no-such-flag"], &[]).await;
+    assert_eq!(code, Some(2));
+    assert!(told.contains("--no-such-flag"), "{told}");
+
+    let (code, _, told) = run(&["run"], &[("KUBECONFIG", "/no/such/kubeconfig")]).await;
+    assert_eq!(code, Some(1));
+    let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{told}");
+    assert!(errors[0].contains("/no/such/kubeconfig"), "{told}");
+}

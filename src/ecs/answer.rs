@@ -67,8 +67,10 @@ pub enum FailureKind {
     Absent,
     /// The account's calls are throttled.
     Throttled,
-    /// No answer, or a fault on the side of AWS: whether the call took effect is not known.
+    /// No answer: whether the call took effect is not known, and the next call would fare no better.
     Unavailable,
+    /// AWS answered with a fault of its own: whether the call took effect is not known.
+    ServerFault,
     /// The credentials are missing, not valid, or not allowed to make the call.
     AccessDenied,
     /// Any other refusal.

@@ -42,8 +42,11 @@ const ACCESS_DENIED: [&str; 13] = [
     "UnrecognizedClientException",
 ];
 
-/// Codes of a passing fault that come with a status below 500.
-const UNAVAILABLE: [&str; 3] = ["RequestTimeout", "RequestTimeoutException", "ServerException"];
+/// Codes of a passing fault, whatever status they come with.
+const SERVER_FAULT: [&str; 3] = ["RequestTimeout", "RequestTimeoutException", "ServerException"];
+
+/// What a gateway or a load balancer answers in place of AWS.
+const NOBODY_THERE: [u16; 3] = [502, 503, 504];
 
 /// `ClientException` covers many refusals: only its text tells that a revision is not there.
 const ABSENT: [&str; 2] = ["unable to describe task definition", "task definition does not exist"];
@@ -87,8 +90,10 @@ fn answered(code: Option<&str>, text: Option<&str>, http_status: u16) -> Failure
         FailureKind::Throttled
     } else if ACCESS_DENIED.contains(&code) {
         FailureKind::AccessDenied
-    } else if UNAVAILABLE.contains(&code) || http_status >= 500 {
+    } else if NOBODY_THERE.contains(&http_status) {
         FailureKind::Unavailable
+    } else if SERVER_FAULT.contains(&code) || http_status >= 500 {
+        FailureKind::ServerFault
     } else if code == "ClientException" && says(&ABSENT) {
         FailureKind::Absent
     } else {
@@ -117,7 +122,8 @@ mod tests {
             ("", "", 429, FailureKind::Throttled),
             ("AccessDeniedException", "User is not authorized", 400, FailureKind::AccessDenied),
             ("ExpiredToken", "The security token is expired", 403, FailureKind::AccessDenied),
-            ("ServerException", "Internal", 400, FailureKind::Unavailable),
+            ("ServerException", "Internal", 400, FailureKind::ServerFault),
+            ("", "", 500, FailureKind::ServerFault),
             ("", "", 503, FailureKind::Unavailable),
             ("ClientException", "Unable to describe task definition.", 400, FailureKind::Absent),
             ("ClientException", "The specified task definition does not exist.", 400, FailureKind::Absent),

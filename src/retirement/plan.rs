@@ -78,6 +78,7 @@ mod tests {
             Just(FailureKind::Absent),
             Just(FailureKind::Throttled),
             Just(FailureKind::Unavailable),
+            Just(FailureKind::ServerFault),
             Just(FailureKind::AccessDenied),
             Just(FailureKind::Refused),
         ];

@@ -46,6 +46,7 @@ fn any_seen() -> impl Strategy<Value = Seen> {
         Just(FailureKind::Absent),
         Just(FailureKind::Throttled),
         Just(FailureKind::Unavailable),
+        Just(FailureKind::ServerFault),
         Just(FailureKind::AccessDenied),
         Just(FailureKind::Refused),
     ];

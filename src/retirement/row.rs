@@ -179,13 +179,15 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         FailureKind::Absent if row.status.is_some() => {
             return RevisionStatus { reason: Reason::Deleted, status: None, message: None, ..row };
         }
-        FailureKind::Throttled | FailureKind::Unavailable if is_retired(&row) => return row,
+        FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault if is_retired(&row) => {
+            return row;
+        }
         FailureKind::AccessDenied | FailureKind::Refused if is_retired(&row) => {
             return RevisionStatus { message: None, ..row };
         }
         FailureKind::Absent => Reason::NotFound,
         FailureKind::Throttled => Reason::Throttled,
-        FailureKind::Unavailable => Reason::Unavailable,
+        FailureKind::Unavailable | FailureKind::ServerFault => Reason::Unavailable,
         FailureKind::AccessDenied => Reason::AccessDenied,
         FailureKind::Refused => Reason::Refused,
     };
