@@ -1,7 +1,7 @@
 //! What to do about one revision, given what ECS says of it. Pure.
 
 use crate::{
-    api::{RevisionStatus, TaskDefinitionRetirementSpec},
+    api::{Reason, RevisionStatus, TaskDefinitionRetirementSpec},
     ecs::answer::{Description, Seen, Status},
     task_definition::Arn,
 };
@@ -51,7 +51,7 @@ pub fn plan(
 /// Whether ECS has said that the revision is retired.
 #[must_use]
 pub fn is_retired(recorded: &RevisionStatus) -> bool {
-    recorded.status.as_deref().is_some_and(|status| Status::from(status).is_retired())
+    matches!(recorded.reason, Reason::Retired | Reason::Deleting | Reason::Deleted)
 }
 
 #[cfg(test)]
@@ -94,12 +94,12 @@ mod tests {
             seen in any_seen(),
             suspend: bool,
             dry_run: bool,
-            recorded in prop::option::of(prop_oneof!["ACTIVE", "INACTIVE", "DELETE_IN_PROGRESS"]),
+            reason in prop::sample::select(vec![Reason::Pending, Reason::Refused, Reason::Retired, Reason::Deleting, Reason::Deleted]),
         ) {
             let spec = TaskDefinitionRetirementSpec { suspend, dry_run, ..Default::default() };
-            let row = RevisionStatus { status: recorded.clone(), ..RevisionStatus::default() };
+            let row = RevisionStatus { reason, ..RevisionStatus::default() };
             let active = matches!(&seen, Ok(description) if description.status == Status::Active);
-            let retired = recorded.is_some_and(|status| status != "ACTIVE");
+            let retired = reason != Reason::Pending && reason != Reason::Refused;
             match plan(&spec, &arn(), Some(&row), seen.clone()) {
                 Step::Deregister { before, deregistration } => {
                     prop_assert!(active && !suspend && !dry_run && !retired);

@@ -1,6 +1,6 @@
 //! The shell of a retirement: one pass over one resource, from the watch to the next look. Has the clients and the clock.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -69,10 +69,18 @@ pub async fn reconcile(
 #[must_use]
 pub fn error_policy(
     object: Arc<DeserializeGuard<TaskDefinitionRetirement>>,
-    _: &Error,
+    error: &Error,
     _: Arc<Context>,
 ) -> Action {
-    Action::requeue(retry::after_error(&object.uid().unwrap_or_default()))
+    match error {
+        // Somebody else has changed the resource meanwhile.
+        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => {
+            Action::requeue(Duration::ZERO)
+        }
+        Error::ReadResource(_) | Error::PatchStatus(_) => {
+            Action::requeue(retry::after_error(&object.uid().unwrap_or_default()))
+        }
+    }
 }
 
 async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Action, Error> {
@@ -95,7 +103,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Ac
         Ok(region) => region,
         Err(invalid) => {
             let status = summarize(record.resource(), Finding::Invalid(&invalid), Timestamp::now());
-            record.write(status).await?;
+            record.write(status, &BTreeMap::new()).await?;
             return Ok(Action::await_change());
         }
     };
@@ -105,7 +113,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Ac
         let (caller, outcomes) = (Caller::NotAskedYet, &BTreeMap::new());
         let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes };
         let status = summarize(record.resource(), finding, Timestamp::now());
-        record.write(status).await?;
+        record.write(status, outcomes).await?;
     }
 
     let session = context.account.session(&region);
@@ -119,7 +127,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Ac
     let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes };
     let status = summarize(record.resource(), finding, Timestamp::now());
     let next = retry::next_look(&status, slice.progress, &uid, Timestamp::now());
-    record.write(status).await?;
+    record.write(status, outcomes).await?;
     slice.end?;
     Ok(next.map_or_else(Action::await_change, Action::requeue))
 }

@@ -1,5 +1,7 @@
 //! The shell of a resource's record: its status, written only when it differs, and the events of its transitions.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::events::v1::Event,
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     CONTROLLER,
     api::{TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
+    ecs::answer::Outcome,
     retirement::{
         events::{Notice, notices},
         reconcile::{Context, Error},
@@ -49,16 +52,24 @@ impl<'a> Record<'a> {
         &self.resource
     }
 
-    /// Writes the status if it differs, and publishes what has changed for people.
-    pub async fn write(&mut self, status: TaskDefinitionRetirementStatus) -> Result<(), Error> {
+    /// Writes the status if it differs, and publishes what has changed for people. What the pass learned of the
+    /// revisions in `learned` is kept where the write fails.
+    pub async fn write(
+        &mut self,
+        status: TaskDefinitionRetirementStatus,
+        learned: &BTreeMap<String, Outcome>,
+    ) -> Result<(), Error> {
         let uid = self.resource.uid().unwrap_or_default();
         if self.written.as_ref() != Some(&status) {
             let patch = apply(&self.resource.metadata, json!(status));
-            let written =
-                self.api.patch_status(&self.resource.name_any(), &manager(), &Patch::Apply(patch)).await;
-            if let Err(error) = written {
-                self.context.unwritten.keep(&uid, status.revisions);
-                return Err(Error::PatchStatus(error));
+            let name = self.resource.name_any();
+            match self.api.patch_status(&name, &manager(), &Patch::Apply(patch)).await {
+                Ok(written) => self.resource.metadata.resource_version = written.metadata.resource_version,
+                Err(error) => {
+                    let rows = status.revisions.into_iter().filter(|row| learned.contains_key(&row.revision));
+                    self.context.unwritten.keep(&uid, rows);
+                    return Err(Error::PatchStatus(error));
+                }
             }
             let before = self.written.take().unwrap_or_default();
             for notice in notices(&before, &status) {
@@ -76,12 +87,13 @@ fn manager() -> PatchParams {
     PatchParams::apply(CONTROLLER).force()
 }
 
-/// The uid makes the API server refuse the status where another resource has taken the name.
+/// The resource version makes the API server refuse a status that was made from an older one: by a process that was
+/// paused, or for another resource that had the name.
 fn apply(metadata: &ObjectMeta, status: Value) -> Value {
     json!({
         "apiVersion": TaskDefinitionRetirement::api_version(&()),
         "kind": TaskDefinitionRetirement::kind(&()),
-        "metadata": { "name": metadata.name, "uid": metadata.uid },
+        "metadata": { "name": metadata.name, "uid": metadata.uid, "resourceVersion": metadata.resource_version },
         "status": status,
     })
 }

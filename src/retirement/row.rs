@@ -128,6 +128,10 @@ fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &O
                 // Refused, because somebody else was faster.
                 (Err(_), Some(Ok(after))) if after.status.is_retired() => described(row, spec, after),
                 (Err(_), Some(Err(after))) if after.kind == FailureKind::Absent => failed(row, after),
+                // That it is gone is believed only once a look says so as well.
+                (Err(Failure { kind: FailureKind::Absent, message }), _) => {
+                    failed(row, &Failure { kind: FailureKind::Refused, message: message.clone() })
+                }
                 (Err(failure), _) => failed(row, failure),
             }
         }

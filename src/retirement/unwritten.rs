@@ -5,7 +5,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::api::{RevisionStatus, TaskDefinitionRetirementStatus};
+use crate::{
+    api::{RevisionStatus, TaskDefinitionRetirementStatus},
+    retirement::plan::is_retired,
+};
 
 /// Rows that are still to be written, by the uid of their resource.
 #[derive(Debug, Default)]
@@ -14,9 +17,10 @@ pub struct Unwritten {
 }
 
 impl Unwritten {
-    /// Keeps `rows` until [`Self::forget`].
-    pub fn keep(&self, uid: &str, rows: Vec<RevisionStatus>) {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), rows);
+    /// Keeps what a pass learned until [`Self::forget`].
+    pub fn keep(&self, uid: &str, rows: impl Iterator<Item = RevisionStatus>) {
+        let mut unwritten = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        unwritten.entry(uid.to_owned()).or_default().extend(rows);
     }
 
     /// To be called once they are written, or the resource is gone.
@@ -31,11 +35,60 @@ impl Unwritten {
         uid: &str,
         recorded: Option<TaskDefinitionRetirementStatus>,
     ) -> Option<TaskDefinitionRetirementStatus> {
-        let unwritten = self.rows.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned();
-        let (Some(rows), Some(mut status)) = (unwritten, recorded.clone()) else { return recorded };
-        let older = |row: &RevisionStatus| !rows.iter().any(|it| it.revision == row.revision);
-        status.revisions.retain(older);
-        status.revisions.extend(rows);
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned();
+        let mut status = recorded?;
+        for row in rows.into_iter().flatten() {
+            match status.revisions.iter_mut().find(|it| it.revision == row.revision) {
+                // Another process has been here since: ECS tells a request id only once.
+                Some(recorded) if is_retired(recorded) => {
+                    recorded.request_id = recorded.request_id.take().or(row.request_id);
+                }
+                Some(recorded) => *recorded = row,
+                None => status.revisions.push(row),
+            }
+        }
         Some(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Reason;
+
+    fn row(revision: &str, status: &str, request_id: Option<&str>) -> RevisionStatus {
+        RevisionStatus {
+            revision: revision.to_owned(),
+            status: Some(status.to_owned()),
+            reason: if status == "ACTIVE" { Reason::Pending } else { Reason::Retired },
+            request_id: request_id.map(str::to_owned),
+            ..RevisionStatus::default()
+        }
+    }
+
+    fn restored(unwritten: &Unwritten, recorded: Vec<RevisionStatus>) -> Vec<RevisionStatus> {
+        let status = TaskDefinitionRetirementStatus { revisions: recorded, ..Default::default() };
+        unwritten.restore("uid", Some(status)).expect("a status").revisions
+    }
+
+    #[test]
+    fn what_was_learned_replaces_what_is_recorded_until_it_is_written() {
+        let unwritten = Unwritten::default();
+        let recorded = || vec![row("api:1", "ACTIVE", None), row("api:2", "ACTIVE", None)];
+        let learned = row("api:1", "INACTIVE", Some("request"));
+        unwritten.keep("uid", [learned.clone()].into_iter());
+        assert_eq!(restored(&unwritten, recorded()), [learned, row("api:2", "ACTIVE", None)]);
+        unwritten.forget("uid");
+        assert_eq!(restored(&unwritten, recorded()), recorded());
+    }
+
+    #[test]
+    fn what_another_process_recorded_since_is_only_completed() {
+        let unwritten = Unwritten::default();
+        unwritten
+            .keep("uid", [row("api:1", "INACTIVE", Some("ours")), row("api:2", "ACTIVE", None)].into_iter());
+        let recorded = vec![row("api:1", "INACTIVE", None), row("api:2", "INACTIVE", Some("theirs"))];
+        let expected = [row("api:1", "INACTIVE", Some("ours")), row("api:2", "INACTIVE", Some("theirs"))];
+        assert_eq!(restored(&unwritten, recorded), expected);
     }
 }
