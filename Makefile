@@ -4,8 +4,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-# One file with every kind; the binary prints it, and `make drift` compares.
-CRDS := crds/ecs-retirement.dev.yaml
+# Every kind, as the binary prints it.
+CRDS := crds/ecs-retirement.dev_taskdefinitionretirements.yaml
 
 ##@ Start here
 
@@ -16,9 +16,8 @@ help: ## List these targets
 	  /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: tools ## See it work: a real API server, a simulated ECS, and the controller between them
-	cargo build --workspace --locked
-	hack/demo.sh
+demo: ## See it work on a real API server and a simulated ECS; `make demo KEEP=1` stays up to be tried
+	@KEEP='$(KEEP)' hack/demo.sh
 
 .PHONY: tools
 tools: ## Get what the tests and the demo run: etcd, kube-apiserver, kubectl, moto (10 minutes once)
@@ -47,7 +46,8 @@ fmt: ## Format the code
 ##@ Before a pull request
 
 .PHONY: verify
-verify: fmt-check lint drift test ## All that continuous integration runs
+verify: fmt-check lint drift ## All that continuous integration runs
+	$(MAKE) --no-print-directory test
 
 .PHONY: fmt-check
 fmt-check:

@@ -111,3 +111,34 @@ impl Renewal {
         self.spec_changed || self.look_requested
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Reason, TaskDefinitionRetirementSpec, conditions::STALLED};
+
+    #[test]
+    fn a_spec_that_became_invalid_loses_nothing_that_was_recorded() {
+        let retired = RevisionStatus {
+            revision: "api:1".to_owned(),
+            reason: Reason::Retired,
+            request_id: Some("request".to_owned()),
+            ..RevisionStatus::default()
+        };
+        let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+        resource.metadata.generation = Some(2);
+        resource.status = Some(TaskDefinitionRetirementStatus {
+            account: Some("012345678910".to_owned()),
+            region: Some("us-west-2".to_owned()),
+            revisions: vec![retired.clone()],
+            ..TaskDefinitionRetirementStatus::default()
+        });
+        let status = summarize(&resource, Finding::Invalid(&InvalidSpec::Empty), Timestamp::UNIX_EPOCH);
+        assert_eq!(status.revisions, [retired]);
+        assert_eq!(status.account.as_deref(), Some("012345678910"));
+        assert_eq!(status.region.as_deref(), Some("us-west-2"));
+        assert_eq!(status.observed_generation, Some(2));
+        assert_eq!(status.conditions[1].type_, STALLED);
+        assert_eq!(status.conditions[1].message, InvalidSpec::Empty.to_string());
+    }
+}
