@@ -14,6 +14,7 @@
 //!   the pure steps it takes, [`retirement::retry`] says when.
 //! - [`account`]: who the controller is in AWS.
 //! - [`ecs`]: the calls, each tried once, and their answers as data. Only these two rooms know the AWS SDK.
+//! - [`calls`]: the limit that each call to the outside has.
 //! - [`operator`]: the process round it all.
 //!
 //! An irreversible call takes a [`retirement::plan::Deregistration`], which only
@@ -27,6 +28,7 @@ pub mod retirement;
 pub mod account;
 pub mod ecs;
 
+pub mod calls;
 pub mod operator;
 
 /// The name under which the controller writes: field manager, and reporter of events.

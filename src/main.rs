@@ -1,11 +1,14 @@
 //! The command line: `run` and `crd`.
 
+#![expect(clippy::doc_markdown, reason = "--help shows the comments as they are")]
+
 use std::{collections::BTreeSet, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use ecs_retirement_controller::{
+    CONTROLLER,
     api::TaskDefinitionRetirement,
-    operator::{self, Options, telemetry},
+    operator::{self, Election, Options, listen::BindAddress, telemetry},
 };
 use kube::CustomResourceExt;
 use tracing::Level;
@@ -21,22 +24,41 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the controller, with KUBECONFIG or the pod's service account, and the AWS SDK's own environment.
-    Run {
-        /// Namespaces to watch, separated by commas; all where not given.
-        #[arg(long, env = "WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACES")]
-        watch_namespace: Vec<String>,
-        /// How many resources are worked on at once.
-        #[arg(long, env = "MAX_CONCURRENT_RECONCILES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
-        max_concurrent_reconciles: u16,
-        /// The least important log lines to write: error, warn, info, debug or trace. RUST_LOG refines it.
-        #[arg(long, env = "LOG_LEVEL", default_value_t = Level::INFO)]
-        log_level: Level,
-        /// How log lines are written.
-        #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]
-        log_format: telemetry::Format,
-    },
+    Run(Flags),
     /// Print the CustomResourceDefinitions as YAML.
     Crd,
+}
+
+/// How to run.
+#[derive(Debug, clap::Args)]
+struct Flags {
+    /// Namespaces to watch, separated by commas; all where not given.
+    #[arg(long, env = "WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACES")]
+    watch_namespace: Vec<String>,
+    /// How many resources are worked on at once.
+    #[arg(long, env = "MAX_CONCURRENT_RECONCILES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    max_concurrent_reconciles: u16,
+    /// Elect a leader among the replicas by a Lease, so that only one acts; false where there is only one.
+    #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    leader_elect: bool,
+    /// The namespace of the Lease; the pod's own, or the kubeconfig's, where not given.
+    #[arg(long, env = "LEADER_ELECTION_NAMESPACE", value_name = "NAMESPACE")]
+    leader_election_namespace: Option<String>,
+    /// The name of the Lease: each installation in a namespace needs one of its own.
+    #[arg(long, env = "LEADER_ELECTION_ID", default_value = CONTROLLER, value_name = "NAME")]
+    leader_election_id: String,
+    /// Where to serve /metrics: :PORT, IP:PORT, or 0 to turn it off.
+    #[arg(long, env = "METRICS_BIND_ADDRESS", default_value = ":8080", value_name = "ADDRESS")]
+    metrics_bind_address: BindAddress,
+    /// Where to serve /healthz and /readyz: :PORT, IP:PORT, or 0 to turn it off.
+    #[arg(long, env = "HEALTH_PROBE_BIND_ADDRESS", default_value = ":8081", value_name = "ADDRESS")]
+    health_probe_bind_address: BindAddress,
+    /// The least important log lines to write: error, warn, info, debug or trace. RUST_LOG refines it.
+    #[arg(long, env = "LOG_LEVEL", default_value_t = Level::INFO)]
+    log_level: Level,
+    /// How log lines are written.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: telemetry::Format,
 }
 
 fn main() -> ExitCode {
@@ -51,11 +73,21 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
-        Command::Run { watch_namespace, max_concurrent_reconciles, log_level, log_format } => {
-            telemetry::start(log_level, log_format);
+        Command::Run(flags) => {
+            telemetry::start(flags.log_level, flags.log_format);
             let namespaces: BTreeSet<String> =
-                watch_namespace.into_iter().filter(|namespace| !namespace.is_empty()).collect();
-            let options = Options { namespaces, concurrency: max_concurrent_reconciles };
+                flags.watch_namespace.into_iter().filter(|namespace| !namespace.is_empty()).collect();
+            let election = flags.leader_elect.then_some(Election {
+                namespace: flags.leader_election_namespace,
+                id: flags.leader_election_id,
+            });
+            let options = Options {
+                namespaces,
+                concurrency: flags.max_concurrent_reconciles,
+                election,
+                metrics: flags.metrics_bind_address,
+                health_probes: flags.health_probe_bind_address,
+            };
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             Ok(runtime.block_on(operator::run(options))?)
         }

@@ -4,7 +4,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use testkit::simulated_ecs::{ACCESS_KEY, ACCOUNT, Action, Fault, Status};
 
-use crate::support::{DEADLINE, World, stop};
+use crate::support::{DEADLINE, Seen, World, stop};
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
@@ -118,10 +118,10 @@ async fn suspend_and_dry_run_make_no_write_call_and_say_what_would_happen() {
     }
     let _controller = world.start();
     for (name, field, reason) in held {
-        let seen = world.wait(name, reason, |seen| seen.reason("web:1") == reason).await;
+        let is_seen = |seen: &Seen| seen.reason("web:1") == reason && seen.reason("web:2") == "Retired";
+        let seen = world.wait(name, reason, is_seen).await;
         assert_eq!(seen.row("web:1")["status"], "ACTIVE");
         assert!(seen.message("web:1").contains(&format!("spec.{field}")), "{seen}");
-        assert_eq!(seen.reason("web:2"), "Retired");
         assert_eq!((seen.ready(), seen.ready_reason()), ("False", reason));
         assert_eq!(seen.text("progress"), "1/2");
     }

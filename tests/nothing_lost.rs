@@ -208,7 +208,7 @@ async fn a_crash_in_the_middle_of_a_call_repeats_nothing_and_loses_nothing() {
     let world = World::new().await;
     world.west.register_many("web", 3);
     world.declare("web", &["web:1", "web:2", "web:3"]).await;
-    world.ecs.fault(Fault::on(DEREGISTER).nth(2).delay(Duration::from_secs(60)));
+    world.ecs.fault(Fault::on(DEREGISTER).nth(2).delay(Duration::from_mins(1)));
     let mut controller = world.start();
     world.ecs.wait_for_calls(DEREGISTER, 2, DEADLINE).await;
     controller.kill();
@@ -312,7 +312,7 @@ async fn a_restart_over_300_settled_resources_calls_nothing_and_writes_nothing()
     let mut controller = world.start();
     for number in 1..=299 {
         world
-            .wait_for(&format!("web-{number}"), "Ready=True", Duration::from_secs(120), |seen| {
+            .wait_for(&format!("web-{number}"), "Ready=True", Duration::from_mins(2), |seen| {
                 seen.ready() == "True"
             })
             .await;

@@ -1,48 +1,93 @@
-//! The credentials of the SDK's own chain, watched for change, so that an identity is never taken from others.
+//! The credentials of the SDK's own chain, kept while they are valid, and loaded anew when their files change.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use aws_credential_types::{
-    Credentials,
-    provider::{ProvideCredentials, SharedCredentialsProvider, future},
+use std::{
+    env,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
-/// Hands on the credentials of `inner` and remembers which they were.
-#[derive(Clone, Debug)]
-pub(crate) struct WatchedCredentials {
-    inner: SharedCredentialsProvider,
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_credential_types::{
+    Credentials,
+    provider::{self, ProvideCredentials, future},
+};
+
+/// How long before they expire credentials are loaded anew, so that none expire on their way.
+const REFRESH_BEFORE: Duration = Duration::from_mins(5);
+
+/// The default chain, which itself reads the shared files only once and for ever.
+/// Source: `aws_config::profile::ProfileFileCredentialsProvider`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RotatingCredentials {
+    loaded: Arc<tokio::sync::Mutex<Option<Loaded>>>,
     access_key_id: Arc<Mutex<Option<String>>>,
 }
 
-impl WatchedCredentials {
-    pub(crate) fn new(inner: SharedCredentialsProvider) -> Self {
-        Self { inner, access_key_id: Arc::default() }
-    }
+#[derive(Debug)]
+struct Loaded {
+    chain: DefaultCredentialsChain,
+    files: Vec<Option<SystemTime>>,
+    credentials: Option<Credentials>,
+}
 
+impl RotatingCredentials {
     /// The access key id of the credentials in use; `None` before their first use.
     pub(crate) fn access_key_id(&self) -> Option<String> {
         self.access_key_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, credentials: &Credentials) {
-        let mut current = self.access_key_id.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Some(credentials.access_key_id().to_owned());
+    async fn current(&self) -> provider::Result {
+        let mut loaded = self.loaded.lock().await;
+        let files = modified();
+        let loaded = match &mut *loaded {
+            Some(loaded) if loaded.files == files => loaded,
+            stale => {
+                let chain = DefaultCredentialsChain::builder().build().await;
+                stale.insert(Loaded { chain, files, credentials: None })
+            }
+        };
+        if let Some(credentials) = loaded.credentials.as_ref().filter(|it| is_fresh(it)) {
+            return Ok(credentials.clone());
+        }
+        let credentials = match loaded.chain.provide_credentials().await {
+            Ok(credentials) => credentials,
+            // Better those that are about to expire than none.
+            Err(error) => loaded.credentials.clone().filter(is_valid).ok_or(error)?,
+        };
+        *self.access_key_id.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(credentials.access_key_id().to_owned());
+        Ok(loaded.credentials.insert(credentials).clone())
     }
 }
 
-impl ProvideCredentials for WatchedCredentials {
+fn is_valid(credentials: &Credentials) -> bool {
+    credentials.expiry().is_none_or(|expiry| SystemTime::now() < expiry)
+}
+
+fn is_fresh(credentials: &Credentials) -> bool {
+    credentials.expiry().is_none_or(|expiry| SystemTime::now() + REFRESH_BEFORE < expiry)
+}
+
+/// When the shared files were last changed, wherever the environment puts them.
+/// Source: "Location of the shared config and credentials files", AWS SDKs and Tools Reference Guide.
+fn modified() -> Vec<Option<SystemTime>> {
+    let path = |variable: &str, name: &str| {
+        env::var_os(variable)
+            .map(PathBuf::from)
+            .or_else(|| env::home_dir().map(|home| home.join(".aws").join(name)))
+    };
+    [path("AWS_SHARED_CREDENTIALS_FILE", "credentials"), path("AWS_CONFIG_FILE", "config")]
+        .into_iter()
+        .map(|path| path?.metadata().ok()?.modified().ok())
+        .collect()
+}
+
+impl ProvideCredentials for RotatingCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(async {
-            let credentials = self.inner.provide_credentials().await?;
-            self.note(&credentials);
-            Ok(credentials)
-        })
-    }
-
-    fn fallback_on_interrupt(&self) -> Option<Credentials> {
-        self.inner.fallback_on_interrupt()
+        future::ProvideCredentials::new(self.current())
     }
 }

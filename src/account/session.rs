@@ -6,21 +6,23 @@ use std::{
     time::Duration,
 };
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig,
+};
 use tokio::time::Instant;
 
 use crate::{
-    account::{credentials::WatchedCredentials, identity::Identity},
+    account::{credentials::RotatingCredentials, identity::Identity},
     ecs::{
         answer::{Failure, FailureKind},
-        client::Ecs,
+        client::{Ecs, OPERATION_LIMIT, observed},
         error::failure,
     },
 };
 
 /// How long a call to AWS may take. Nothing is tried twice by the SDK: a resource's next look is the one retry.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For how long a failed look at the identity answers for all who ask, so that an outage costs one call.
 const FAILURE_HOLDS: Duration = Duration::from_secs(2);
@@ -28,7 +30,7 @@ const FAILURE_HOLDS: Duration = Duration::from_secs(2);
 /// The controller's own credentials, and one session for each region they are used in.
 pub struct Account {
     config: SdkConfig,
-    credentials: WatchedCredentials,
+    credentials: RotatingCredentials,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -37,7 +39,7 @@ pub struct Session {
     pub ecs: Ecs,
     region: String,
     sts: aws_sdk_sts::Client,
-    credentials: WatchedCredentials,
+    credentials: RotatingCredentials,
     identity: tokio::sync::Mutex<Option<Known>>,
 }
 
@@ -53,23 +55,26 @@ impl Account {
     pub async fn from_environment() -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(CALL_TIMEOUT)
-            .operation_timeout(CALL_TIMEOUT + CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(OPERATION_LIMIT)
             .build();
+        let credentials = RotatingCredentials::default();
         let config = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
+            .credentials_provider(credentials.clone())
+            // They are kept by their provider, which sees when they change.
+            .identity_cache(IdentityCache::no_cache())
             .load()
             .await;
-        let chain = config.credentials_provider().expect("the default chain always has a provider");
-        let credentials = WatchedCredentials::new(chain);
-        let config = config
-            .into_builder()
-            .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(
-                credentials.clone(),
-            ))
-            .build();
         Self { config, credentials, sessions: Mutex::default() }
+    }
+
+    /// Why the identity is not known where it was last asked for; empty where it is, or nobody has asked yet.
+    #[must_use]
+    pub fn identity_failures(&self) -> Vec<String> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.values().filter_map(|session| session.identity_failure()).collect()
     }
 
     /// The region that the environment names, for resources that name none.
@@ -130,8 +135,17 @@ impl Session {
         }
     }
 
+    /// While somebody is asking, what was known before is not told.
+    fn identity_failure(&self) -> Option<String> {
+        match &*self.identity.try_lock().ok()? {
+            Some(Known::Failure { failure, .. }) => Some(format!("{}: {}", self.region, failure.message)),
+            _ => None,
+        }
+    }
+
     async fn ask(&self) -> Result<Identity, Failure> {
-        let answer = self.sts.get_caller_identity().send().await.map_err(|error| failure(&error))?;
+        let answer = observed("GetCallerIdentity", self.sts.get_caller_identity().send()).await;
+        let answer = answer.map_err(|error| failure(&error))?;
         let (arn, account) = (answer.arn().unwrap_or_default(), answer.account().unwrap_or_default());
         Identity::of_caller(arn, account, &self.region).ok_or_else(|| Failure {
             kind: FailureKind::Unavailable,

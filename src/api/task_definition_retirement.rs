@@ -1,5 +1,8 @@
 //! The kind `TaskDefinitionRetirement`: which revisions must be retired, and what became of each. No behaviour.
 
+#![expect(clippy::doc_markdown, reason = "kubectl explain shows the comments as they are")]
+#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a priority")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -230,6 +233,26 @@ pub enum Reason {
     Refused,
     /// ECS has no such revision. Not looked for again until the spec changes or a look is requested.
     NotFound,
+}
+
+impl Reason {
+    /// Each of them.
+    pub const ALL: [Self; 14] = [
+        Self::Retired,
+        Self::Deleting,
+        Self::Deleted,
+        Self::Pending,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Suspended,
+        Self::DryRun,
+        Self::Invalid,
+        Self::WrongAccount,
+        Self::WrongRegion,
+        Self::AccessDenied,
+        Self::Refused,
+        Self::NotFound,
+    ];
 }
 
 /// The schema of `spec.revisions`: what admission can refuse, it refuses with what to write instead.

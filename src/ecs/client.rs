@@ -1,5 +1,7 @@
 //! The calls to ECS, each tried once; what ECS answers comes back as data.
 
+use std::time::{Duration, Instant};
+
 use aws_config::SdkConfig;
 use aws_sdk_ecs::{
     config::http::HttpResponse,
@@ -11,13 +13,23 @@ use aws_sdk_ecs::{
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
+    calls::Call,
     ecs::{
         answer::{Description, Failure, FailureKind, Reply, Seen, Status, same_revision},
-        error::failure,
+        error::{code, failure},
     },
     retirement::plan::Deregistration,
     task_definition::Arn,
 };
+
+/// The longest that any call to AWS takes, connecting and loading credentials included.
+pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(13);
+
+/// Calls to AWS by `operation` and `code`: `OK`, the error code of AWS, or `NoAnswer`.
+pub const AWS_CALLS: &str = "ecs_retirement_aws_calls_total";
+
+/// How long calls to AWS took, by `operation`, in seconds.
+pub const AWS_CALL_SECONDS: &str = "ecs_retirement_aws_call_duration_seconds";
 
 /// ECS in one region, with one set of credentials.
 pub struct Ecs {
@@ -30,8 +42,12 @@ impl Ecs {
     }
 
     /// `DescribeTaskDefinition`: what ECS holds of a revision.
+    ///
+    /// # Errors
+    /// What ECS answered instead.
     pub async fn describe(&self, arn: &Arn) -> Seen {
-        match self.client.describe_task_definition().task_definition(arn.to_string()).send().await {
+        let call = self.client.describe_task_definition().task_definition(arn.to_string()).send();
+        match observed("DescribeTaskDefinition", call).await {
             Ok(output) => description(arn, output.task_definition()),
             Err(error) => Err(failed("DescribeTaskDefinition", arn, &error)),
         }
@@ -41,7 +57,8 @@ impl Ecs {
     /// given the full ARN, and itself refuses one of another account or region.
     pub async fn deregister(&self, deregistration: &Deregistration) -> Reply {
         let arn = deregistration.arn();
-        match self.client.deregister_task_definition().task_definition(arn.to_string()).send().await {
+        let call = self.client.deregister_task_definition().task_definition(arn.to_string()).send();
+        match observed("DeregisterTaskDefinition", call).await {
             Ok(output) => {
                 let request_id = output.request_id().map(str::to_owned);
                 tracing::info!(revision = %arn, request_id, "deregistered");
@@ -53,6 +70,23 @@ impl Ecs {
             }
         }
     }
+}
+
+/// Makes a call to AWS known to health and to the metrics.
+pub(crate) async fn observed<T, E>(
+    operation: &'static str,
+    call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T, SdkError<E, HttpResponse>>
+where
+    E: ProvideErrorMetadata,
+{
+    let _call = Call::begin(operation, OPERATION_LIMIT);
+    let began = Instant::now();
+    let answer = call.await;
+    let code = answer.as_ref().map_or_else(code, |_| "OK");
+    metrics::counter!(AWS_CALLS, "operation" => operation, "code" => code).increment(1);
+    metrics::histogram!(AWS_CALL_SECONDS, "operation" => operation).record(began.elapsed());
+    answer
 }
 
 fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {

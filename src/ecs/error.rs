@@ -45,6 +45,9 @@ const ACCESS_DENIED: [&str; 13] = [
 /// Codes of a passing fault, whatever status they come with.
 const SERVER_FAULT: [&str; 3] = ["RequestTimeout", "RequestTimeoutException", "ServerException"];
 
+/// Codes of the model that stand for refusals.
+const REFUSED: [&str; 2] = ["ClientException", "InvalidParameterException"];
+
 /// What a gateway or a load balancer answers in place of AWS.
 const NOBODY_THERE: [u16; 3] = [502, 503, 504];
 
@@ -53,6 +56,14 @@ const ABSENT: [&str; 2] = ["unable to describe task definition", "task definitio
 
 /// The longest text of AWS that is kept, in characters.
 const TEXT_LENGTH: usize = 512;
+
+/// The error code of AWS as a label of a metric; only known ones, so that there are few.
+pub(crate) fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> &'static str {
+    let SdkError::ServiceError(service) = error else { return "NoAnswer" };
+    let code = service.err().meta().code().unwrap_or_default();
+    let known = [THROTTLED.as_slice(), &ACCESS_DENIED, &SERVER_FAULT, &REFUSED].concat();
+    known.into_iter().find(|known| *known == code).unwrap_or("Other")
+}
 
 /// What a failed call means.
 pub(crate) fn failure<E>(error: &SdkError<E, HttpResponse>) -> Failure

@@ -1,35 +1,42 @@
-//! The process round the controllers: its clients, its log, its beginning and its end.
+//! The process round the controllers: its clients, its part in the election, what it serves, its beginning and its end.
 
+mod controllers;
+mod health;
 mod kubernetes;
+mod leader;
+pub mod listen;
+mod metrics;
+mod queue;
 pub mod telemetry;
 
 use std::{
     collections::BTreeSet,
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, stream::SelectAll};
-use kube::{
-    Api, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{Controller, Predicate, WatchStreamExt, controller, predicates, reflector, watcher},
-};
+use futures::{FutureExt, future::join_all};
+use kube::Api;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::{
+    controllers::Shared,
+    leader::{Elector, Leadership},
+    listen::BindAddress,
+    queue::Queue,
+};
 use crate::{
     CONTROLLER,
     account::session::Account,
-    api::{REQUESTED_AT, TaskDefinitionRetirement},
-    retirement::{
-        claims::Claims,
-        reconcile::{Context, error_policy, reconcile},
-        unwritten::Unwritten,
-    },
+    retirement::{claims::Claims, reconcile::Context, unwritten::Unwritten},
 };
 
-/// An annotation that repeats the whole object, and is not worth the memory.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// How long passes may take to end once the process is told to stop: a call to AWS that is never answered ends before.
+const STOP_LIMIT: Duration = Duration::from_secs(25);
 
 /// What the command line says of a run.
 #[derive(Clone, Debug)]
@@ -38,6 +45,19 @@ pub struct Options {
     pub namespaces: BTreeSet<String>,
     /// How many resources are worked on at once.
     pub concurrency: u16,
+    /// The lease to elect a leader by; `None` where this process is the only one.
+    pub election: Option<Election>,
+    pub metrics: BindAddress,
+    pub health_probes: BindAddress,
+}
+
+/// The lease to elect a leader by.
+#[derive(Clone, Debug)]
+pub struct Election {
+    /// The lease's namespace; the process's own where `None`.
+    pub namespace: Option<String>,
+    /// The lease's name.
+    pub id: String,
 }
 
 /// Why the process cannot run.
@@ -45,98 +65,103 @@ pub struct Options {
 pub enum Error {
     #[error("cannot reach Kubernetes: {0}")]
     Kubernetes(String),
-    #[error("cannot listen for signals")]
-    Signals(#[source] std::io::Error),
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    #[error("cannot serve {flag} {address}: {error}")]
+    Listen { flag: &'static str, address: BindAddress, error: std::io::Error },
+    #[error("cannot keep metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 
-/// Runs the controllers until SIGTERM or SIGINT.
+/// Runs the controllers until SIGTERM or SIGINT; then no work is begun, what AWS has been asked is written down, and the
+/// lease is given up.
 ///
 /// # Errors
 /// Where the process cannot start.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
-    }
-    .shared();
-    let client = kubernetes::client().await?;
+    let stopping = Arc::new(AtomicBool::new(false));
+    let stop = told_to_stop(stopping.clone())?.shared();
+    let recorder = metrics::start()?;
+    let config = kubernetes::config().await?;
+    let own_namespace = config.default_namespace.clone();
+    let client = kubernetes::client(config)?;
+    let instance = ["POD_NAME", "HOSTNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let instance = instance.unwrap_or_else(|| CONTROLLER.to_owned());
+
+    let leadership =
+        Arc::new(if options.election.is_some() { Leadership::none() } else { Leadership::sole() });
+    let may_act = {
+        let (leadership, stopping) = (leadership.clone(), stopping.clone());
+        Box::new(move || leadership.is_held() && !stopping.load(Ordering::Relaxed))
+    };
     let context = Arc::new(Context {
         client: client.clone(),
         account: Account::from_environment().await,
         claims: Claims::default(),
         unwritten: Unwritten::default(),
-        instance: std::env::var("POD_NAME")
-            .or_else(|_| std::env::var("HOSTNAME"))
-            .unwrap_or_else(|_| CONTROLLER.to_owned()),
+        instance: instance.clone(),
+        may_act,
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), region = context.account.default_region(), "started");
 
-    let apis: Vec<Api<_>> = match options.namespaces.is_empty() {
-        true => vec![Api::all(client)],
-        false => options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect(),
+    let shared = Arc::new(Shared { context: context.clone(), queue: Queue::default() });
+    let apis: Vec<Api<_>> = if options.namespaces.is_empty() {
+        vec![Api::all(client.clone())]
+    } else {
+        options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect()
     };
-    let mut results: SelectAll<_> = apis
+    let concurrency = options.concurrency;
+    let (caches, controllers): (Vec<_>, Vec<_>) = apis
         .into_iter()
-        .map(|api| {
-            let (reader, writer) = reflector::store();
-            let objects = watcher(api, watcher::Config::default()).default_backoff().modify(slim);
-            let changes = reflector(writer, objects)
-                .applied_objects()
-                .predicate_filter(predicates::generation.combine(requested_at), Default::default());
-            Controller::for_stream(changes, reader)
-                .with_config(controller::Config::default().concurrency(options.concurrency))
-                .graceful_shutdown_on(stop.clone())
-                .run(reconcile, error_policy, context.clone())
-                .boxed()
-        })
-        .collect();
-    while let Some(result) = results.next().await {
-        if let Err(controller::Error::ObjectNotFound(resource)) = &result {
-            // Deleted while it waited for its turn.
-            resource.extra.uid.iter().for_each(|uid| context.unwritten.forget(uid));
-        } else {
-            log(result);
+        .map(|api| controllers::controller(api, concurrency, &shared, leadership.terms(), stop.clone()))
+        .unzip();
+
+    let probes = health::router(caches.clone(), context);
+    serve("--health-probe-bind-address", options.health_probes, probes).await?;
+    let metrics = metrics::router(recorder, concurrency, caches, shared, leadership.clone());
+    serve("--metrics-bind-address", options.metrics, metrics).await?;
+
+    let work = async {
+        let ended = join_all(controllers);
+        tokio::pin!(ended);
+        tokio::select! {
+            _ = &mut ended => {}
+            () = stop.clone() => {
+                if tokio::time::timeout(STOP_LIMIT, ended).await.is_err() {
+                    tracing::warn!("passes are still under way, and are left");
+                }
+            }
         }
+    };
+    let Some(election) = options.election else {
+        work.await;
+        return Ok(());
+    };
+    let leases = Api::namespaced(client, &election.namespace.unwrap_or(own_namespace));
+    let identity = format!("{instance}_{:016x}", RandomState::new().hash_one(std::process::id()));
+    let mut elector = Elector::new(leases, election.id, identity, leadership);
+    tokio::select! {
+        () = elector.run() => {}
+        () = work => {}
     }
+    elector.release().await;
     Ok(())
 }
 
-/// Drops what is never read and would triple the memory.
-fn slim(object: &mut DeserializeGuard<TaskDefinitionRetirement>) {
-    object.managed_fields_mut().clear();
-    object.annotations_mut().remove(LAST_APPLIED);
+/// Resolves at SIGTERM or SIGINT, and tells the passes.
+fn told_to_stop(stopping: Arc<AtomicBool>) -> Result<impl Future<Output = ()> + Send + Sync, Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopping.store(true, Ordering::Relaxed);
+        tracing::info!("stopping");
+    })
 }
 
-/// A look asked for by annotation wakes a resource, as a change of its spec does; a write of its status does not.
-fn requested_at(object: &DeserializeGuard<TaskDefinitionRetirement>) -> Option<u64> {
-    let mut hasher = DefaultHasher::new();
-    object.annotations().get(REQUESTED_AT).hash(&mut hasher);
-    Some(hasher.finish())
-}
-
-type PassResult = Result<
-    (reflector::ObjectRef<DeserializeGuard<TaskDefinitionRetirement>>, controller::Action),
-    controller::Error<crate::retirement::reconcile::Error, watcher::Error>,
->;
-
-fn log(result: PassResult) {
-    match result {
-        Ok((resource, action)) => tracing::debug!(%resource, ?action, "pass done"),
-        Err(controller::Error::ReconcilerFailed(error, resource)) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(%resource, error, "pass failed");
-        }
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(
-                error,
-                "cannot watch TaskDefinitionRetirements: is the CRD installed, and may the service account watch it?"
-            );
-        }
-    }
+async fn serve(flag: &'static str, address: BindAddress, router: axum::Router) -> Result<(), Error> {
+    listen::serve(address, router).await.map_err(|error| Error::Listen { flag, address, error })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::{Reason, TaskDefinitionRetirementStatus, conditions::READY},
+    api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus, conditions::READY},
     retirement::verdict::{INVALID_SPEC, Standing, standing},
 };
 
@@ -28,16 +28,9 @@ pub fn notices(
     before: &TaskDefinitionRetirementStatus,
     after: &TaskDefinitionRetirementStatus,
 ) -> Vec<Notice> {
-    let recorded: BTreeMap<&str, Reason> =
-        before.revisions.iter().map(|row| (row.revision.as_str(), row.reason)).collect();
     let mut changed: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
-    for row in &after.revisions {
-        let is_new = recorded.get(row.revision.as_str()) != Some(&row.reason);
-        if is_new && is_worth_an_event(row.reason) {
-            let text =
-                row.message.iter().fold(row.revision.clone(), |name, message| format!("{name}: {message}"));
-            changed.entry(row.reason).or_default().push(text);
-        }
+    for row in transitions(before, after).filter(|row| is_worth_an_event(row.reason)) {
+        changed.entry(row.reason).or_default().push(text(row));
     }
     let rows = changed.into_iter().map(|(reason, texts)| Notice {
         is_warning: standing(reason) == Standing::Rejected,
@@ -45,6 +38,26 @@ pub fn notices(
         note: note(&texts),
     });
     rows.chain(invalid(before, after)).collect()
+}
+
+/// What a note says of one revision.
+fn text(row: &RevisionStatus) -> String {
+    let RevisionStatus { revision, message, request_id, .. } = row;
+    match (standing(row.reason), message, request_id) {
+        (Standing::Retired, _, Some(request_id)) => format!("{revision} (AWS request id {request_id})"),
+        (Standing::Retired, ..) | (_, None, _) => revision.clone(),
+        (_, Some(message), _) => format!("{revision}: {message}"),
+    }
+}
+
+/// The rows that stand elsewhere than before.
+pub fn transitions<'a>(
+    before: &TaskDefinitionRetirementStatus,
+    after: &'a TaskDefinitionRetirementStatus,
+) -> impl Iterator<Item = &'a RevisionStatus> {
+    let reasons = before.revisions.iter().map(|row| (row.revision.clone(), row.reason));
+    let recorded: BTreeMap<String, Reason> = reasons.collect();
+    after.revisions.iter().filter(move |row| recorded.get(&row.revision) != Some(&row.reason))
 }
 
 fn is_worth_an_event(reason: Reason) -> bool {
@@ -86,10 +99,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::{
-        api::RevisionStatus,
-        retirement::{declaration::InvalidSpec, verdict::Verdict},
-    };
+    use crate::retirement::{declaration::InvalidSpec, verdict::Verdict};
 
     fn status(rows: &[(&str, Reason, &str)]) -> TaskDefinitionRetirementStatus {
         let rows = rows.iter().map(|(revision, reason, message)| RevisionStatus {

@@ -6,12 +6,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
     core::{DeserializeGuard, error_boundary::InvalidObject},
-    runtime::controller::Action,
 };
 
 use crate::{
     account::session::{Account, Session},
     api::TaskDefinitionRetirement,
+    calls,
     ecs::answer::Outcome,
     retirement::{
         claims::Claims,
@@ -33,6 +33,8 @@ pub struct Context {
     pub unwritten: Unwritten,
     /// The name of this process in events, such as its pod's.
     pub instance: String,
+    /// Whether this process may act at this very moment: it leads, and has not been told to stop.
+    pub may_act: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Why a pass could not do its part in Kubernetes. What AWS answers is never an error: it is an outcome.
@@ -44,7 +46,7 @@ pub enum Error {
     PatchStatus(#[source] kube::Error),
 }
 
-/// One pass over one resource.
+/// One pass over one resource. Gives how long to leave it alone then; `None` until it changes.
 ///
 /// # Guarantees
 /// - Nothing is deregistered that the resource, read uncached right before, does not declare with the same
@@ -57,41 +59,33 @@ pub enum Error {
 pub async fn reconcile(
     object: Arc<DeserializeGuard<TaskDefinitionRetirement>>,
     context: Arc<Context>,
-) -> Result<Action, Error> {
+) -> Result<Option<Duration>, Error> {
     match &object.0 {
         Ok(cached) if retry::work_is_due(cached) => pass(cached, &context).await,
-        Ok(_) => Ok(Action::await_change()),
+        Ok(_) => Ok(None),
         Err(InvalidObject { metadata, .. }) => record::report_unreadable(metadata, &context).await,
     }
 }
 
-/// Kubernetes is asked again soon; whatever ECS answered is not asked again.
+/// How long to leave a resource alone after `error`: Kubernetes is asked again soon, and whatever ECS answered is not asked again.
 #[must_use]
-pub fn error_policy(
-    object: Arc<DeserializeGuard<TaskDefinitionRetirement>>,
-    error: &Error,
-    _: Arc<Context>,
-) -> Action {
+pub fn retry_after(error: &Error, uid: &str) -> Duration {
     match error {
         // Somebody else has changed the resource meanwhile.
-        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => {
-            Action::requeue(Duration::ZERO)
-        }
-        Error::ReadResource(_) | Error::PatchStatus(_) => {
-            Action::requeue(retry::after_error(&object.uid().unwrap_or_default()))
-        }
+        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => Duration::ZERO,
+        Error::ReadResource(_) | Error::PatchStatus(_) => retry::after_error(uid),
     }
 }
 
-async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Action, Error> {
+async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Option<Duration>, Error> {
     let api = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
     let uid = cached.uid().unwrap_or_default();
     let live = match read(&api, cached).await? {
         Some(live) if retry::work_is_due(&live) => live,
-        Some(_) => return Ok(Action::await_change()),
+        Some(_) => return Ok(None),
         None => {
             context.unwritten.forget(&uid);
-            return Ok(Action::await_change());
+            return Ok(None);
         }
     };
     let mut record = Record::open(api.clone(), live, context);
@@ -104,7 +98,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Ac
         Err(invalid) => {
             let status = summarize(record.resource(), Finding::Invalid(&invalid), Timestamp::now());
             record.write(status, &BTreeMap::new()).await?;
-            return Ok(Action::await_change());
+            return Ok(None);
         }
     };
 
@@ -129,7 +123,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Ac
     let next = retry::next_look(&status, slice.progress, &uid, Timestamp::now());
     record.write(status, outcomes).await?;
     slice.end?;
-    Ok(next.map_or_else(Action::await_change, Action::requeue))
+    Ok(next)
 }
 
 /// Reads the resource uncached: `None` where it is gone, deleted, or another one of the same name.
@@ -137,7 +131,8 @@ async fn read(
     api: &Api<TaskDefinitionRetirement>,
     known: &TaskDefinitionRetirement,
 ) -> Result<Option<TaskDefinitionRetirement>, Error> {
-    let live = api.get_opt(&known.name_any()).await.map_err(Error::ReadResource)?;
+    let name = known.name_any();
+    let live = calls::kubernetes("get resource", api.get_opt(&name)).await.map_err(Error::ReadResource)?;
     Ok(live.filter(|live| live.uid() == known.uid() && live.metadata.deletion_timestamp.is_none()))
 }
 
@@ -169,6 +164,9 @@ async fn act(
     for entry in retry::slice(entries, rows) {
         let Target::Here(arn) = &entry.target else { continue };
         let Some(_claim) = context.claims.take(arn) else { continue };
+        if !(context.may_act)() {
+            break;
+        }
         let recorded = recorded_row(entry, rows);
         let outcome = match plan(&resource.spec, arn, recorded, session.ecs.describe(arn).await) {
             Step::Report(seen) => Outcome::Seen(seen),
@@ -184,6 +182,9 @@ async fn act(
                         slice.end = Err(error);
                         break;
                     }
+                }
+                if !(context.may_act)() {
+                    break;
                 }
                 let reply = session.ecs.deregister(&deregistration).await;
                 let after = if reply.wants_a_look() { Some(session.ecs.describe(arn).await) } else { None };

@@ -1,6 +1,6 @@
 //! The shell of a resource's record: its status, written only when it differs, and the events of its transitions.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::events::v1::Event,
@@ -10,16 +10,16 @@ use k8s_openapi::{
 use kube::{
     Api, Resource, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
-    runtime::controller::Action,
 };
 use serde_json::{Value, json};
 
 use crate::{
     CONTROLLER,
-    api::{TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
+    api::{RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
+    calls,
     ecs::answer::Outcome,
     retirement::{
-        events::{Notice, notices},
+        events::{Notice, notices, transitions},
         reconcile::{Context, Error},
         verdict::Verdict,
     },
@@ -48,12 +48,16 @@ impl<'a> Record<'a> {
         Self { api, context, resource, written }
     }
 
+    #[must_use]
     pub fn resource(&self) -> &TaskDefinitionRetirement {
         &self.resource
     }
 
     /// Writes the status if it differs, and publishes what has changed for people. What the pass learned of the
     /// revisions in `learned` is kept where the write fails.
+    ///
+    /// # Errors
+    /// Where the API server does not take it.
     pub async fn write(
         &mut self,
         status: TaskDefinitionRetirementStatus,
@@ -61,9 +65,11 @@ impl<'a> Record<'a> {
     ) -> Result<(), Error> {
         let uid = self.resource.uid().unwrap_or_default();
         if self.written.as_ref() != Some(&status) {
-            let patch = apply(&self.resource.metadata, json!(status));
+            let patch = apply(&self.resource.metadata, &status);
             let name = self.resource.name_any();
-            match self.api.patch_status(&name, &manager(), &Patch::Apply(patch)).await {
+            let (parameters, patch) = (manager(), Patch::Apply(patch));
+            let write = self.api.patch_status(&name, &parameters, &patch);
+            match calls::kubernetes("patch status", write).await {
                 Ok(written) => self.resource.metadata.resource_version = written.metadata.resource_version,
                 Err(error) => {
                     let rows = status.revisions.into_iter().filter(|row| learned.contains_key(&row.revision));
@@ -72,6 +78,10 @@ impl<'a> Record<'a> {
                 }
             }
             let before = self.written.take().unwrap_or_default();
+            for row in transitions(&before, &status) {
+                let RevisionStatus { revision, reason, message, request_id, .. } = row;
+                tracing::info!(revision, ?reason, message, request_id, "transition");
+            }
             for notice in notices(&before, &status) {
                 publish(&self.resource, notice, self.context).await;
             }
@@ -89,7 +99,7 @@ fn manager() -> PatchParams {
 
 /// The resource version makes the API server refuse a status that was made from an older one: by a process that was
 /// paused, or for another resource that had the name.
-fn apply(metadata: &ObjectMeta, status: Value) -> Value {
+fn apply(metadata: &ObjectMeta, status: &TaskDefinitionRetirementStatus) -> Value {
     json!({
         "apiVersion": TaskDefinitionRetirement::api_version(&()),
         "kind": TaskDefinitionRetirement::kind(&()),
@@ -115,25 +125,30 @@ async fn publish(resource: &TaskDefinitionRetirement, notice: Notice, context: &
         type_: Some(if notice.is_warning { "Warning" } else { "Normal" }.to_owned()),
         ..Event::default()
     };
-    if let Err(error) = api.create(&PostParams::default(), &event).await {
+    let parameters = PostParams::default();
+    if let Err(error) = calls::kubernetes("create event", api.create(&parameters, &event)).await {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(resource = resource.name_any(), error, "cannot publish an event");
     }
 }
 
 /// Reports a resource that does not parse, as an older CRD may let one in. It is looked at again when it changes.
-pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Result<Action, Error> {
+///
+/// # Errors
+/// Where Kubernetes does not take or give the resource.
+pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Result<Option<Duration>, Error> {
     let namespace = metadata.namespace.clone().unwrap_or_default();
     let name = metadata.name.clone().unwrap_or_default();
     let kind = ApiResource::erase::<TaskDefinitionRetirement>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
-    let Some(object) = api.get_opt(&name).await.map_err(Error::ReadResource)? else {
-        return Ok(Action::await_change());
+    let read = calls::kubernetes("get resource", api.get_opt(&name));
+    let Some(object) = read.await.map_err(Error::ReadResource)? else {
+        return Ok(None);
     };
     let whole =
         json!({ "metadata": object.metadata, "spec": object.data["spec"], "status": object.data["status"] });
     let Err(error) = serde_path_to_error::deserialize::<_, TaskDefinitionRetirement>(whole) else {
-        return Ok(Action::await_change());
+        return Ok(None);
     };
     let recorded = object.data["status"].clone();
     let recorded: TaskDefinitionRetirementStatus = serde_json::from_value(recorded).unwrap_or_default();
@@ -143,8 +158,10 @@ pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Resu
     let status =
         TaskDefinitionRetirementStatus { observed_generation: generation, conditions, ..recorded.clone() };
     if status != recorded {
-        let patch = apply(&object.metadata, json!(status));
-        api.patch_status(&name, &manager(), &Patch::Apply(patch)).await.map_err(Error::PatchStatus)?;
+        let patch = apply(&object.metadata, &status);
+        let (parameters, patch) = (manager(), Patch::Apply(patch));
+        let write = api.patch_status(&name, &parameters, &patch);
+        calls::kubernetes("patch status", write).await.map_err(Error::PatchStatus)?;
     }
-    Ok(Action::await_change())
+    Ok(None)
 }

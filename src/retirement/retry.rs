@@ -25,7 +25,9 @@ use crate::{
 pub const SLICE: usize = 10;
 
 const SHORTEST_DELAY: Duration = Duration::from_secs(5);
-const LONGEST_DELAY: Duration = Duration::from_secs(600);
+const LONGEST_DELAY: Duration = Duration::from_mins(10);
+
+const PANIC_DELAY: Duration = Duration::from_mins(1);
 
 /// While another resource is at work on the same revision.
 const CLAIMED_DELAY: Duration = Duration::from_secs(1);
@@ -106,6 +108,12 @@ pub fn after_error(uid: &str) -> Duration {
     spread(SHORTEST_DELAY, uid)
 }
 
+/// How long to leave a resource alone whose pass panicked: a defect that mends itself only by a change.
+#[must_use]
+pub fn after_panic(uid: &str) -> Duration {
+    spread(PANIC_DELAY, uid)
+}
+
 fn backoff(status: &TaskDefinitionRetirementStatus, now: Timestamp) -> Duration {
     let since = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
     let refused_for = since(STALLED)
@@ -152,7 +160,7 @@ mod tests {
         let revisions = rows(reasons);
         let since = NOW - SignedDuration::from_secs(seconds);
         let conditions = Verdict::of(&revisions).conditions(&[], Some(1), since);
-        TaskDefinitionRetirementStatus { revisions, conditions, ..Default::default() }
+        TaskDefinitionRetirementStatus { conditions, revisions, ..Default::default() }
     }
 
     fn delay(seconds: i64, reasons: &[Reason], progress: Progress) -> Option<Duration> {

@@ -157,10 +157,10 @@ fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &De
         Status::Inactive => (Reason::Retired, None),
         Status::DeleteInProgress => (Reason::Deleting, None),
         Status::Active if spec.suspend => {
-            (Reason::Suspended, Some("deregistered once spec.suspend is false".to_owned()))
+            (Reason::Suspended, Some("to be deregistered once spec.suspend is false".to_owned()))
         }
         Status::Active if spec.dry_run => {
-            (Reason::DryRun, Some("would be deregistered, if spec.dryRun were false".to_owned()))
+            (Reason::DryRun, Some("to be deregistered if spec.dryRun were false".to_owned()))
         }
         Status::Active => (Reason::Pending, None),
         Status::Other(word) => {

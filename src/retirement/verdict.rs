@@ -1,5 +1,7 @@
 //! How a resource is doing as a whole: its counts and its conditions, from its rows. Pure.
 
+use std::fmt::Write;
+
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -87,14 +89,14 @@ impl Verdict {
         let mut message = format!("{retired} of {} revisions retired", rows.len());
         for (number, word) in [(progressing + held, "waiting"), (rejected, "rejected")] {
             if number > 0 {
-                message += &format!(", {number} {word}");
+                let _ = write!(message, ", {number} {word}");
             }
         }
         if let Some((row, text)) = why.and_then(|row| Some((row, row.message.as_ref()?))) {
-            message += &format!(": {}: {text}", row.revision);
+            let _ = write!(message, ": {}: {text}", row.revision);
             match rows.iter().filter(|other| other.reason == row.reason).count() {
                 0 | 1 => {}
-                same => message += &format!(" (and {} more)", same - 1),
+                same => drop(write!(message, " (and {} more)", same - 1)),
             }
         }
         Self {

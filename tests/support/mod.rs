@@ -77,6 +77,9 @@ impl<'plane> World<'plane> {
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("LEADER_ELECT", "false".to_owned()),
+            ("METRICS_BIND_ADDRESS", "0".to_owned()),
+            ("HEALTH_PROBE_BIND_ADDRESS", "0".to_owned()),
         ]);
         variables.extend(environment.iter().map(|(name, value)| (*name, (*value).to_owned())));
         variables.retain(|_, value| !value.is_empty());

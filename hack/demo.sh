@@ -1,0 +1,185 @@
+#!/usr/bin/env bash
+# Shows the controller at work on a real API server and on moto, a simulated Amazon ECS: what `make demo` runs.
+#
+#   hack/demo.sh          tells the story and ends
+#   KEEP=1 hack/demo.sh   stays up afterwards, to be tried, until Ctrl-C
+#
+# Each command is shown as it is typed, with what it really printed; where anything turns out otherwise than it should,
+# the demo says what and fails. Its files are in the folder of `control-plane`, which ends and removes it when its input
+# closes, and the controller is bound to this shell: nothing is left, however this shell ends.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+binaries=${CARGO_TARGET_DIR:-target}/debug
+python=.tools/moto/bin/python
+control_plane='' controller='' log=''
+
+say() { printf 'demo: %s\n' "$*"; }
+
+fail() {
+  printf '\ndemo: FAILED: %s\n' "$*" >&2
+  if [[ -n $log ]]; then
+    printf 'demo: the last lines of the controller:\n' >&2
+    tail -n 20 "$log" >&2
+  fi
+  exit 1
+}
+
+finish() {
+  local status=$? process
+  trap '' INT TERM HUP
+  for process in $controller $control_plane; do
+    if kill "$process" 2>/dev/null; then wait "$process" || true; fi
+  done
+  exit "$status"
+}
+trap finish EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# step WHAT COMMAND...: one line of progress; what COMMAND prints is shown only when it fails.
+step() {
+  local what=$1 began=$SECONDS output
+  shift
+  printf 'demo: %s ...' "$what"
+  output=$("$@" 2>&1) || { printf ' failed\n%s\n' "$output" >&2; fail "$what"; }
+  printf ' %s s\n' $((SECONDS - began))
+}
+
+# start_servers: leaves in `isolated` what runs a program with the servers at hand and nothing of the user's own, such
+# as a kubeconfig, an AWS profile or a proxy.
+start_servers() {
+  local began=$SECONDS line environment
+  printf 'demo: starting etcd, kube-apiserver and moto ...'
+  coproc CONTROL_PLANE { exec "$binaries/control-plane"; }
+  control_plane=$CONTROL_PLANE_PID
+  read -r -t 180 -u "${CONTROL_PLANE[0]}" line || fail "the servers did not start"
+  printf ' %s s\n' $((SECONDS - began))
+  read -ra environment <<<"$line"
+  declare -g "${environment[@]}"
+  folder=$(dirname "$KUBECONFIG")
+  isolated=(env -i "PATH=$root/.tools/bin:$PATH" "HOME=$folder" "${environment[@]}")
+}
+
+start_controller() {
+  log=$folder/controller.log
+  "${isolated[@]}" setpriv --pdeathsig KILL -- "$binaries/ecs-retirement-controller" run \
+    --metrics-bind-address=0 --health-probe-bind-address=0 </dev/null >"$log" 2>&1 &
+  controller=$!
+}
+
+# ecs register FAMILY NUMBER, ecs status REVISION...: asks moto, as every AWS client asks ECS.
+ecs() {
+  "${isolated[@]}" "$python" - "$@" <<'PYTHON'
+import os, sys
+import boto3
+
+ecs = boto3.client("ecs", region_name=os.environ["AWS_REGION"])
+match sys.argv[1:]:
+    case ["register", family, number]:
+        for _ in range(int(number)):
+            container = {"name": "wave", "image": "busybox", "memory": 64}
+            ecs.register_task_definition(family=family, containerDefinitions=[container])
+    case ["status", *revisions]:
+        for revision in revisions:
+            answer = ecs.describe_task_definition(taskDefinition=revision)
+            print(f"{revision} {answer['taskDefinition']['status']}")
+PYTHON
+}
+
+tell() { printf '\n# %s\n' "$*"; }
+
+fit() { fold -s -w 100 | sed 's/ *$//'; }
+
+# show COMMAND...: the command as it is typed, and what it prints.
+show() {
+  printf '\n$ %s\n' "$*"
+  "${isolated[@]}" "$@" 2>&1 | fit || fail "this command should have succeeded: $*"
+}
+
+# show_refusal TEXT COMMAND...: the same for a command that must fail and say TEXT.
+show_refusal() {
+  local text=$1 output
+  shift
+  printf '\n$ %s\n' "$*"
+  if output=$("${isolated[@]}" "$@" 2>&1); then
+    fail "this command should have been refused: $* (it says: $output)"
+  fi
+  fit <<<"$output"
+  [[ $output == *"$text"* ]] || fail "the refusal should say: $text"
+}
+
+# expect NAME JSONPATH VALUE: waits until the TaskDefinitionRetirement NAME holds VALUE.
+expect() {
+  "${isolated[@]}" kubectl wait "tdr/$1" "--for=jsonpath=$2=$3" --timeout=30s >/dev/null 2>&1 ||
+    fail "$1 should have $2 = $3, but has $("${isolated[@]}" kubectl get tdr "$1" -o "jsonpath=$2" 2>&1)"
+}
+
+# show_ecs ANSWER...: what moto itself answers about revisions, which must be these, such as `cpu-wave:1 INACTIVE`.
+show_ecs() {
+  local answers expected
+  expected=$(printf '%s\n' "$@")
+  answers=$(ecs status "${@% *}") || fail "moto does not answer"
+  printf '\nAsked directly, ECS says:\n  %s\n' "${answers//$'\n'/$'\n  '}"
+  [[ $answers == "$expected" ]] || fail "ECS should say: ${expected//$'\n'/, }"
+}
+
+hack/tools.sh
+step "building the controller (about 4 minutes the first time)" cargo build --workspace --bins --locked
+start_servers
+step "registering two revisions of the family cpu-wave in ECS" ecs register cpu-wave 2
+
+tell "The kind is installed, and the controller started."
+show kubectl apply -f crds/
+"${isolated[@]}" kubectl wait --for=condition=Established -f crds/ --timeout=30s >/dev/null ||
+  fail "the API server does not serve the kind"
+start_controller
+
+tell "ECS holds two revisions, and the first must be retired."
+show_ecs "cpu-wave:1 ACTIVE" "cpu-wave:2 ACTIVE"
+show kubectl apply -f examples/cpu-wave.yaml
+show kubectl wait --for=condition=Ready tdr/cpu-wave --timeout=30s
+show kubectl get tdr cpu-wave
+show kubectl describe tdr cpu-wave
+expect cpu-wave '{.status.progress}' 1/1
+expect cpu-wave '{.status.revisions[0].status}' INACTIVE
+expect cpu-wave '{.status.revisions[0].reason}' Retired
+show_ecs "cpu-wave:1 INACTIVE" "cpu-wave:2 ACTIVE"
+
+tell "A revision that does not exist is reported, and not tried again by itself."
+show kubectl apply -f examples/missing-revision.yaml
+show kubectl wait --for=condition=Stalled tdr/missing-revision --timeout=30s
+show kubectl describe tdr missing-revision
+expect missing-revision '{.status.revisions[0].reason}' NotFound
+
+tell "A family without a revision could mean any of them: refused at admission."
+show_refusal "write family:revision" kubectl apply -f examples/refused.yaml
+
+tell "Held back by its author, or only tried: neither deregisters anything."
+show kubectl apply -f examples/suspend.yaml -f examples/dry-run.yaml
+expect suspend '{.status.revisions[0].reason}' Suspended
+expect dry-run '{.status.revisions[1].reason}' DryRun
+show kubectl get tdr
+show_ecs "cpu-wave:1 INACTIVE" "cpu-wave:2 ACTIVE"
+
+printf '\n'
+say "all as it should be"
+[[ -n ${KEEP:-} ]] || exit 0
+
+trap 'printf "\n"; exit 0' INT TERM
+cat <<TEXT
+demo: it stays up until Ctrl-C; in another terminal, try:
+
+export KUBECONFIG=$KUBECONFIG
+export PATH=$root/.tools/bin:\$PATH
+kubectl explain tdr.spec
+kubectl get tdr --watch
+kubectl patch tdr suspend --type=merge --patch='{"spec": {"suspend": false}}'
+kubectl annotate --overwrite tdr missing-revision ecs-retirement.dev/requestedAt="\$(date -u +%FT%TZ)"
+kubectl events
+tail -f $log
+TEXT
+wait -n "$controller" "$control_plane" || true
+fail "the controller or the control plane has ended"

@@ -1,0 +1,193 @@
+//! The controllers, one for each watched namespace: passes are bounded in number, measured, and survive a panic.
+
+use std::{
+    convert::Infallible,
+    hash::{DefaultHasher, Hash, Hasher},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Instant,
+};
+
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream};
+use kube::{
+    Api, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        Controller, Predicate, PredicateConfig, WatchStreamExt,
+        controller::{self, Action},
+        predicates,
+        reflector::{ObjectRef, Store, reflector, store},
+        watcher,
+    },
+};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use crate::{
+    api::{REQUESTED_AT, TaskDefinitionRetirement},
+    operator::{metrics, queue::Queue},
+    retirement::{
+        reconcile::{self, Context},
+        retry,
+    },
+};
+
+/// The resources of one watched namespace, or of all, as the watch last told.
+pub type Cache = Store<Guarded>;
+
+/// A resource that may not parse; one that does not stops no other.
+pub type Guarded = DeserializeGuard<TaskDefinitionRetirement>;
+
+/// An annotation that repeats the whole object, and is not worth the memory.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// For how many seconds the API server serves one watch before it is to be asked for another: no call pends for ever.
+const WATCH_SECONDS: u32 = 25;
+
+/// What the passes of all controllers share.
+pub struct Shared {
+    pub context: Arc<Context>,
+    pub queue: Queue,
+}
+
+/// A controller for the resources of `api`, and its cache. It runs until `stop`, and then until its passes have ended;
+/// each new term of leadership looks at every resource.
+pub fn controller(
+    api: Api<Guarded>,
+    concurrency: u16,
+    shared: &Arc<Shared>,
+    terms: watch::Receiver<u64>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) -> (Cache, BoxFuture<'static, ()>) {
+    let (reader, writer) = store();
+    let objects = watcher::watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)).default_backoff();
+    let queue = shared.clone();
+    let changes = reflector(writer, objects.modify(slim))
+        .applied_objects()
+        .predicate_filter(predicates::generation.combine(requested_at), PredicateConfig::default())
+        .inspect_ok(move |object| queue.queue.add(&ObjectRef::from_obj(object), Instant::now()));
+    let (all, queue) = (reader.clone(), shared.clone());
+    let new_terms = each_change(terms).inspect(move |()| {
+        all.state().iter().for_each(|it| queue.queue.add(&ObjectRef::from_obj(it.as_ref()), Instant::now()));
+    });
+    let results = Controller::for_stream(changes, reader.clone())
+        .with_config(controller::Config::default().concurrency(concurrency))
+        .reconcile_all_on(new_terms)
+        .graceful_shutdown_on(stop)
+        .run(pass, error_policy, shared.clone());
+    let shared = shared.clone();
+    let run = results.for_each(move |result| {
+        note(result, &shared);
+        std::future::ready(())
+    });
+    (reader, run.boxed())
+}
+
+/// An item for each change of the value, and none for the value there is.
+fn each_change(receiver: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send + 'static {
+    stream::unfold(receiver, |mut receiver| async {
+        receiver.changed().await.ok()?;
+        Some(((), receiver))
+    })
+}
+
+/// Drops what is never read and would triple the memory.
+fn slim(object: &mut Guarded) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().remove(LAST_APPLIED);
+}
+
+/// A look asked for by annotation wakes a resource, as a change of its spec does; a write of its status does not.
+#[expect(clippy::unnecessary_wraps, reason = "a predicate may have nothing to say")]
+fn requested_at(object: &Guarded) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    object.annotations().get(REQUESTED_AT).hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// One pass, unless another process leads; a panic ends it, and nothing else.
+async fn pass(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
+    let reference = ObjectRef::from_obj(object.as_ref());
+    shared.queue.start(&reference, Instant::now());
+    if !(shared.context.may_act)() {
+        return Ok(Action::await_change());
+    }
+    let worker = metrics::Worker::begin();
+    let uid = object.uid().unwrap_or_default();
+    let resource = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+    let span = tracing::info_span!("retirement", resource);
+    let (result, next) = match survive(Box::pin(
+        reconcile::reconcile(object, shared.context.clone()).instrument(span),
+    ))
+    .await
+    {
+        Ok(Ok(None)) => (metrics::PassResult::Success, None),
+        Ok(Ok(Some(delay))) => (metrics::PassResult::RequeueAfter, Some(delay)),
+        Ok(Err(error)) => {
+            let delay = reconcile::retry_after(&error, &uid);
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(resource, error, "pass failed");
+            (metrics::PassResult::Error, Some(delay))
+        }
+        Err(message) => {
+            tracing::error!(resource, message, "a pass panicked: please report this defect");
+            (metrics::PassResult::Panic, Some(retry::after_panic(&uid)))
+        }
+    };
+    worker.end(result);
+    let Some(delay) = next else { return Ok(Action::await_change()) };
+    shared.queue.add(&reference, Instant::now() + delay);
+    Ok(Action::requeue(delay))
+}
+
+/// The message of a panic is an `Err`.
+async fn survive<T>(pass: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(pass).catch_unwind().await.map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
+    })
+}
+
+/// Never called, since a pass turns what fails into when to try again.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the controller passes errors so")]
+fn error_policy(_: Arc<Guarded>, error: &Infallible, _: Arc<Shared>) -> Action {
+    match *error {}
+}
+
+type PassResult = Result<(ObjectRef<Guarded>, Action), controller::Error<Infallible, watcher::Error>>;
+
+fn note(result: PassResult, shared: &Shared) {
+    match result {
+        Ok((resource, action)) => tracing::debug!(%resource, ?action, "pass done"),
+        // Deleted while it waited for its turn.
+        Err(controller::Error::ObjectNotFound(resource)) => {
+            resource.extra.uid.iter().for_each(|uid| shared.context.unwritten.forget(uid));
+            shared
+                .queue
+                .forget(&ObjectRef::new(&resource.name).within(&resource.namespace.unwrap_or_default()));
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "cannot watch TaskDefinitionRetirements: is the CRD installed, and may the service account watch it?"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_caught_and_told() {
+        let number = 7;
+        assert_eq!(
+            survive(async { panic!("no such thing") }).await,
+            Err::<(), _>("no such thing".to_owned())
+        );
+        assert_eq!(survive(async { panic!("{number} of them") }).await, Err::<(), _>("7 of them".to_owned()));
+        assert_eq!(survive(async { number }).await, Ok(7));
+    }
+}

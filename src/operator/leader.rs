@@ -1,0 +1,219 @@
+//! Leader election on a Lease: client-go's protocol, with leadership as a deadline on the monotonic clock.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::{sync::watch, time::Instant};
+
+use crate::calls;
+
+/// How long others wait, after a renewal that they saw, before they take the lease.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+const LEASE_SECONDS: i32 = 15;
+
+/// How long a leader acts on a renewal: shorter, so that it has stopped by the time another may start.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a leader renews.
+const RETRY_PERIOD: Duration = Duration::from_secs(2);
+
+/// How often a standby looks: whatever it sees late, it waits longer for.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Whether this process may act, and until when.
+#[derive(Debug)]
+pub struct Leadership {
+    /// `None` for ever, where nobody else is there to act.
+    until: Mutex<Option<Instant>>,
+    terms: watch::Sender<u64>,
+}
+
+impl Leadership {
+    /// For a process that is the only one.
+    #[must_use]
+    pub fn sole() -> Self {
+        Self { until: Mutex::new(None), terms: watch::Sender::new(1) }
+    }
+
+    /// For one of several processes, none of which leads yet.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { until: Mutex::new(Some(Instant::now())), terms: watch::Sender::new(0) }
+    }
+
+    /// Whether this process may act at this very moment: a comparison with the clock, not a flag that somebody must have
+    /// cleared.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Counts the times that this process came to lead.
+    #[must_use]
+    pub fn terms(&self) -> watch::Receiver<u64> {
+        self.terms.subscribe()
+    }
+
+    fn hold_until(&self, until: Instant) {
+        let is_new = !self.is_held();
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        if is_new {
+            tracing::info!("leading");
+            self.terms.send_modify(|terms| *terms += 1);
+        }
+    }
+
+    fn give_up(&self) {
+        if self.is_held() {
+            tracing::warn!("no longer leading");
+        }
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+/// One candidate for the lease.
+pub struct Elector {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    leadership: Arc<Leadership>,
+    /// The lease as it was last seen, and when it was first seen so: other processes' clocks are not believed.
+    observed: Option<(LeaseSpec, Instant)>,
+}
+
+/// What came of one try.
+#[derive(Debug)]
+enum Try {
+    Held,
+    /// By another, and free to be taken at this time.
+    HeldByAnother(Instant),
+}
+
+impl Elector {
+    pub fn new(api: Api<Lease>, name: String, identity: String, leadership: Arc<Leadership>) -> Self {
+        Self { api, name, identity, leadership, observed: None }
+    }
+
+    /// Takes part until dropped.
+    pub async fn run(&mut self) {
+        loop {
+            // From before the request: the API server may have answered any time since.
+            let began = Instant::now();
+            let next = match self.acquire_or_renew().await {
+                Ok(Try::Held) => {
+                    self.leadership.hold_until(began + RENEW_DEADLINE);
+                    began + RETRY_PERIOD
+                }
+                Ok(Try::HeldByAnother(free)) => {
+                    self.leadership.give_up();
+                    free.min(began + LOOK_PERIOD)
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(lease = self.name, error, "cannot acquire or renew the lease");
+                    began + LOOK_PERIOD
+                }
+            };
+            tokio::time::sleep_until(next.max(Instant::now() + Duration::from_millis(100))).await;
+        }
+    }
+
+    /// Gives the lease to whoever is next.
+    pub async fn release(&mut self) {
+        if !self.leadership.is_held() {
+            return;
+        }
+        self.leadership.give_up();
+        match self.hand_over().await {
+            Ok(()) => tracing::info!(lease = self.name, "lease released"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(lease = self.name, error, "cannot release the lease");
+            }
+        }
+    }
+
+    async fn hand_over(&self) -> kube::Result<()> {
+        let read = calls::kubernetes("get lease", self.api.get_opt(&self.name));
+        if let Some(lease) = read.await?.filter(|lease| self.is_ours(lease)) {
+            let released = LeaseSpec {
+                holder_identity: Some(String::new()),
+                lease_duration_seconds: Some(1),
+                ..lease.spec.clone().unwrap_or_default()
+            };
+            self.replace(lease, released).await?;
+        }
+        Ok(())
+    }
+
+    async fn acquire_or_renew(&mut self) -> kube::Result<Try> {
+        let now = Some(MicroTime(Timestamp::now()));
+        let ours = LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            acquire_time: now.clone(),
+            renew_time: now,
+            lease_transitions: Some(0),
+            ..LeaseSpec::default()
+        };
+        let Some(lease) = calls::kubernetes("get lease", self.api.get_opt(&self.name)).await? else {
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(ours) };
+            calls::kubernetes("create lease", self.api.create(&PostParams::default(), &lease)).await?;
+            return Ok(Try::Held);
+        };
+        let held = lease.spec.clone().unwrap_or_default();
+        if self.is_ours(&lease) {
+            let renewed = LeaseSpec {
+                acquire_time: held.acquire_time,
+                lease_transitions: held.lease_transitions,
+                ..ours
+            };
+            self.replace(lease, renewed).await?;
+            return Ok(Try::Held);
+        }
+        if let Some(free) = self.free_at(&held) {
+            return Ok(Try::HeldByAnother(free));
+        }
+        let transitions = held.lease_transitions.unwrap_or_default().saturating_add(1);
+        self.replace(lease, LeaseSpec { lease_transitions: Some(transitions), ..ours }).await?;
+        Ok(Try::Held)
+    }
+
+    /// When a lease of another may be taken: one duration after it was first seen as it is. `None`: now.
+    fn free_at(&mut self, held: &LeaseSpec) -> Option<Instant> {
+        let now = Instant::now();
+        let seen = match &self.observed {
+            Some((spec, seen)) if spec == held => *seen,
+            _ => {
+                self.observed = Some((held.clone(), now));
+                now
+            }
+        };
+        let is_released = held.holder_identity.as_ref().is_none_or(String::is_empty);
+        let seconds = held.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let free = seen + seconds.map_or(LEASE_DURATION, Duration::from_secs);
+        (!is_released && now < free).then_some(free)
+    }
+
+    fn is_ours(&self, lease: &Lease) -> bool {
+        lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref()) == Some(&self.identity)
+    }
+
+    /// Replaces exactly the lease that was read: its resource version makes the API server refuse if another was faster.
+    async fn replace(&self, lease: Lease, spec: LeaseSpec) -> kube::Result<Lease> {
+        let lease = Lease { spec: Some(spec), ..lease };
+        calls::kubernetes("replace lease", self.api.replace(&self.name, &PostParams::default(), &lease)).await
+    }
+}

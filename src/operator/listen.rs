@@ -1,0 +1,78 @@
+//! Where the process listens: the addresses of the flags, and what is served there over HTTP.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
+
+use axum::Router;
+use tokio::net::TcpListener;
+
+/// A value of `--metrics-bind-address` or `--health-probe-bind-address`, as controller-runtime takes them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BindAddress {
+    /// `0`: not served.
+    Off,
+    /// `:8080`: on all addresses of the host.
+    Port(u16),
+    /// `127.0.0.1:8080`.
+    Socket(SocketAddr),
+}
+
+impl FromStr for BindAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let malformed = || format!("{text:?} is no address: write :PORT, IP:PORT, or 0 to turn it off");
+        match text.strip_prefix(':') {
+            _ if text == "0" => Ok(Self::Off),
+            Some(port) => port.parse().map(Self::Port).map_err(|_| malformed()),
+            None => text.parse().map(Self::Socket).map_err(|_| malformed()),
+        }
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("0"),
+            Self::Port(port) => write!(f, ":{port}"),
+            Self::Socket(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Serves `router` in the background for as long as the process lives.
+///
+/// # Errors
+/// Where the address cannot be had.
+pub async fn serve(address: BindAddress, router: Router) -> std::io::Result<()> {
+    let listener = match address {
+        BindAddress::Off => return Ok(()),
+        BindAddress::Socket(address) => TcpListener::bind(address).await?,
+        BindAddress::Port(port) => match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+            Ok(listener) => listener,
+            // A host without IPv6.
+            Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?,
+        },
+    };
+    tokio::spawn(axum::serve(listener, router).into_future());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_for_controller_runtime() {
+        for text in ["0", ":8080", "127.0.0.1:8081", "[::1]:9"] {
+            assert_eq!(text.parse::<BindAddress>().expect(text).to_string(), text);
+        }
+        for text in ["", "8080", ":", ":70000", "localhost:8080", "1"] {
+            let error = text.parse::<BindAddress>().expect_err(text);
+            assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
+}
