@@ -7,5 +7,7 @@ mod bad_input_is_never_guessed;
 mod nothing_lost;
 mod a_good_neighbour;
 mod plain_to_read;
+mod one_leader_acts;
+mod operators_trust_it;
 mod the_same_on_moto;
 mod the_house_is_in_order;

@@ -3,15 +3,16 @@
 use std::{
     env,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_credential_types::{
     Credentials,
-    provider::{self, ProvideCredentials, future},
+    provider::{self, ProvideCredentials, error::CredentialsError, future},
 };
+use tokio::sync::Mutex;
 
 /// How long before they expire credentials are loaded anew, so that none expire on their way.
 const REFRESH_BEFORE: Duration = Duration::from_mins(5);
@@ -20,8 +21,7 @@ const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 /// Source: `aws_config::profile::ProfileFileCredentialsProvider`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RotatingCredentials {
-    loaded: Arc<tokio::sync::Mutex<Option<Loaded>>>,
-    access_key_id: Arc<Mutex<Option<String>>>,
+    loaded: Arc<Mutex<Option<Loaded>>>,
 }
 
 #[derive(Debug)]
@@ -32,9 +32,12 @@ struct Loaded {
 }
 
 impl RotatingCredentials {
-    /// The access key id of the credentials in use; `None` before their first use.
-    pub(crate) fn access_key_id(&self) -> Option<String> {
-        self.access_key_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The access key id of the credentials that a call made now would use.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub(crate) async fn access_key_id(&self) -> Result<String, CredentialsError> {
+        Ok(self.current().await?.access_key_id().to_owned())
     }
 
     async fn current(&self) -> provider::Result {
@@ -55,8 +58,6 @@ impl RotatingCredentials {
             // Better those that are about to expire than none.
             Err(error) => loaded.credentials.clone().filter(is_valid).ok_or(error)?,
         };
-        *self.access_key_id.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(credentials.access_key_id().to_owned());
         Ok(loaded.credentials.insert(credentials).clone())
     }
 }

@@ -16,16 +16,16 @@ use crate::{
     ecs::{
         answer::{Failure, FailureKind},
         client::{Ecs, OPERATION_LIMIT, observed},
-        error::failure,
+        error::{failure, no_credentials},
     },
 };
 
 /// How long a call to AWS may take. Nothing is tried twice by the SDK: a resource's next look is the one retry.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long a failed look at the identity answers for all who ask, so that an outage costs one call.
-const FAILURE_HOLDS: Duration = Duration::from_secs(2);
+const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 
 /// The controller's own credentials, and one session for each region they are used in.
 pub struct Account {
@@ -45,7 +45,7 @@ pub struct Session {
 
 /// What was last learned of the identity.
 enum Known {
-    Identity { of: Option<String>, identity: Identity },
+    Identity { of: String, identity: Identity },
     Failure { at: Instant, failure: Failure },
 }
 
@@ -104,6 +104,13 @@ impl Account {
 }
 
 impl Session {
+    /// Whether AWS does not answer here just now, so that a pass could get nothing done.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let is_held = |known: &Option<Known>| matches!(known, Some(Known::Failure { at, .. }) if at.elapsed() < FAILURE_HOLDS);
+        self.ecs.is_closed() || self.identity.try_lock().is_ok_and(|known| is_held(&known))
+    }
+
     /// Who the credentials in use belong to: asked once for each set of credentials, and by one caller
     /// at a time.
     ///
@@ -111,19 +118,21 @@ impl Session {
     /// What STS, or the chain of credentials, answered instead.
     pub async fn identity(&self) -> Result<Identity, Failure> {
         let mut known = self.identity.lock().await;
-        match &*known {
-            Some(Known::Identity { of, identity }) if *of == self.credentials.access_key_id() => {
-                return Ok(identity.clone());
-            }
-            Some(Known::Failure { at, failure }) if at.elapsed() < FAILURE_HOLDS => {
-                return Err(failure.clone());
-            }
-            _ => {}
+        if let Some(Known::Failure { at, failure }) = &*known
+            && at.elapsed() < FAILURE_HOLDS
+        {
+            return Err(failure.clone());
         }
-        match self.ask().await {
-            Ok(identity) => {
+        let learned = match self.credentials.access_key_id().await {
+            Ok(key) => match &*known {
+                Some(Known::Identity { of, identity }) if *of == key => return Ok(identity.clone()),
+                _ => self.ask().await.map(|identity| (key, identity)),
+            },
+            Err(error) => Err(no_credentials(&error)),
+        };
+        match learned {
+            Ok((of, identity)) => {
                 tracing::info!(account = identity.account, region = self.region, "identity known");
-                let of = self.credentials.access_key_id();
                 *known = Some(Known::Identity { of, identity: identity.clone() });
                 Ok(identity)
             }

@@ -110,14 +110,14 @@ impl Reply {
 }
 
 impl Outcome {
-    /// Whether AWS as a whole seems to be in trouble, so that more calls now would only make it worse.
+    /// Why the call that mattered failed, if it did.
     #[must_use]
-    pub fn is_outage(&self) -> bool {
+    pub fn failure(&self) -> Option<FailureKind> {
         let answer = match self {
             Self::Seen(seen) => seen,
             Self::Asked { reply, .. } => &reply.answer,
         };
-        matches!(answer, Err(Failure { kind: FailureKind::Throttled | FailureKind::Unavailable, .. }))
+        answer.as_ref().err().map(|failure| failure.kind)
     }
 }
 

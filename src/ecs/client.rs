@@ -17,13 +17,14 @@ use crate::{
     ecs::{
         answer::{Description, Failure, FailureKind, Reply, Seen, Status, same_revision},
         error::{code, failure},
+        gate::Gate,
     },
     retirement::plan::Deregistration,
     task_definition::Arn,
 };
 
 /// The longest that any call to AWS takes, connecting and loading credentials included.
-pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(13);
+pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(8);
 
 /// Calls to AWS by `operation` and `code`: `OK`, the error code of AWS, or `NoAnswer`.
 pub const AWS_CALLS: &str = "ecs_retirement_aws_calls_total";
@@ -34,11 +35,18 @@ pub const AWS_CALL_SECONDS: &str = "ecs_retirement_aws_call_duration_seconds";
 /// ECS in one region, with one set of credentials.
 pub struct Ecs {
     client: aws_sdk_ecs::Client,
+    gate: Gate,
 }
 
 impl Ecs {
     pub(crate) fn new(config: &SdkConfig) -> Self {
-        Self { client: aws_sdk_ecs::Client::new(config) }
+        Self { client: aws_sdk_ecs::Client::new(config), gate: Gate::default() }
+    }
+
+    /// Whether a call would be turned away just now, since ECS does not answer.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.gate.is_closed(Instant::now())
     }
 
     /// `DescribeTaskDefinition`: what ECS holds of a revision.
@@ -46,19 +54,26 @@ impl Ecs {
     /// # Errors
     /// What ECS answered instead.
     pub async fn describe(&self, arn: &Arn) -> Seen {
+        let pass = self.gate.enter(Instant::now())?;
         let call = self.client.describe_task_definition().task_definition(arn.to_string()).send();
-        match observed("DescribeTaskDefinition", call).await {
+        let seen = match observed("DescribeTaskDefinition", call).await {
             Ok(output) => description(arn, output.task_definition()),
             Err(error) => Err(failed("DescribeTaskDefinition", arn, &error)),
-        }
+        };
+        pass.settle(&seen, Instant::now());
+        seen
     }
 
     /// `DeregisterTaskDefinition`: cannot be undone, and so takes nothing but what a plan made. ECS is
     /// given the full ARN, and itself refuses one of another account or region.
     pub async fn deregister(&self, deregistration: &Deregistration) -> Reply {
         let arn = deregistration.arn();
+        let pass = match self.gate.enter(Instant::now()) {
+            Ok(pass) => pass,
+            Err(failure) => return Reply { answer: Err(failure), request_id: None },
+        };
         let call = self.client.deregister_task_definition().task_definition(arn.to_string()).send();
-        match observed("DeregisterTaskDefinition", call).await {
+        let reply = match observed("DeregisterTaskDefinition", call).await {
             Ok(output) => {
                 let request_id = output.request_id().map(str::to_owned);
                 tracing::info!(revision = %arn, request_id, "deregistered");
@@ -68,7 +83,9 @@ impl Ecs {
                 let answer = Err(failed("DeregisterTaskDefinition", arn, &error));
                 Reply { answer, request_id: error.request_id().map(str::to_owned) }
             }
-        }
+        };
+        pass.settle(&reply.answer, Instant::now());
+        reply
     }
 }
 

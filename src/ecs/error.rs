@@ -74,21 +74,26 @@ where
         let metadata = service.err().meta();
         return answered(metadata.code(), metadata.message(), service.raw().status().as_u16());
     }
-    match credentials_error(error) {
-        Some(CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_)) => {
-            Failure {
-                kind: FailureKind::AccessDenied,
-                message: "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)".to_owned(),
-            }
-        }
-        Some(_) => Failure {
-            kind: FailureKind::Unavailable,
-            message: "the AWS credentials of the controller could not be refreshed".to_owned(),
-        },
-        // Which of them it was may change from try to try, and the message must not.
-        None => Failure {
+    // Which way it failed may change from try to try, and the message must not.
+    credentials_error(error).map_or_else(
+        || Failure {
             kind: FailureKind::Unavailable,
             message: "AWS could not be reached, or did not answer in time".to_owned(),
+        },
+        no_credentials,
+    )
+}
+
+/// What it means that there are no credentials to call with.
+pub(crate) fn no_credentials(error: &CredentialsError) -> Failure {
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => Failure {
+            kind: FailureKind::AccessDenied,
+            message: "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)".to_owned(),
+        },
+        _ => Failure {
+            kind: FailureKind::Unavailable,
+            message: "the AWS credentials of the controller could not be refreshed".to_owned(),
         },
     }
 }

@@ -1,5 +1,6 @@
 //! Amazon ECS: what it answers, as data, and the calls.
 
 pub mod answer;
+pub mod gate;
 pub mod client;
 pub(crate) mod error;

@@ -109,9 +109,6 @@ fn requested_at(object: &Guarded) -> Option<u64> {
 async fn pass(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
     let reference = ObjectRef::from_obj(object.as_ref());
     shared.queue.start(&reference, Instant::now());
-    if !(shared.context.may_act)() {
-        return Ok(Action::await_change());
-    }
     let worker = metrics::Worker::begin();
     let uid = object.uid().unwrap_or_default();
     let resource = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());

@@ -12,7 +12,7 @@ use crate::{
     account::session::{Account, Session},
     api::TaskDefinitionRetirement,
     calls,
-    ecs::answer::Outcome,
+    ecs::answer::{FailureKind, Outcome},
     retirement::{
         claims::Claims,
         declaration::{self, Entry, Target},
@@ -53,6 +53,7 @@ pub enum Error {
 ///   uid and generation, neither deleted nor suspended.
 /// - What ECS answered is written to the status, or kept in memory until it is.
 /// - A settled resource costs no call, to AWS or to Kubernetes.
+/// - A process that may not act does nothing at all.
 ///
 /// # Errors
 /// Where Kubernetes does not take or give the resource; nothing else ends a pass.
@@ -60,6 +61,9 @@ pub async fn reconcile(
     object: Arc<DeserializeGuard<TaskDefinitionRetirement>>,
     context: Arc<Context>,
 ) -> Result<Option<Duration>, Error> {
+    if !(context.may_act)() {
+        return Ok(None);
+    }
     match &object.0 {
         Ok(cached) if retry::work_is_due(cached) => pass(cached, &context).await,
         Ok(_) => Ok(None),
@@ -80,6 +84,9 @@ pub fn retry_after(error: &Error, uid: &str) -> Duration {
 async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Option<Duration>, Error> {
     let api = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
     let uid = cached.uid().unwrap_or_default();
+    if is_out_of_reach(cached, context) {
+        return Ok(Some(retry::after_outage(&uid)));
+    }
     let live = match read(&api, cached).await? {
         Some(live) if retry::work_is_due(&live) => live,
         Some(_) => return Ok(None),
@@ -124,6 +131,13 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     record.write(status, outcomes).await?;
     slice.end?;
     Ok(next)
+}
+
+/// Whether a pass over a resource whose spec is known could do nothing, since AWS does not answer in its region.
+fn is_out_of_reach(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
+    let Some(status) = &cached.status else { return false };
+    let region = status.region.as_ref().filter(|_| !Renewal::of(cached, status).is_due());
+    region.is_some_and(|region| context.account.session(region).is_closed())
 }
 
 /// Reads the resource uncached: `None` where it is gone, deleted, or another one of the same name.
@@ -191,10 +205,14 @@ async fn act(
                 Outcome::Asked { before, reply, after }
             }
         };
-        let is_outage = outcome.is_outage() && !recorded.is_some_and(is_retired);
+        // More calls now would only make it worse; but a look for a time only is not worth the others' turn.
+        slice.progress = match outcome.failure().filter(|_| !recorded.is_some_and(is_retired)) {
+            Some(FailureKind::Throttled) => Progress::Throttled,
+            Some(FailureKind::Unavailable) => Progress::Outage,
+            _ => Progress::Made,
+        };
         slice.outcomes.insert(entry.revision.clone(), outcome);
-        slice.progress = if is_outage { Progress::Outage } else { Progress::Made };
-        if is_outage {
+        if slice.progress != Progress::Made {
             break;
         }
     }

@@ -29,6 +29,9 @@ const LONGEST_DELAY: Duration = Duration::from_mins(10);
 
 const PANIC_DELAY: Duration = Duration::from_mins(1);
 
+/// While AWS as a whole does not answer: short, since only one call at a time finds out.
+const OUTAGE_DELAY: Duration = Duration::from_secs(2);
+
 /// While another resource is at work on the same revision.
 const CLAIMED_DELAY: Duration = Duration::from_secs(1);
 
@@ -78,7 +81,9 @@ pub enum Progress {
     Made,
     /// Each entry it wanted was in another resource's hands.
     Claimed,
-    /// AWS as a whole seemed to be in trouble, and so it stopped.
+    /// ECS throttles the account, and so it stopped.
+    Throttled,
+    /// AWS does not answer, and so it stopped.
     Outage,
 }
 
@@ -97,9 +102,16 @@ pub fn next_look(
         (Reason::Pending, Progress::Made) => Duration::ZERO,
         (Reason::Pending, Progress::Claimed) => CLAIMED_DELAY,
         (Reason::AccessDenied | Reason::Refused, _) => spread(backoff(status, now), uid),
+        (_, Progress::Outage) => spread(OUTAGE_DELAY, uid),
         _ => spread(SHORTEST_DELAY, uid),
     };
     status.revisions.iter().filter(|row| wants_a_look(row)).map(delay).min()
+}
+
+/// How long to leave a resource alone while AWS does not answer in its region.
+#[must_use]
+pub fn after_outage(uid: &str) -> Duration {
+    spread(OUTAGE_DELAY, uid)
 }
 
 /// How long to leave a resource alone that Kubernetes did not give or take.
@@ -178,7 +190,8 @@ mod tests {
         about(5, delay(-60, &[Reason::AccessDenied], Progress::Made));
         about(40, delay(40, &[Reason::Refused], Progress::Made));
         about(600, delay(86_400, &[Reason::Refused], Progress::Made));
-        about(5, delay(86_400, &[Reason::Refused, Reason::Throttled], Progress::Outage));
+        about(5, delay(86_400, &[Reason::Refused, Reason::Throttled], Progress::Made));
+        about(2, delay(86_400, &[Reason::Refused, Reason::Unavailable], Progress::Outage));
     }
 
     #[test]
@@ -199,7 +212,7 @@ mod tests {
         let reasons = [Reason::Retired, Reason::Pending, Reason::AccessDenied];
         assert_eq!(delay(60, &reasons, Progress::Made), Some(Duration::ZERO));
         assert_eq!(delay(60, &reasons, Progress::Claimed), Some(CLAIMED_DELAY));
-        assert!(delay(60, &reasons, Progress::Outage) >= Some(SHORTEST_DELAY));
+        assert!(delay(60, &reasons, Progress::Outage) >= Some(OUTAGE_DELAY));
     }
 
     #[test]

@@ -4,5 +4,6 @@ pub mod control_plane;
 pub mod moto;
 pub mod namespace;
 pub mod process;
+pub mod proxy;
 pub mod simulated_ecs;
 pub mod tools;

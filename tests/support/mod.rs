@@ -16,7 +16,11 @@ use testkit::{
     process::{Folder, Process, Signal},
     simulated_ecs::{ACCESS_KEY, ACCOUNT, Region, SimulatedEcs},
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 
 pub use seen::{Seen, Verdict};
 
@@ -172,4 +176,30 @@ pub async fn stop(controller: &mut Process) {
     controller.signal(Signal::TERM).expect("a signal can be sent");
     let status = controller.wait(DEADLINE).await.expect("the controller stops");
     assert!(status.success(), "{status}: {}", controller.log());
+}
+
+/// The status and the text of a page, given as `HOST:PORT/PATH`; `None` while nobody listens.
+pub async fn page(url: &str) -> Option<(u16, String)> {
+    let (address, path) = url.split_once('/').expect("a path");
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+/// Waits until a page says `text`.
+pub async fn wait_for_page(url: &str, text: &str) {
+    let began = Instant::now();
+    loop {
+        let page = page(url).await;
+        if page.as_ref().is_some_and(|(status, body)| *status == 200 && body.contains(text)) {
+            return;
+        }
+        assert!(began.elapsed() < DEADLINE, "{url} does not say {text}: {page:?}");
+        sleep(PAUSE).await;
+    }
 }

@@ -1,0 +1,134 @@
+//! The gate before ECS in one region: while ECS does not answer, one call at a time finds out whether it does again.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::ecs::answer::{Failure, FailureKind};
+
+/// How long after a call without an answer the next one is tried.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// Without it, every worker would wait for a region that does not answer, and none would be left for the others.
+#[derive(Debug, Default)]
+pub struct Gate {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Open,
+    /// Closed by a call that got no answer; the first to come after `until` may try.
+    Closed { until: Instant, failure: Failure },
+    /// Closed, and somebody tries.
+    Tried { failure: Failure },
+}
+
+/// Leave to make one call.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    gate: &'a Gate,
+    is_settled: bool,
+}
+
+impl Gate {
+    /// Asks for leave to make a call at `now`.
+    ///
+    /// # Errors
+    /// Why the last call got no answer, while that still holds.
+    pub fn enter(&self, now: Instant) -> Result<Pass<'_>, Failure> {
+        let mut state = self.lock();
+        match &*state {
+            State::Open => {}
+            State::Closed { until, failure } if *until <= now => {
+                *state = State::Tried { failure: failure.clone() };
+            }
+            State::Closed { failure, .. } | State::Tried { failure } => return Err(failure.clone()),
+        }
+        Ok(Pass { gate: self, is_settled: false })
+    }
+
+    /// Whether a call at `now` would be turned away.
+    #[must_use]
+    pub fn is_closed(&self, now: Instant) -> bool {
+        match &*self.lock() {
+            State::Open => false,
+            State::Closed { until, .. } => now < *until,
+            State::Tried { .. } => true,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass<'_> {
+    /// Tells what came of the call: any answer opens the gate, and none closes it.
+    pub fn settle<T>(mut self, answer: &Result<T, Failure>, now: Instant) {
+        self.is_settled = true;
+        *self.gate.lock() = match answer {
+            Err(failure) if failure.kind == FailureKind::Unavailable => {
+                State::Closed { until: now + HOLD, failure: failure.clone() }
+            }
+            _ => State::Open,
+        };
+    }
+}
+
+impl Drop for Pass<'_> {
+    /// Of a call that was given up nothing is known: another may try at once.
+    fn drop(&mut self) {
+        let mut state = self.gate.lock();
+        if let (false, State::Tried { .. }) = (self.is_settled, &*state) {
+            *state = State::Open;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_answer() -> Result<(), Failure> {
+        Err(Failure { kind: FailureKind::Unavailable, message: "no answer".to_owned() })
+    }
+
+    #[test]
+    fn after_a_call_without_an_answer_one_at_a_time_tries_until_there_is_one() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        let (first, second) = (gate.enter(now).expect("open"), gate.enter(now).expect("open for many"));
+        first.settle(&no_answer(), now);
+        assert!(gate.is_closed(now));
+        assert_eq!(gate.enter(now).expect_err("closed").message, "no answer");
+
+        let later = now + HOLD;
+        assert!(!gate.is_closed(later));
+        let trying = gate.enter(later).expect("one may try");
+        assert!(gate.is_closed(later));
+        gate.enter(later).expect_err("and only one");
+        trying.settle(&no_answer(), later);
+        gate.enter(later).expect_err("closed again");
+
+        second.settle(&Ok(()), later);
+        gate.enter(later).expect("any answer opens it");
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        let refusal = Failure { kind: FailureKind::ServerFault, message: "a fault".to_owned() };
+        gate.enter(now).expect("open").settle::<()>(&Err(refusal), now);
+        gate.enter(now).expect("still open");
+    }
+
+    #[test]
+    fn a_try_that_is_given_up_leaves_the_gate_to_the_next() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        gate.enter(now).expect("open").settle(&no_answer(), now);
+        drop(gate.enter(now + HOLD).expect("one may try"));
+        gate.enter(now + HOLD).expect("the next may");
+    }
+}

@@ -1,0 +1,70 @@
+//! A TCP proxy before a server, which can be told to cut off whoever comes through it.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// A proxy on a port of its own, until dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    is_cut: Arc<watch::Sender<bool>>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Begins to pass on connections to `server`, such as `127.0.0.1:6443`.
+    ///
+    /// # Errors
+    /// The system has no port.
+    pub async fn before(server: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let is_cut = Arc::new(watch::Sender::new(false));
+        let (server, cut) = (server.to_owned(), is_cut.clone());
+        let serving = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(pass_on(client, server.clone(), cut.subscribe()));
+            }
+        });
+        Ok(Self { address, is_cut, serving })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends all connections, and accepts none until [`Self::mend`].
+    pub fn cut(&self) {
+        self.is_cut.send_replace(true);
+    }
+
+    /// Passes on new connections again.
+    pub fn mend(&self) {
+        self.is_cut.send_replace(false);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.cut();
+        self.serving.abort();
+    }
+}
+
+async fn pass_on(mut client: TcpStream, server: String, mut cut: watch::Receiver<bool>) {
+    if *cut.borrow() {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(&server).await else { return };
+    tokio::select! {
+        _ = copy_bidirectional(&mut client, &mut server) => {}
+        _ = cut.wait_for(|is_cut| *is_cut) => {}
+    }
+}
