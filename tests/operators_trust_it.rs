@@ -105,8 +105,8 @@ async fn the_metrics_agree_with_what_ecs_saw() {
         let calls = world.ecs.calls();
         let counted = value(&scrape, "ecs_retirement_aws_calls_total", &[]);
         let of = |reason: &str| value(&scrape, "ecs_retirement_revisions", &[("reason", reason)]);
-        let stand =
-            [of("Retired"), of("AccessDenied"), of("NotFound"), of("Suspended")] == [4.0, 1.0, 1.0, 1.0];
+        let expected = [("Retired", 4.0), ("AccessDenied", 1.0), ("NotFound", 1.0), ("Suspended", 1.0)];
+        let stand = expected.iter().all(|(reason, count)| (of(reason) - count).abs() < 0.5);
         if stand && (counted - as_float(calls.len())).abs() < 0.5 {
             for action in [DESCRIBE, DEREGISTER, Action::GetCallerIdentity] {
                 let counted =
