@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use ecs_retirement_controller::{
     CONTROLLER,
     api::TaskDefinitionRetirement,
+    ecs::pacer::Pacing,
     operator::{self, Election, Options, listen::BindAddress, telemetry},
 };
 use kube::CustomResourceExt;
@@ -38,6 +39,12 @@ struct Flags {
     /// How many resources are worked on at once.
     #[arg(long, env = "MAX_CONCURRENT_RECONCILES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     max_concurrent_reconciles: u16,
+    /// How many revisions may be deregistered a second, on the long run, in each account and region. ECS gives one a second to all, deploys included.
+    #[arg(long, env = "DEREGISTRATIONS_PER_SECOND", default_value_t = 0.5, value_parser = per_second, value_name = "RATE")]
+    deregistrations_per_second: f64,
+    /// How many revisions may be deregistered at once after a pause, in each account and region.
+    #[arg(long, env = "DEREGISTRATION_BURST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..), value_name = "NUMBER")]
+    deregistration_burst: u32,
     /// Elect a leader among the replicas by a Lease, so that only one acts; false where there is only one.
     #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     leader_elect: bool,
@@ -59,6 +66,11 @@ struct Flags {
     /// How log lines are written.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]
     log_format: telemetry::Format,
+}
+
+fn per_second(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| format!("{text:?} is no rate: write a number above 0, such as 0.5"))
 }
 
 fn main() -> ExitCode {
@@ -84,6 +96,10 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             let options = Options {
                 namespaces,
                 concurrency: flags.max_concurrent_reconciles,
+                pacing: Pacing {
+                    per_second: flags.deregistrations_per_second,
+                    burst: flags.deregistration_burst,
+                },
                 election,
                 metrics: flags.metrics_bind_address,
                 health_probes: flags.health_probe_bind_address,

@@ -53,6 +53,12 @@ pub enum ParseError {
 }
 
 impl Revision {
+    /// The number, which ECS counts up in each family: the lower, the older.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.number
+    }
+
     fn parse(family: &str, number: &str, whole: &str) -> Result<Self, ParseError> {
         let in_family = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if family.is_empty() || family.len() > FAMILY_LENGTH || !family.chars().all(in_family) {

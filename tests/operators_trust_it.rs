@@ -18,7 +18,7 @@ const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 /// Every metric, with its labels: a change is to be seen in review, since dashboards and alerts rest on them.
-const METRICS: [&str; 17] = [
+const METRICS: [&str; 20] = [
     "controller_runtime_active_workers{controller}",
     "controller_runtime_max_concurrent_reconciles{controller}",
     "controller_runtime_reconcile_errors_total{controller}",
@@ -29,6 +29,9 @@ const METRICS: [&str; 17] = [
     "ecs_retirement_aws_calls_total{code,operation}",
     "ecs_retirement_build_info{version}",
     "ecs_retirement_oldest_waiting_seconds{}",
+    "ecs_retirement_pacer_rate{bucket,region}",
+    "ecs_retirement_pacer_tokens{bucket,region}",
+    "ecs_retirement_pacer_waiting{bucket,region}",
     "ecs_retirement_resources{condition}",
     "ecs_retirement_revisions{reason}",
     "leader_election_master_status{name}",
@@ -183,6 +186,10 @@ async fn a_wrong_value_of_a_flag_is_told_and_ends_with_2() {
         ("--max-concurrent-reconciles=0", "0"),
         ("--log-level=loud", "loud"),
         ("--log-format=xml", "xml"),
+        ("--deregistrations-per-second=0", "0"),
+        ("--deregistrations-per-second=-1", "-1"),
+        ("--deregistrations-per-second=fast", "fast"),
+        ("--deregistration-burst=0", "0"),
     ];
     for (flag, value) in wrong {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));

@@ -6,6 +6,7 @@ mod never_the_wrong_revision;
 mod bad_input_is_never_guessed;
 mod nothing_lost;
 mod a_good_neighbour;
+mod it_takes_turns;
 mod plain_to_read;
 mod one_leader_acts;
 mod operators_trust_it;

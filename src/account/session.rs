@@ -17,12 +17,18 @@ use crate::{
         answer::{Failure, FailureKind},
         client::{Ecs, OPERATION_LIMIT, observed},
         error::{failure, no_credentials},
+        pacer::Pacing,
+        turns::{Holder, Turns, Waker},
     },
 };
 
 /// How long a call to AWS may take. Nothing is tried twice by the SDK: a resource's next look is the one retry.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Half of the bucket "task definition read" of ECS, 50 at once and 20 a second.
+/// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
+const READS: Pacing = Pacing { per_second: 10.0, burst: 25 };
 
 /// For how long a failed look at the identity answers for all who ask, so that an outage costs one call.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
@@ -31,12 +37,18 @@ const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 pub struct Account {
     config: SdkConfig,
     credentials: RotatingCredentials,
+    pacing: Pacing,
+    waker: Waker,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
 /// The credentials in one region.
 pub struct Session {
     pub ecs: Ecs,
+    /// The turns to look here, at half of what ECS gives.
+    pub looks: Arc<Turns>,
+    /// The turns to deregister here.
+    pub turns: Arc<Turns>,
     region: String,
     sts: aws_sdk_sts::Client,
     credentials: RotatingCredentials,
@@ -52,7 +64,9 @@ enum Known {
 impl Account {
     /// The credentials, region and endpoints of the environment, as every AWS tool reads them.
     /// Source: "AWS SDKs and Tools Reference Guide".
-    pub async fn from_environment() -> Self {
+    ///
+    /// `pacing` holds in each region by itself; `waker` wakes those who waited for a turn.
+    pub async fn from_environment(pacing: Pacing, waker: Waker) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
@@ -67,14 +81,33 @@ impl Account {
             .identity_cache(IdentityCache::no_cache())
             .load()
             .await;
-        Self { config, credentials, sessions: Mutex::default() }
+        Self { config, credentials, pacing, waker, sessions: Mutex::default() }
+    }
+
+    /// Gives up the places of a resource that is gone, wherever it has one.
+    pub fn leave(&self, holder: &Holder) {
+        self.each(|session| session.leave(holder));
+    }
+
+    /// Tells the metrics how things are in each region.
+    pub fn measure(&self) {
+        self.each(|session| {
+            session.looks.measure();
+            session.turns.measure();
+        });
+    }
+
+    fn each(&self, mut act: impl FnMut(&Session)) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.values().for_each(|session| act(session));
     }
 
     /// Why the identity is not known where it was last asked for; empty where it is, or nobody has asked yet.
     #[must_use]
     pub fn identity_failures(&self) -> Vec<String> {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.values().filter_map(|session| session.identity_failure()).collect()
+        let mut failures = Vec::new();
+        self.each(|session| failures.extend(session.identity_failure()));
+        failures
     }
 
     /// The region that the environment names, for resources that name none.
@@ -93,6 +126,8 @@ impl Account {
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
         let session = Arc::new(Session {
             ecs: Ecs::new(&config),
+            looks: Turns::begin("read", region, READS, self.waker.clone()),
+            turns: Turns::begin("modify", region, self.pacing, self.waker.clone()),
             region: region.to_owned(),
             sts: aws_sdk_sts::Client::new(&config),
             credentials: self.credentials.clone(),
@@ -104,6 +139,12 @@ impl Account {
 }
 
 impl Session {
+    /// Gives up the places of a resource that has nothing to wait for here.
+    pub fn leave(&self, holder: &Holder) {
+        self.looks.leave(holder);
+        self.turns.leave(holder);
+    }
+
     /// Whether AWS does not answer here just now, so that a pass could get nothing done.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -1,6 +1,8 @@
 //! Amazon ECS: what it answers, as data, and the calls.
 
 pub mod answer;
+pub mod pacer;
+pub mod turns;
 pub mod gate;
 pub mod client;
 pub(crate) mod error;

@@ -20,11 +20,12 @@ use kube::{
         watcher,
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
 use crate::{
     api::{REQUESTED_AT, TaskDefinitionRetirement},
+    ecs::turns::Holder,
     operator::{metrics, queue::Queue},
     retirement::{
         reconcile::{self, Context},
@@ -51,18 +52,26 @@ pub struct Shared {
 }
 
 /// A controller for the resources of `api`, and its cache. It runs until `stop`, and then until its passes have ended;
-/// each new term of leadership looks at every resource.
+/// each new term of leadership looks at every resource, and each call at the resource whose turn has come.
 pub fn controller(
     api: Api<Guarded>,
     concurrency: u16,
     shared: &Arc<Shared>,
     terms: watch::Receiver<u64>,
+    calls: mpsc::UnboundedReceiver<Holder>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> (Cache, BoxFuture<'static, ()>) {
     let (reader, writer) = store();
     let objects = watcher::watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)).default_backoff();
     let queue = shared.clone();
+    let forget = shared.clone();
     let changes = reflector(writer, objects.modify(slim))
+        .inspect_ok(move |event| {
+            if let watcher::Event::Delete(object) = event {
+                forget.context.forget(object);
+                forget.queue.forget(&ObjectRef::from_obj(object));
+            }
+        })
         .applied_objects()
         .predicate_filter(predicates::generation.combine(requested_at), PredicateConfig::default())
         .inspect_ok(move |object| queue.queue.add(&ObjectRef::from_obj(object), Instant::now()));
@@ -70,14 +79,19 @@ pub fn controller(
     let new_terms = each_change(terms).inspect(move |()| {
         all.state().iter().for_each(|it| queue.queue.add(&ObjectRef::from_obj(it.as_ref()), Instant::now()));
     });
+    let (known, queue) = (reader.clone(), shared.clone());
+    let called = stream::unfold(calls, |mut calls| async { Some((calls.recv().await?, calls)) })
+        .map(|Holder { namespace, name }| ObjectRef::new(&name).within(&namespace))
+        .filter(move |resource| std::future::ready(known.get(resource).is_some()))
+        .inspect(move |resource| queue.queue.add(resource, Instant::now()));
     let results = Controller::for_stream(changes, reader.clone())
         .with_config(controller::Config::default().concurrency(concurrency))
         .reconcile_all_on(new_terms)
+        .reconcile_on(called)
         .graceful_shutdown_on(stop)
         .run(pass, error_policy, shared.clone());
-    let shared = shared.clone();
     let run = results.for_each(move |result| {
-        note(result, &shared);
+        note(result);
         std::future::ready(())
     });
     (reader, run.boxed())
@@ -153,16 +167,11 @@ fn error_policy(_: Arc<Guarded>, error: &Infallible, _: Arc<Shared>) -> Action {
 
 type PassResult = Result<(ObjectRef<Guarded>, Action), controller::Error<Infallible, watcher::Error>>;
 
-fn note(result: PassResult, shared: &Shared) {
+fn note(result: PassResult) {
     match result {
         Ok((resource, action)) => tracing::debug!(%resource, ?action, "pass done"),
         // Deleted while it waited for its turn.
-        Err(controller::Error::ObjectNotFound(resource)) => {
-            resource.extra.uid.iter().for_each(|uid| shared.context.unwritten.forget(uid));
-            shared
-                .queue
-                .forget(&ObjectRef::new(&resource.name).within(&resource.namespace.unwrap_or_default()));
-        }
+        Err(controller::Error::ObjectNotFound(_)) => {}
         Err(error) => {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(

@@ -16,7 +16,10 @@ use crate::{
         TaskDefinitionRetirement,
         conditions::{READY, RECONCILING, STALLED},
     },
-    ecs::client::{AWS_CALL_SECONDS, AWS_CALLS},
+    ecs::{
+        client::{AWS_CALL_SECONDS, AWS_CALLS},
+        turns::{RATE, TOKENS, WAITING},
+    },
     operator::{
         controllers::{Cache, Shared},
         kubernetes::REST_CLIENT_REQUESTS,
@@ -108,6 +111,12 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(REST_CLIENT_REQUESTS, "Requests to the API server, by method and status code.");
     describe_counter!(AWS_CALLS, "Calls to AWS, by operation and code: OK, AWS's error code, or NoAnswer.");
     describe_histogram!(AWS_CALL_SECONDS, Unit::Seconds, "How long calls to AWS took.");
+    describe_gauge!(TOKENS, "Calls that could be made at once, by region and bucket of ECS.");
+    describe_gauge!(
+        RATE,
+        "Calls a second as things are now, by region and bucket: less than configured while ECS throttles."
+    );
+    describe_gauge!(WAITING, "Resources that wait for their turn, by region and bucket.");
     describe_gauge!(REVISIONS, "Declared revisions, by where they stand. Told by the leader only.");
     describe_gauge!(
         RESOURCES,
@@ -139,6 +148,7 @@ pub fn router(
     let metrics = move || {
         gauge!(WORKQUEUE_DEPTH, "name" => KIND).set(as_float(shared.queue.depth(Instant::now())));
         gauge!(LEADER, "name" => CONTROLLER).set(u8::from(leadership.is_held()));
+        shared.context.account.measure();
         read(&caches, leadership.is_held());
         handle.run_upkeep();
         let text = handle.render();

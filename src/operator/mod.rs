@@ -21,7 +21,10 @@ use std::{
 
 use futures::{FutureExt, future::join_all};
 use kube::Api;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 use self::{
     controllers::Shared,
@@ -32,11 +35,19 @@ use self::{
 use crate::{
     CONTROLLER,
     account::session::Account,
+    ecs::{
+        pacer::Pacing,
+        turns::{Holder, Waker},
+    },
     retirement::{claims::Claims, reconcile::Context, unwritten::Unwritten},
 };
 
 /// How long passes may take to end once the process is told to stop: a call to AWS that is never answered ends before.
 const STOP_LIMIT: Duration = Duration::from_secs(25);
+
+/// What ECS gives an account and region, to deregister and to register.
+/// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
+const ECS_PER_SECOND: f64 = 1.0;
 
 /// What the command line says of a run.
 #[derive(Clone, Debug)]
@@ -45,6 +56,8 @@ pub struct Options {
     pub namespaces: BTreeSet<String>,
     /// How many resources are worked on at once.
     pub concurrency: u16,
+    /// How fast revisions may be deregistered in each account and region.
+    pub pacing: Pacing,
     /// The lease to elect a leader by; `None` where this process is the only one.
     pub election: Option<Election>,
     pub metrics: BindAddress,
@@ -94,14 +107,24 @@ pub async fn run(options: Options) -> Result<(), Error> {
         let (leadership, stopping) = (leadership.clone(), stopping.clone());
         Box::new(move || leadership.is_held() && !stopping.load(Ordering::Relaxed))
     };
+    let (callers, calls): (Vec<_>, Vec<_>) =
+        (0..options.namespaces.len().max(1)).map(|_| mpsc::unbounded_channel::<Holder>()).unzip();
+    // Each controller knows which resources are its own; one that has ended takes no calls.
+    let wake = move |holder: &Holder| callers.iter().for_each(|caller| drop(caller.send(holder.clone())));
     let context = Arc::new(Context {
         client: client.clone(),
-        account: Account::from_environment().await,
+        account: Account::from_environment(options.pacing, Waker(Arc::new(wake))).await,
         claims: Claims::default(),
         unwritten: Unwritten::default(),
         instance: instance.clone(),
         may_act,
     });
+    if options.pacing.per_second > ECS_PER_SECOND {
+        tracing::warn!(
+            "--deregistrations-per-second {} is more than the {ECS_PER_SECOND} that ECS gives an account and region, deploys included, unless the quota was raised",
+            options.pacing.per_second
+        );
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), region = context.account.default_region(), "started");
 
     let shared = Arc::new(Shared { context: context.clone(), queue: Queue::default() });
@@ -113,7 +136,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let concurrency = options.concurrency;
     let (caches, controllers): (Vec<_>, Vec<_>) = apis
         .into_iter()
-        .map(|api| controllers::controller(api, concurrency, &shared, leadership.terms(), stop.clone()))
+        .zip(calls)
+        .map(|(api, calls)| {
+            controllers::controller(api, concurrency, &shared, leadership.terms(), calls, stop.clone())
+        })
         .unzip();
 
     let probes = health::router(caches.clone(), context);

@@ -155,11 +155,13 @@ fn run(
         };
         outcomes.insert(entry.revision.clone(), outcome);
     }
-    let finding = Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &outcomes };
+    let finding =
+        Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &outcomes, place: None };
     resource.status = Some(summarize(resource, finding, Timestamp::UNIX_EPOCH));
 
     let (now, none) = (Timestamp::from_second(60).expect("a time"), BTreeMap::new());
-    let finding = Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &none };
+    let finding =
+        Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &none, place: None };
     assert_eq!(Some(summarize(resource, finding, now)), resource.status, "nothing learned, nothing changed");
 }
 

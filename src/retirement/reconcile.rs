@@ -12,7 +12,10 @@ use crate::{
     account::session::{Account, Session},
     api::TaskDefinitionRetirement,
     calls,
-    ecs::answer::{FailureKind, Outcome},
+    ecs::{
+        answer::{FailureKind, Outcome, Seen},
+        turns::Holder,
+    },
     retirement::{
         claims::Claims,
         declaration::{self, Entry, Target},
@@ -35,6 +38,14 @@ pub struct Context {
     pub instance: String,
     /// Whether this process may act at this very moment: it leads, and has not been told to stop.
     pub may_act: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Context {
+    /// Forgets a resource that is gone.
+    pub fn forget(&self, resource: &impl ResourceExt) {
+        self.account.leave(&holder(resource));
+        self.unwritten.forget(&resource.uid().unwrap_or_default());
+    }
 }
 
 /// Why a pass could not do its part in Kubernetes. What AWS answers is never an error: it is an outcome.
@@ -89,9 +100,12 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     }
     let live = match read(&api, cached).await? {
         Some(live) if retry::work_is_due(&live) => live,
-        Some(_) => return Ok(None),
+        Some(_) => {
+            context.account.leave(&holder(cached));
+            return Ok(None);
+        }
         None => {
-            context.unwritten.forget(&uid);
+            context.forget(cached);
             return Ok(None);
         }
     };
@@ -112,7 +126,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     if recorded.is_none_or(|it| it.conditions.is_empty() || Renewal::of(record.resource(), it).is_due()) {
         let entries = declaration::entries(&spec, None, account(&record).as_deref());
         let (caller, outcomes) = (Caller::NotAskedYet, &BTreeMap::new());
-        let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes };
+        let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place: None };
         let status = summarize(record.resource(), finding, Timestamp::now());
         record.write(status, outcomes).await?;
     }
@@ -124,10 +138,14 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
         Ok(identity) => (Caller::Known(identity), act(&api, &record, &entries, &session, context).await),
         Err(failure) => (Caller::Unknown(failure), Slice::outage()),
     };
+    if slice.progress != Progress::Queued {
+        session.leave(&holder(cached));
+    }
+    let place = session.turns.place(&holder(cached));
     let outcomes = &slice.outcomes;
-    let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes };
+    let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place };
     let status = summarize(record.resource(), finding, Timestamp::now());
-    let next = retry::next_look(&status, slice.progress, &uid, Timestamp::now());
+    let next = retry::next_look(&status, slice.progress, place, &uid, Timestamp::now());
     record.write(status, outcomes).await?;
     slice.end?;
     Ok(next)
@@ -138,6 +156,12 @@ fn is_out_of_reach(cached: &TaskDefinitionRetirement, context: &Context) -> bool
     let Some(status) = &cached.status else { return false };
     let region = status.region.as_ref().filter(|_| !Renewal::of(cached, status).is_due());
     region.is_some_and(|region| context.account.session(region).is_closed())
+}
+
+/// A resource, as those know it who wait for a turn.
+#[must_use]
+pub fn holder(resource: &impl ResourceExt) -> Holder {
+    Holder { namespace: resource.namespace().unwrap_or_default(), name: resource.name_any() }
 }
 
 /// Reads the resource uncached: `None` where it is gone, deleted, or another one of the same name.
@@ -164,6 +188,10 @@ impl Slice {
     }
 }
 
+fn is_throttled(answer: &Seen) -> bool {
+    answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
+}
+
 /// Looks at the next few entries, and deregisters those that are to be.
 async fn act(
     api: &Api<TaskDefinitionRetirement>,
@@ -181,10 +209,27 @@ async fn act(
         if !(context.may_act)() {
             break;
         }
+        // Whose turn it is to deregister does not queue up for the look before.
+        if session.turns.is_called(&holder(resource)) {
+            session.looks.take_ahead();
+        } else if let Some(look) = session.looks.take(&holder(resource)) {
+            look.spend();
+        } else {
+            slice.progress = Progress::Queued;
+            break;
+        }
         let recorded = recorded_row(entry, rows);
-        let outcome = match plan(&resource.spec, arn, recorded, session.ecs.describe(arn).await) {
+        let seen = session.ecs.describe(arn).await;
+        if is_throttled(&seen) {
+            session.looks.throttled();
+        }
+        let outcome = match plan(&resource.spec, arn, recorded, seen) {
             Step::Report(seen) => Outcome::Seen(seen),
             Step::Deregister { before, deregistration } => {
+                let Some(turn) = session.turns.take(&holder(resource)) else {
+                    slice.progress = Progress::Queued;
+                    break;
+                };
                 match read(api, resource).await {
                     Ok(Some(live)) if live.metadata.generation == resource.metadata.generation => {}
                     // The spec has changed: what it says now is for the next pass.
@@ -200,8 +245,17 @@ async fn act(
                 if !(context.may_act)() {
                     break;
                 }
+                turn.spend();
                 let reply = session.ecs.deregister(&deregistration).await;
-                let after = if reply.wants_a_look() { Some(session.ecs.describe(arn).await) } else { None };
+                if is_throttled(&reply.answer) {
+                    session.turns.throttled();
+                }
+                let after = if reply.wants_a_look() {
+                    session.looks.take_ahead();
+                    Some(session.ecs.describe(arn).await)
+                } else {
+                    None
+                };
                 Outcome::Asked { before, reply, after }
             }
         };

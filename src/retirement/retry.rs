@@ -12,6 +12,7 @@ use crate::{
         Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus,
         conditions::{READY, RECONCILING, STALLED},
     },
+    ecs::pacer::Place,
     retirement::{
         declaration::{Entry, Target},
         row::{recorded_row, wants_a_look},
@@ -32,6 +33,9 @@ const PANIC_DELAY: Duration = Duration::from_mins(1);
 /// While AWS as a whole does not answer: short, since only one call at a time finds out.
 const OUTAGE_DELAY: Duration = Duration::from_secs(2);
 
+/// How long after its turn a resource looks by itself.
+const MISSED_CALL: Duration = Duration::from_secs(30);
+
 /// While another resource is at work on the same revision.
 const CLAIMED_DELAY: Duration = Duration::from_secs(1);
 
@@ -50,18 +54,19 @@ pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
 }
 
 /// The entries that a pass looks at: first those that are owed no more than a look, then those never tried,
-/// and those that ECS refused last, so that none of them keeps another waiting.
+/// and those that ECS refused last, so that none of them keeps another waiting. Among equals the oldest revision is first: if
+/// anything turns out wrong on the way, the newest are still there.
 #[must_use]
 pub fn slice<'a>(entries: &'a [Entry], rows: &[RevisionStatus]) -> Vec<&'a Entry> {
-    let mut due: Vec<(u8, &Entry)> = entries
+    let mut due: Vec<((u8, i32), &Entry)> = entries
         .iter()
-        .filter(|entry| matches!(entry.target, Target::Here(_)))
         .filter_map(|entry| {
+            let Target::Here(arn) = &entry.target else { return None };
             let row = recorded_row(entry, rows)?;
-            wants_a_look(row).then(|| (turn(row.reason), entry))
+            wants_a_look(row).then(|| ((turn(row.reason), arn.revision().number()), entry))
         })
         .collect();
-    due.sort_by_key(|(turn, _)| *turn);
+    due.sort_by_key(|(order, _)| *order);
     due.into_iter().take(SLICE).map(|(_, entry)| entry).collect()
 }
 
@@ -79,6 +84,8 @@ fn turn(reason: Reason) -> u8 {
 pub enum Progress {
     /// It did what it had set out to do.
     Made,
+    /// It stands in line for a turn, and is called.
+    Queued,
     /// Each entry it wanted was in another resource's hands.
     Claimed,
     /// ECS throttles the account, and so it stopped.
@@ -95,6 +102,7 @@ pub enum Progress {
 pub fn next_look(
     status: &TaskDefinitionRetirementStatus,
     progress: Progress,
+    place: Option<Place>,
     uid: &str,
     now: Timestamp,
 ) -> Option<Duration> {
@@ -103,9 +111,17 @@ pub fn next_look(
         (Reason::Pending, Progress::Claimed) => CLAIMED_DELAY,
         (Reason::AccessDenied | Reason::Refused, _) => spread(backoff(status, now), uid),
         (_, Progress::Outage) => spread(OUTAGE_DELAY, uid),
+        (Reason::Pending | Reason::Throttled | Reason::Unavailable, Progress::Queued) => unless_called(place),
         _ => spread(SHORTEST_DELAY, uid),
     };
     status.revisions.iter().filter(|row| wants_a_look(row)).map(delay).min()
+}
+
+/// One that stands in line is called; this is only for the case that the call is missed.
+fn unless_called(place: Option<Place>) -> Duration {
+    let turns =
+        place.map(|place| f64::from(u32::try_from(place.ahead + 1).unwrap_or(u32::MAX)) / place.per_second);
+    Duration::try_from_secs_f64(turns.unwrap_or_default()).unwrap_or(LONGEST_DELAY) + MISSED_CALL
 }
 
 /// How long to leave a resource alone while AWS does not answer in its region.
@@ -171,12 +187,12 @@ mod tests {
     fn refused_for(seconds: i64, reasons: &[Reason]) -> TaskDefinitionRetirementStatus {
         let revisions = rows(reasons);
         let since = NOW - SignedDuration::from_secs(seconds);
-        let conditions = Verdict::of(&revisions).conditions(&[], Some(1), since);
+        let conditions = Verdict::of(&revisions, None).conditions(&[], Some(1), since);
         TaskDefinitionRetirementStatus { conditions, revisions, ..Default::default() }
     }
 
     fn delay(seconds: i64, reasons: &[Reason], progress: Progress) -> Option<Duration> {
-        next_look(&refused_for(seconds, reasons), progress, "uid", NOW)
+        next_look(&refused_for(seconds, reasons), progress, None, "uid", NOW)
     }
 
     #[test]

@@ -8,7 +8,10 @@ use kube::ResourceExt;
 use crate::{
     account::identity::Identity,
     api::{REQUESTED_AT, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
-    ecs::answer::{Failure, Outcome},
+    ecs::{
+        answer::{Failure, Outcome},
+        pacer::Place,
+    },
     retirement::{
         declaration::{Entry, InvalidSpec},
         row::row,
@@ -25,6 +28,8 @@ pub enum Finding<'a> {
         entries: &'a [Entry],
         caller: Caller<'a>,
         outcomes: &'a BTreeMap<String, Outcome>,
+        /// Where the resource stands in the line for a turn, if it does.
+        place: Option<Place>,
     },
 }
 
@@ -50,7 +55,7 @@ pub fn summarize(
             let verdict = Verdict::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
             (recorded.region, recorded.account, recorded.revisions, verdict)
         }
-        Finding::Valid { region, entries, caller, outcomes } => {
+        Finding::Valid { region, entries, caller, outcomes, place } => {
             let renewal = Renewal::of(resource, &recorded);
             let rows: Vec<RevisionStatus> = entries
                 .iter()
@@ -61,7 +66,7 @@ pub fn summarize(
                 Caller::Known(identity) => recorded.account.or_else(|| Some(identity.account.clone())),
                 Caller::NotAskedYet | Caller::Unknown(_) => recorded.account,
             };
-            let verdict = Verdict::of(&rows);
+            let verdict = Verdict::of(&rows, place.map(|place| (place, now)));
             (Some(region.to_owned()), account, rows, verdict)
         }
     };

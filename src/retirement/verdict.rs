@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::Timestamp,
+    jiff::{SignedDuration, Timestamp},
 };
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
         Reason, RevisionStatus,
         conditions::{READY, RECONCILING, STALLED},
     },
+    ecs::pacer::Place,
     retirement::declaration::InvalidSpec,
 };
 
@@ -67,9 +68,9 @@ pub fn standing(reason: Reason) -> Standing {
 }
 
 impl Verdict {
-    /// The verdict on a resource whose entries are `rows`.
+    /// The verdict on a resource whose entries are `rows`, and which stands in line for a turn at `place` now.
     #[must_use]
-    pub fn of(rows: &[RevisionStatus]) -> Self {
+    pub fn of(rows: &[RevisionStatus], place: Option<(Place, Timestamp)>) -> Self {
         let those = |wanted: Standing| rows.iter().filter(move |row| standing(row.reason) == wanted);
         let number = |wanted: Standing| those(wanted).count();
         let (retired, progressing) = (number(Standing::Retired), number(Standing::Progressing));
@@ -98,6 +99,11 @@ impl Verdict {
                 0 | 1 => {}
                 same => drop(write!(message, " (and {} more)", same - 1)),
             }
+        }
+        if let Some((place, now)) = place
+            && why.is_some_and(|row| row.reason == Reason::Pending)
+        {
+            let _ = write!(message, ": {}", in_line(place, progressing, now));
         }
         Self {
             declared: rows.len(),
@@ -170,6 +176,28 @@ impl Verdict {
     }
 }
 
+/// How long the line is, and by when all is done if nobody else queues up: to the next five minutes, so that it says the same
+/// for a while.
+fn in_line(place: Place, pending: usize, now: Timestamp) -> String {
+    let Place { ahead, waiting, per_second } = place;
+    let turns = ahead + 1 + (pending.saturating_sub(1)).saturating_mul(waiting);
+    let seconds = as_float(turns) / per_second;
+    let done = SignedDuration::try_from_secs_f64(seconds).ok().and_then(|wait| now.checked_add(wait).ok());
+    let by = done.and_then(|done| {
+        let minutes = 5 * (done.as_second() / 300 + 1);
+        Timestamp::from_second(minutes * 60).ok()
+    });
+    let by = by.map_or("nobody knows when".to_owned(), |by| by.strftime("%Y-%m-%d %H:%M UTC").to_string());
+    format!(
+        "{ahead} of {waiting} resources are before it in the line for a deregistration; done by about {by}"
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn as_float(count: usize) -> f64 {
+    count as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +213,7 @@ mod tests {
 
     /// The condition types that are there, the reason, and the message.
     fn told(rows: &[RevisionStatus]) -> (Vec<String>, String, String) {
-        let conditions = Verdict::of(rows).conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
+        let conditions = Verdict::of(rows, None).conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
         let types = conditions.iter().map(|it| format!("{}={}", it.type_, it.status)).collect();
         (types, conditions[0].reason.clone(), conditions[0].message.clone())
     }
@@ -229,13 +257,26 @@ mod tests {
     #[test]
     fn a_transition_has_the_time_at_which_the_status_of_the_condition_changed() {
         let later = Timestamp::from_second(60).expect("a time");
-        let pending = Verdict::of(&[row("api:1", Reason::Pending, None)]);
-        let denied = Verdict::of(&[row("api:1", Reason::AccessDenied, Some("no"))]);
+        let pending = Verdict::of(&[row("api:1", Reason::Pending, None)], None);
+        let denied = Verdict::of(&[row("api:1", Reason::AccessDenied, Some("no"))], None);
         let first = pending.conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
         assert_eq!(pending.conditions(&first, Some(1), later), first);
         let second = denied.conditions(&first, Some(2), later);
         let times: Vec<i64> = second.iter().map(|it| it.last_transition_time.0.as_second()).collect();
         assert_eq!(times, [0, 60], "Ready was False before, Stalled is new");
+    }
+
+    #[test]
+    fn one_that_stands_in_line_says_where_and_until_about_when() {
+        let rows = [row("api:1", Reason::Pending, None), row("api:2", Reason::Pending, None)];
+        let told = |seconds: i64| {
+            let place = Place { ahead: 29, waiting: 40, per_second: 0.5 };
+            let now = Timestamp::from_second(seconds).expect("a time");
+            Verdict::of(&rows, Some((place, now))).message
+        };
+        let expected = "0 of 2 revisions retired, 2 waiting: 29 of 40 resources are before it in the line for a deregistration; done by about 1970-01-01 00:05 UTC";
+        assert_eq!(told(0), expected);
+        assert_eq!(told(100), expected, "the same for a while");
     }
 
     #[test]

@@ -82,6 +82,8 @@ impl<'plane> World<'plane> {
             ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("LEADER_ELECT", "false".to_owned()),
+            ("DEREGISTRATIONS_PER_SECOND", "1000".to_owned()),
+            ("DEREGISTRATION_BURST", "1000".to_owned()),
             ("METRICS_BIND_ADDRESS", "0".to_owned()),
             ("HEALTH_PROBE_BIND_ADDRESS", "0".to_owned()),
         ]);

@@ -1,0 +1,205 @@
+//! Turns at the call that a whole account shares with its deploys: a token bucket with a line before it. Pure: the clock is an argument.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    time::{Duration, Instant},
+};
+
+/// For how long a turn is kept for one that was called.
+const TURN_KEPT: Duration = Duration::from_secs(10);
+
+/// How long it takes after a throttle until the rate has doubled again.
+const RECOVERY: Duration = Duration::from_mins(1);
+
+/// The least that is left of the rate, however often ECS throttles.
+const LEAST_SHARE: f64 = 1.0 / 32.0;
+
+/// How fast the account's revisions may be deregistered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pacing {
+    /// Calls a second, on the long run. ECS itself gives one a second to all of an account and region, deploys included.
+    pub per_second: f64,
+    /// Calls at once after a pause.
+    pub burst: u32,
+}
+
+/// The turns in one account and region. `K` stands for who waits.
+///
+/// # Guarantees
+/// - First come, first served: whoever has had a turn and wants another queues up again.
+/// - One that waits is called once, when its turn has come; nobody asks in vain meanwhile.
+/// - A turn or a place that is not used is given on.
+/// - A new line has no turns to give: a process that crashes again and again gets no more than one that does not.
+#[derive(Debug)]
+pub struct Line<K> {
+    pacing: Pacing,
+    tokens: f64,
+    counted_at: Instant,
+    waiting: VecDeque<K>,
+    called: HashMap<K, Instant>,
+    /// When ECS last throttled, and the share of the rate that was left then.
+    throttled: Option<(Instant, f64)>,
+}
+
+/// What one gets who asks for a turn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Turn {
+    Now,
+    /// It is called once its turn has come.
+    Later,
+}
+
+/// Where one stands who waits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Place {
+    /// How many are called before.
+    pub ahead: usize,
+    /// How many wait in all, oneself included.
+    pub waiting: usize,
+    /// Turns a second, as things are now.
+    pub per_second: f64,
+}
+
+impl<K: Clone + Eq + Hash> Line<K> {
+    #[must_use]
+    pub fn new(pacing: Pacing, now: Instant) -> Self {
+        Self {
+            pacing,
+            tokens: 0.0,
+            counted_at: now,
+            waiting: VecDeque::new(),
+            called: HashMap::new(),
+            throttled: None,
+        }
+    }
+
+    /// Asks for a turn, which is taken at once if it is `who`'s, or queued for.
+    pub fn take(&mut self, who: &K, now: Instant) -> Turn {
+        self.refill(now);
+        if self.called.remove(who).is_some() {
+            return Turn::Now;
+        }
+        if self.waiting.is_empty() && self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Turn::Now;
+        }
+        if !self.waiting.contains(who) {
+            self.waiting.push_back(who.clone());
+        }
+        Turn::Later
+    }
+
+    /// Takes a turn at once, even one that is still to come: for what is bounded by another line already.
+    pub fn take_ahead(&mut self, now: Instant) {
+        self.refill(now);
+        self.tokens -= 1.0;
+    }
+
+    /// Whether it is `who`'s turn.
+    #[must_use]
+    pub fn is_called(&self, who: &K) -> bool {
+        self.called.contains_key(who)
+    }
+
+    /// Gives back a turn that was taken and not used.
+    pub fn give_back(&mut self, now: Instant) {
+        self.refill(now);
+        self.tokens += 1.0;
+    }
+
+    /// Gives up the place or the turn of one that wants none any more.
+    pub fn leave(&mut self, who: &K, now: Instant) {
+        self.waiting.retain(|other| other != who);
+        if self.called.remove(who).is_some() {
+            self.give_back(now);
+        }
+    }
+
+    /// Calls those whose turn has come.
+    pub fn call(&mut self, now: Instant) -> Vec<K> {
+        self.refill(now);
+        let before = self.called.len();
+        self.called.retain(|_, until| now < *until);
+        self.tokens += as_float(before - self.called.len());
+        let mut called = Vec::new();
+        while self.tokens >= 1.0 {
+            let Some(who) = self.waiting.pop_front() else { break };
+            self.tokens -= 1.0;
+            self.called.insert(who.clone(), now + TURN_KEPT);
+            called.push(who);
+        }
+        called
+    }
+
+    /// When [`Self::call`] has something to do next; `None` until somebody queues up.
+    #[must_use]
+    pub fn next_call(&self, now: Instant) -> Option<Instant> {
+        let kept = self.called.values().min().copied();
+        let turn = (!self.waiting.is_empty()).then(|| {
+            let missing = (1.0 - self.tokens_at(now)).max(0.0);
+            now + Duration::from_secs_f64(missing / self.per_second(now))
+        });
+        turn.into_iter().chain(kept.filter(|_| !self.waiting.is_empty())).min()
+    }
+
+    /// Where one stands who waits; `None` for one that does not.
+    #[must_use]
+    pub fn place(&self, who: &K, now: Instant) -> Option<Place> {
+        let ahead = self.waiting.iter().position(|other| other == who)?;
+        Some(Place { ahead, waiting: self.waiting.len(), per_second: self.per_second(now) })
+    }
+
+    /// Notes that ECS throttled a call: somebody else is deploying. All step back, those too whose turn it was, to half of
+    /// the rate they had, and come back slowly.
+    pub fn throttled(&mut self, now: Instant) {
+        self.refill(now);
+        let mut called: Vec<(K, Instant)> = self.called.drain().collect();
+        called.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
+        for (who, _) in called {
+            self.waiting.push_front(who);
+        }
+        let share = (self.share(now) / 2.0).max(LEAST_SHARE);
+        self.throttled = Some((now, share));
+        self.tokens = 0.0;
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Turns that could be taken at `now`.
+    #[must_use]
+    pub fn tokens_at(&self, now: Instant) -> f64 {
+        let refilled = now.saturating_duration_since(self.counted_at).as_secs_f64() * self.per_second(now);
+        (self.tokens + refilled).min(f64::from(self.pacing.burst))
+    }
+
+    /// Turns a second, as things are at `now`.
+    #[must_use]
+    pub fn per_second(&self, now: Instant) -> f64 {
+        self.pacing.per_second * self.share(now)
+    }
+
+    fn refill(&mut self, now: Instant) {
+        self.tokens = self.tokens_at(now);
+        self.counted_at = self.counted_at.max(now);
+    }
+
+    fn share(&self, now: Instant) -> f64 {
+        self.throttled.map_or(1.0, |(since, share)| {
+            let doublings = now.saturating_duration_since(since).as_secs_f64() / RECOVERY.as_secs_f64();
+            (share * doublings.exp2()).min(1.0)
+        })
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a line is never so long")]
+fn as_float(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests;
