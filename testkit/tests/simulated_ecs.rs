@@ -1,16 +1,16 @@
 //! The simulated ECS as the AWS SDK for Rust sees it.
 
-use aws_config::{
-    BehaviorVersion, Region as AwsRegion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig,
-};
+mod support;
+
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_ecs::{
     Client,
-    config::{Credentials, SharedCredentialsProvider},
     error::{ProvideErrorMetadata, SdkError},
     operation::RequestId,
     types::{ContainerDefinition, Tag, TaskDefinition, TaskDefinitionField, TaskDefinitionStatus},
 };
 use std::time::Duration;
+use support::{Refusal, config, refusal};
 use testkit::simulated_ecs::{
     ACCESS_KEY, ACCOUNT, Action, Fault, Outcome, Region, SECRET, SimulatedEcs, Status,
 };
@@ -27,20 +27,6 @@ async fn start() -> (SimulatedEcs, Region, Client) {
     (ecs, west, client)
 }
 
-fn config(ecs: &SimulatedEcs, access_key: &str, region: &'static str) -> SdkConfig {
-    let credentials = Credentials::new(access_key, "secret", None, None, "test");
-    SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .endpoint_url(ecs.endpoint())
-        .region(AwsRegion::new(region))
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .retry_config(RetryConfig::disabled())
-        .build()
-}
-
-/// The code and message of an error; empty for a reply without them, or for no reply.
-type Refusal = (String, String);
-
 async fn deregister(client: &Client, revision: &str) -> Result<TaskDefinition, Refusal> {
     let reply = client.deregister_task_definition().task_definition(revision).send().await;
     reply.map(|output| output.task_definition.expect("a description")).map_err(|error| refusal(&error))
@@ -49,11 +35,6 @@ async fn deregister(client: &Client, revision: &str) -> Result<TaskDefinition, R
 async fn describe(client: &Client, revision: &str) -> Result<TaskDefinition, Refusal> {
     let reply = client.describe_task_definition().task_definition(revision).send().await;
     reply.map(|output| output.task_definition.expect("a description")).map_err(|error| refusal(&error))
-}
-
-fn refusal<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Refusal {
-    let text = |part: Option<&str>| part.unwrap_or_default().to_owned();
-    (text(error.code()), text(error.message()))
 }
 
 fn refused(code: &str, message: &str) -> Result<TaskDefinition, Refusal> {
@@ -116,7 +97,7 @@ async fn what_names_no_revision_of_the_caller_is_refused() {
     let undescribed = refused(client_error, "Unable to describe task definition.");
     assert_eq!(describe(&client, "cpu-wave:9").await, undescribed);
     assert_eq!(west.status("cpu-wave:1"), Some(Status::Active));
-    let unknown = client.list_clusters().send().await.expect_err("it is not simulated");
+    let unknown = client.describe_clusters().send().await.expect_err("it is not simulated");
     assert_eq!(unknown.code(), Some("UnknownOperationException"));
 }
 

@@ -15,6 +15,22 @@ pub enum Action {
     ListTaskDefinitions,
     /// ECS: moves INACTIVE revisions to `DELETE_IN_PROGRESS`.
     DeleteTaskDefinitions,
+    /// ECS: the ARNs of the clusters, page by page.
+    ListClusters,
+    /// ECS: the ARNs of the ACTIVE services of a cluster, page by page.
+    ListServices,
+    /// ECS: services of a cluster, with their deployments and task sets.
+    DescribeServices,
+    /// ECS: the ARNs of the tasks of a cluster that a filter lets through, page by page.
+    ListTasks,
+    /// ECS: tasks of a cluster.
+    DescribeTasks,
+    /// ECS: how a service was deployed, the newest first, page by page.
+    ListServiceDeployments,
+    /// ECS: the source, the target and the rollback of service deployments.
+    DescribeServiceDeployments,
+    /// ECS: what service revisions are made of.
+    DescribeServiceRevisions,
     /// STS: who the caller is.
     GetCallerIdentity,
     /// Any call that the simulation does not know and refuses.
@@ -22,12 +38,20 @@ pub enum Action {
 }
 
 impl Action {
-    const KNOWN: [Self; 6] = [
+    const KNOWN: [Self; 14] = [
         Self::DescribeTaskDefinition,
         Self::DeregisterTaskDefinition,
         Self::RegisterTaskDefinition,
         Self::ListTaskDefinitions,
         Self::DeleteTaskDefinitions,
+        Self::ListClusters,
+        Self::ListServices,
+        Self::DescribeServices,
+        Self::ListTasks,
+        Self::DescribeTasks,
+        Self::ListServiceDeployments,
+        Self::DescribeServiceDeployments,
+        Self::DescribeServiceRevisions,
         Self::GetCallerIdentity,
     ];
 
@@ -40,6 +64,14 @@ impl Action {
             Self::RegisterTaskDefinition => "RegisterTaskDefinition",
             Self::ListTaskDefinitions => "ListTaskDefinitions",
             Self::DeleteTaskDefinitions => "DeleteTaskDefinitions",
+            Self::ListClusters => "ListClusters",
+            Self::ListServices => "ListServices",
+            Self::DescribeServices => "DescribeServices",
+            Self::ListTasks => "ListTasks",
+            Self::DescribeTasks => "DescribeTasks",
+            Self::ListServiceDeployments => "ListServiceDeployments",
+            Self::DescribeServiceDeployments => "DescribeServiceDeployments",
+            Self::DescribeServiceRevisions => "DescribeServiceRevisions",
             Self::GetCallerIdentity => "GetCallerIdentity",
             Self::Unknown => "Unknown",
         }
@@ -66,6 +98,13 @@ impl Action {
             Self::DeregisterTaskDefinition | Self::RegisterTaskDefinition => Some(Bucket::Modify),
             Self::DeleteTaskDefinitions => Some(Bucket::Delete),
             Self::DescribeTaskDefinition | Self::ListTaskDefinitions => Some(Bucket::Read),
+            Self::ListClusters => Some(Bucket::ClusterRead),
+            Self::ListServices | Self::DescribeServices => Some(Bucket::ServiceRead),
+            Self::ListTasks | Self::DescribeTasks => Some(Bucket::ClusterResourceRead),
+            Self::ListServiceDeployments | Self::DescribeServiceDeployments => {
+                Some(Bucket::ServiceDeployment)
+            }
+            Self::DescribeServiceRevisions => Some(Bucket::ServiceRevision),
             Self::GetCallerIdentity | Self::Unknown => None,
         }
     }

@@ -24,11 +24,11 @@ impl Caller {
     }
 
     pub(super) fn task_definition_arn(&self, family: &str, revision: i32) -> String {
-        format!(
-            "arn:{}:ecs:{}:{}:task-definition/{family}:{revision}",
-            self.partition(),
-            self.region,
-            self.account
-        )
+        self.ecs_arn(&format!("task-definition/{family}:{revision}"))
+    }
+
+    /// The ARN of anything that ECS has in this account and region.
+    pub(super) fn ecs_arn(&self, resource: &str) -> String {
+        format!("arn:{}:ecs:{}:{}:{resource}", self.partition(), self.region, self.account)
     }
 }

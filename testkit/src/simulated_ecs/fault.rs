@@ -1,10 +1,6 @@
 //! What may go wrong with a call, and which calls it goes wrong with; pure.
 
-use super::{
-    action::{Action, Service},
-    caller::Caller,
-    reply::Failure,
-};
+use super::{action::Action, caller::Caller, reply::Failure, request::Request};
 use std::time::Duration;
 
 /// Something that goes wrong with some calls of an action.
@@ -185,12 +181,12 @@ impl Planted {
 
 impl Refusal {
     /// The error in the words of that service.
-    pub(super) fn failure(&self, service: Service, action: Action, caller: &Caller) -> Failure {
+    pub(super) fn failure(&self, request: &Request, caller: &Caller) -> Failure {
         match self {
-            Self::Throttled => Failure::throttled(service),
-            Self::Server => Failure::server(service),
+            Self::Throttled => Failure::throttled(request.service),
+            Self::Server => Failure::server(request.service),
             Self::Unavailable => Failure::unavailable(),
-            Self::AccessDenied => Failure::access_denied(service, action, caller),
+            Self::AccessDenied => Failure::access_denied(request, caller),
             Self::Error { code, message } => Failure::new(code, message),
         }
     }

@@ -17,7 +17,8 @@ impl Identifier {
         if text.trim().is_empty() {
             return Err(Failure::invalid_parameter("TaskDefinition can not be blank."));
         }
-        let name = if text.starts_with("arn:") { name_in_arn(text, caller)? } else { text };
+        let name =
+            if text.starts_with("arn:") { name_in_arn(text, "task-definition/", caller)? } else { text };
         let (family, revision) = match name.split_once(':') {
             Some((family, number)) => (family, Some(parse_revision(number)?)),
             None => (name, None),
@@ -35,12 +36,13 @@ pub(super) fn is_family_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-fn name_in_arn<'a>(arn: &'a str, caller: &Caller) -> Result<&'a str, Failure> {
+/// What follows `kind`, such as `cluster/`, in an ARN that the caller may use.
+pub(super) fn name_in_arn<'a>(arn: &'a str, kind: &str, caller: &Caller) -> Result<&'a str, Failure> {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
     let &[_, partition, service, region, account, resource] = parts.as_slice() else {
         return Err(invalid(arn));
     };
-    let Some(name) = resource.strip_prefix("task-definition/") else {
+    let Some(name) = resource.strip_prefix(kind) else {
         return Err(invalid(arn));
     };
     if service != "ecs" {

@@ -1,8 +1,11 @@
 //! A simulated Amazon ECS (and the one call of STS): an HTTP server for the AWS SDK to talk to.
 
 mod action;
+mod batch;
 mod call_log;
 mod caller;
+mod cluster;
+mod clusters;
 mod fault;
 mod hooks;
 mod identifier;
@@ -11,18 +14,26 @@ mod reply;
 mod request;
 mod security_token;
 mod server;
+mod service;
+mod service_deployments;
+mod services;
 mod simulation;
 mod store;
+mod task;
 mod task_definition_list;
 mod task_definitions;
+mod tasks;
 mod throttling;
 
 pub use self::{
     action::Action,
     call_log::{Call, Outcome},
+    cluster::Cluster,
     fault::{Fault, Target},
     region::{Record, Region},
+    service::Service,
     store::Status,
+    task::Task,
 };
 
 use self::{server::Server, simulation::Simulation, throttling::Throttling};
@@ -53,7 +64,7 @@ pub struct SimulatedEcs {
 }
 
 impl SimulatedEcs {
-    /// Starts a server without task definitions on a free port of 127.0.0.1.
+    /// Starts a server that has nothing yet on a free port of 127.0.0.1.
     pub async fn start() -> Self {
         let simulation = Arc::new(Simulation::new());
         let server = Server::start(Arc::clone(&simulation)).await;

@@ -1,8 +1,10 @@
-//! The test's own way to the task definitions of a region: no call, no throttling, no log.
+//! The test's own way to what a region has: no call, no throttling, no log.
 
 use super::{
     SECRET,
     caller::Caller,
+    cluster::Cluster,
+    clusters::Clusters,
     identifier::Identifier,
     simulation::Simulation,
     store::{Key, Revision, Status, TaskDefinitions},
@@ -112,6 +114,16 @@ impl Region {
         let key = self.key(revision);
         let removed = self.with_store(|store| store.remove(&key));
         assert!(removed.is_some(), "{revision} does not exist");
+    }
+
+    /// A cluster, to put users of task definitions into; it is made where it does not exist.
+    #[expect(clippy::must_use_candidate, reason = "a test may want no more than a cluster that is empty")]
+    pub fn cluster(&self, name: &str) -> Cluster {
+        Cluster::new(self.clone(), name)
+    }
+
+    pub(super) fn with_clusters<T>(&self, run: impl FnOnce(&mut Clusters) -> T) -> T {
+        run(self.simulation.lock().clusters(&self.caller))
     }
 
     fn key(&self, revision: &str) -> Key {

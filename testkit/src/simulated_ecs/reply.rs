@@ -53,6 +53,11 @@ impl Failure {
         Self::new("InvalidParameterException", message)
     }
 
+    /// A cluster or a service that does not exist.
+    pub(super) fn not_found(kind: &str) -> Self {
+        Self::new(format!("{kind}NotFoundException"), format!("{kind} not found."))
+    }
+
     pub(super) fn throttled(service: Service) -> Self {
         match service {
             Service::Ecs => Self::new("ThrottlingException", "Rate exceeded"),
@@ -76,14 +81,15 @@ impl Failure {
         Self::new("ServiceUnavailable", page).with_status(StatusCode::SERVICE_UNAVAILABLE)
     }
 
-    pub(super) fn access_denied(service: Service, action: Action, caller: &Caller) -> Self {
-        let permission = format!("{}:{}", service.name(), action.name());
+    pub(super) fn access_denied(request: &Request, caller: &Caller) -> Self {
+        let permission = format!("{}:{}", request.service.name(), request.action.name());
         let message = format!(
-            "User: {} is not authorized to perform: {permission} on resource: * \
+            "User: {} is not authorized to perform: {permission} on resource: {} \
              because no identity-based policy allows the {permission} action",
-            caller.arn()
+            caller.arn(),
+            request.resource(caller)
         );
-        match service {
+        match request.service {
             Service::Ecs => Self::new("AccessDeniedException", message),
             Service::Sts => Self::new("AccessDenied", message).with_status(StatusCode::FORBIDDEN),
         }

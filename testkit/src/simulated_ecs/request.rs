@@ -1,6 +1,10 @@
 //! Reads an HTTP request as a call of ECS (awsJson 1.1) or STS (awsQuery); pure.
 
-use super::action::{Action, Service};
+use super::{
+    action::{Action, Service},
+    caller::Caller,
+    clusters::cluster_name,
+};
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use serde_json::Value;
 
@@ -44,6 +48,27 @@ impl Request {
             scope,
             input,
         }
+    }
+
+    /// What IAM checks the call's permission for: the first thing it names, or `*` for a call that IAM
+    /// cannot limit to one.
+    pub(super) fn resource(&self, caller: &Caller) -> String {
+        let field = match self.action {
+            Action::DescribeServices => "services",
+            Action::DescribeTasks => "tasks",
+            Action::ListServiceDeployments => "service",
+            Action::DescribeServiceDeployments => "serviceDeploymentArns",
+            Action::DescribeServiceRevisions => "serviceRevisionArns",
+            _ => return "*".to_owned(),
+        };
+        let input = self.input.as_ref().unwrap_or(&Value::Null);
+        let first = input[field].get(0).unwrap_or(&input[field]).as_str().unwrap_or("*");
+        if first.starts_with("arn:") {
+            return first.to_owned();
+        }
+        let kind = if field == "tasks" { "task" } else { "service" };
+        let cluster = cluster_name(&input["cluster"], caller).unwrap_or("*");
+        caller.ecs_arn(&format!("{kind}/{cluster}/{first}"))
     }
 
     /// Every task definition the call names, as it wrote them.

@@ -4,13 +4,14 @@ use super::{
     action::Action,
     call_log::{Call, Outcome},
     caller::Caller,
+    clusters::{self, Clusters},
     fault::{Effect, Faults},
     hooks::Hooks,
     reply::{Answer, Done, Failure, Reply},
     request::Request,
-    security_token,
+    security_token, service_deployments, services,
     store::TaskDefinitions,
-    task_definition_list, task_definitions,
+    task_definition_list, task_definitions, tasks,
     throttling::Throttling,
 };
 use jiff::Timestamp;
@@ -32,6 +33,7 @@ pub(super) struct Simulation {
 pub(super) struct State {
     pub(super) accounts: HashMap<String, String>,
     pub(super) regions: HashMap<Caller, TaskDefinitions>,
+    pub(super) clusters: HashMap<Caller, Clusters>,
     pub(super) throttling: Option<Throttling>,
     pub(super) refuse_repeated_deregistration: bool,
     pub(super) faults: Faults,
@@ -95,6 +97,10 @@ impl State {
         self.regions.entry(caller.clone()).or_default()
     }
 
+    pub(super) fn clusters(&mut self, caller: &Caller) -> &mut Clusters {
+        self.clusters.entry(caller.clone()).or_default()
+    }
+
     /// Everything but the waiting: under one lock, so that calls take effect one by one.
     fn carry_out(&mut self, request: &Request, now: Moment) -> Delivery {
         let named = request.task_definitions();
@@ -105,9 +111,7 @@ impl State {
             Ok(caller) => {
                 let effect = self.faults.strike(request.action, &named);
                 let answer = match &effect {
-                    Some(Effect::Refuse(refusal)) => {
-                        Err(refusal.failure(request.service, request.action, &caller))
-                    }
+                    Some(Effect::Refuse(refusal)) => Err(refusal.failure(request, &caller)),
                     Some(Effect::Hang) => Ok(Done::nothing()),
                     Some(Effect::DropReply | Effect::Delay(_)) | None => self.perform(request, &caller, now),
                 };
@@ -183,6 +187,18 @@ impl State {
             Action::RegisterTaskDefinition => task_definitions::register(store, caller, input, now.time),
             Action::ListTaskDefinitions => task_definition_list::list(store, caller, input),
             Action::DeleteTaskDefinitions => task_definitions::delete(store, caller, input, now.time),
+            Action::ListClusters => clusters::list(self.clusters(caller), caller, input),
+            Action::ListServices => services::list(self.clusters(caller), caller, input),
+            Action::DescribeServices => services::describe(self.clusters(caller), caller, input),
+            Action::ListTasks => tasks::list(self.clusters(caller), caller, input),
+            Action::DescribeTasks => tasks::describe(self.clusters(caller), caller, input),
+            Action::ListServiceDeployments => service_deployments::list(self.clusters(caller), caller, input),
+            Action::DescribeServiceDeployments => {
+                service_deployments::describe(self.clusters(caller), caller, input)
+            }
+            Action::DescribeServiceRevisions => {
+                service_deployments::describe_revisions(self.clusters(caller), caller, input)
+            }
             Action::GetCallerIdentity => Ok(security_token::get_caller_identity(caller)),
             Action::Unknown => Err(Failure::unknown_action(request.service, &request.action_name)),
         }

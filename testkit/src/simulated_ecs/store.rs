@@ -168,7 +168,7 @@ impl Revision {
 }
 
 /// ECS writes times as seconds since 1970, to the millisecond.
-fn epoch_seconds(time: Timestamp) -> Value {
+pub(super) fn epoch_seconds(time: Timestamp) -> Value {
     let milliseconds = jiff::SignedDuration::from_millis(time.as_millisecond());
     json!(milliseconds.as_secs_f64())
 }

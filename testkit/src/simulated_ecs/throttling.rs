@@ -3,12 +3,17 @@
 use super::caller::Caller;
 use std::{collections::HashMap, time::Instant};
 
-/// The calls on task definitions that share one budget.
+/// The calls that share one budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Bucket {
     Modify,
     Delete,
     Read,
+    ClusterRead,
+    ClusterResourceRead,
+    ServiceRead,
+    ServiceDeployment,
+    ServiceRevision,
 }
 
 impl Bucket {
@@ -16,14 +21,15 @@ impl Bucket {
         match self {
             Self::Modify => 20.0,
             Self::Delete => 5.0,
-            Self::Read => 50.0,
+            Self::Read | Self::ClusterRead | Self::ServiceDeployment | Self::ServiceRevision => 50.0,
+            Self::ClusterResourceRead | Self::ServiceRead => 100.0,
         }
     }
 
     const fn refill_per_second(self) -> f64 {
         match self {
             Self::Modify | Self::Delete => 1.0,
-            Self::Read => 20.0,
+            _ => 20.0,
         }
     }
 }

@@ -1,0 +1,76 @@
+//! What the calls that list page by page, and those that describe in batches, have in common; pure.
+
+use super::reply::{Answer, Done, Failure};
+use serde_json::{Value, json};
+
+const LARGEST_PAGE: usize = 100;
+
+/// One page of `field`: the items with their keys, in the order of the keys.
+///
+/// `scope` is what is listed, such as a cluster: its token is refused by any other list.
+pub(super) fn list(
+    input: &Value,
+    field: &str,
+    scope: &str,
+    usual_page: usize,
+    items: impl IntoIterator<Item = (String, Value)>,
+) -> Answer {
+    let size = match &input["maxResults"] {
+        Value::Null => usual_page,
+        value => value
+            .as_u64()
+            .and_then(|size| usize::try_from(size).ok())
+            .filter(|size| (1..=LARGEST_PAGE).contains(size))
+            .ok_or_else(|| Failure::invalid_parameter(format!("maxResults must be 1 to {LARGEST_PAGE}.")))?,
+    };
+    let prefix = format!("{field}/{scope}/");
+    let after = match &input["nextToken"] {
+        Value::Null => None,
+        token => Some(
+            token
+                .as_str()
+                .and_then(|token| token.strip_prefix(&prefix))
+                .ok_or_else(|| Failure::invalid_parameter("Invalid token"))?,
+        ),
+    };
+    let mut rest = items.into_iter().filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+    let (keys, page): (Vec<String>, Vec<Value>) = rest.by_ref().take(size).unzip();
+    let mut body = json!({field: page});
+    if let (Some(last), Some(_)) = (keys.last(), rest.next()) {
+        body["nextToken"] = json!(format!("{prefix}{last}"));
+    }
+    Ok(Done { body: body.to_string(), changed: false })
+}
+
+/// The names in a field of the input: at least one, and at most `limit`.
+pub(super) fn names<'a>(input: &'a Value, field: &str, limit: usize) -> Result<Vec<&'a str>, Failure> {
+    let names: Vec<&str> = input[field].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if names.is_empty() {
+        return Err(Failure::invalid_parameter(format!("{} cannot be empty.", capitalized(field))));
+    }
+    if names.len() > limit {
+        return Err(Failure::invalid_parameter(format!("Specify at most {limit} {field}.")));
+    }
+    Ok(names)
+}
+
+/// A thing's description, or the ARN of what does not exist.
+pub(super) type Found = Result<Value, String>;
+
+/// The descriptions in `field`; that something does not exist is no error of the call.
+pub(super) fn describe(field: &str, found: impl Iterator<Item = Result<Found, Failure>>) -> Answer {
+    let (mut descriptions, mut failures) = (Vec::new(), Vec::new());
+    for item in found {
+        match item? {
+            Ok(description) => descriptions.push(description),
+            Err(arn) => failures.push(json!({"arn": arn, "reason": "MISSING"})),
+        }
+    }
+    let body = json!({field: descriptions, "failures": failures});
+    Ok(Done { body: body.to_string(), changed: false })
+}
+
+fn capitalized(text: &str) -> String {
+    let (first, rest) = text.split_at(text.len().min(1));
+    first.to_uppercase() + rest
+}

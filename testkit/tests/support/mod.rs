@@ -1,0 +1,28 @@
+//! What tests of the simulated ECS share: a client's configuration, and its errors in short.
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
+use aws_sdk_ecs::{
+    config::{Credentials, SharedCredentialsProvider},
+    error::{ProvideErrorMetadata, SdkError},
+};
+use testkit::simulated_ecs::SimulatedEcs;
+
+/// The configuration of a client that never retries.
+pub fn config(ecs: &SimulatedEcs, access_key: &str, region: &'static str) -> SdkConfig {
+    let credentials = Credentials::new(access_key, "secret", None, None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(ecs.endpoint())
+        .region(Region::new(region))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .retry_config(RetryConfig::disabled())
+        .build()
+}
+
+/// The code and message of an error; empty for a reply without them, or for no reply.
+pub type Refusal = (String, String);
+
+pub fn refusal<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Refusal {
+    let text = |part: Option<&str>| part.unwrap_or_default().to_owned();
+    (text(error.code()), text(error.message()))
+}
