@@ -15,7 +15,8 @@ async fn a_permanent_refusal_costs_the_calls_of_the_backoff_and_no_writes() {
     let world = World::new().await;
     world.west.register("web");
     world.ecs.fault(Fault::on(DEREGISTER).access_denied());
-    world.declare("web", &["web:1"]).await;
+    let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
+    world.apply("web", spec).await.expect("admitted");
     let _controller = world.start();
     let first = world.wait_stalled("web").await;
 
@@ -58,7 +59,9 @@ async fn a_retired_revision_costs_one_write_call_and_two_looks() {
     let _controller = world.start();
     world.wait_ready("web").await;
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 25);
-    assert_eq!(world.ecs.calls_of(DESCRIBE).len(), 50);
+    let looks = world.ecs.calls_of(DESCRIBE).len();
+    assert!(looks == 50 || looks == 51, "{looks}: one more where it was still to be found out who uses them");
+    assert_eq!(world.ecs.calls_of(Action::ListClusters).len(), 1);
     assert_eq!(world.ecs.calls_of(Action::GetCallerIdentity).len(), 1);
 }
 

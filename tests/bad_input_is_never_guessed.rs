@@ -65,7 +65,20 @@ fn bad_input() -> Vec<(&'static str, Value, &'static str)> {
             json!({ "revisions": ["arn:aws:ecs:eu-west-1:012345678910:task-definition/cpu-wave:1"], "region": "us-west-2" }),
             "us-west-2",
         ),
+        ("days", unused_for("1d"), "24h"),
+        ("no-unit", unused_for("24"), "24h"),
+        ("a-negative-duration", unused_for("-24h"), "24h"),
+        ("another-notation", unused_for("PT24H"), "24h"),
+        (
+            "unused-for-nothing",
+            json!({ "revisions": ["cpu-wave:1"], "inUse": "Retire", "unusedFor": "24h" }),
+            "inUse: Wait",
+        ),
     ]
+}
+
+fn unused_for(duration: &str) -> Value {
+    json!({ "revisions": ["cpu-wave:1"], "unusedFor": duration })
 }
 
 /// The same revision twice: refused at admission, and one entry where it gets in.

@@ -18,7 +18,7 @@ const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 /// Every metric, with its labels: a change is to be seen in review, since dashboards and alerts rest on them.
-const METRICS: [&str; 20] = [
+const METRICS: [&str; 23] = [
     "controller_runtime_active_workers{controller}",
     "controller_runtime_max_concurrent_reconciles{controller}",
     "controller_runtime_reconcile_errors_total{controller}",
@@ -34,6 +34,9 @@ const METRICS: [&str; 20] = [
     "ecs_retirement_pacer_waiting{bucket,region}",
     "ecs_retirement_resources{condition}",
     "ecs_retirement_revisions{reason}",
+    "ecs_retirement_usage_age_seconds{region}",
+    "ecs_retirement_usage_scan_duration_seconds{region}",
+    "ecs_retirement_usage_scans_total{region,result}",
     "leader_election_master_status{name}",
     "rest_client_requests_total{code,method}",
     "workqueue_adds_total{}",

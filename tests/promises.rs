@@ -7,6 +7,7 @@ mod bad_input_is_never_guessed;
 mod nothing_lost;
 mod a_good_neighbour;
 mod it_takes_turns;
+mod what_is_in_use_waits;
 mod plain_to_read;
 mod one_leader_acts;
 mod operators_trust_it;

@@ -19,6 +19,7 @@ use crate::{
         error::{failure, no_credentials},
         pacer::Pacing,
         turns::{Holder, Turns, Waker},
+        view::{MayAct, View},
     },
 };
 
@@ -39,6 +40,7 @@ pub struct Account {
     credentials: RotatingCredentials,
     pacing: Pacing,
     waker: Waker,
+    may_act: MayAct,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -49,6 +51,8 @@ pub struct Session {
     pub looks: Arc<Turns>,
     /// The turns to deregister here.
     pub turns: Arc<Turns>,
+    /// Who uses the revisions here.
+    pub usage: Arc<View>,
     region: String,
     sts: aws_sdk_sts::Client,
     credentials: RotatingCredentials,
@@ -65,8 +69,9 @@ impl Account {
     /// The credentials, region and endpoints of the environment, as every AWS tool reads them.
     /// Source: "AWS SDKs and Tools Reference Guide".
     ///
-    /// `pacing` holds in each region by itself; `waker` wakes those who waited for a turn.
-    pub async fn from_environment(pacing: Pacing, waker: Waker) -> Self {
+    /// `pacing` holds in each region by itself; `waker` wakes those who waited for a turn, or for news of who uses their
+    /// revisions; nothing is called by itself unless `may_act`.
+    pub async fn from_environment(pacing: Pacing, waker: Waker, may_act: MayAct) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
@@ -81,12 +86,15 @@ impl Account {
             .identity_cache(IdentityCache::no_cache())
             .load()
             .await;
-        Self { config, credentials, pacing, waker, sessions: Mutex::default() }
+        Self { config, credentials, pacing, waker, may_act, sessions: Mutex::default() }
     }
 
     /// Gives up the places of a resource that is gone, wherever it has one.
     pub fn leave(&self, holder: &Holder) {
-        self.each(|session| session.leave(holder));
+        self.each(|session| {
+            session.leave(holder);
+            session.usage.leave(holder);
+        });
     }
 
     /// Tells the metrics how things are in each region.
@@ -94,6 +102,7 @@ impl Account {
         self.each(|session| {
             session.looks.measure();
             session.turns.measure();
+            session.usage.measure();
         });
     }
 
@@ -128,6 +137,7 @@ impl Account {
             ecs: Ecs::new(&config),
             looks: Turns::begin("read", region, READS, self.waker.clone()),
             turns: Turns::begin("modify", region, self.pacing, self.waker.clone()),
+            usage: View::begin(&config, region, self.waker.clone(), self.may_act.clone()),
             region: region.to_owned(),
             sts: aws_sdk_sts::Client::new(&config),
             credentials: self.credentials.clone(),
@@ -139,7 +149,7 @@ impl Account {
 }
 
 impl Session {
-    /// Gives up the places of a resource that has nothing to wait for here.
+    /// Gives up the places of a resource that has no turn to wait for here.
     pub fn leave(&self, holder: &Holder) {
         self.looks.leave(holder);
         self.turns.leave(holder);
@@ -174,6 +184,10 @@ impl Session {
         match learned {
             Ok((of, identity)) => {
                 tracing::info!(account = identity.account, region = self.region, "identity known");
+                if matches!(&*known, Some(Known::Identity { identity: before, .. }) if before.account != identity.account)
+                {
+                    self.usage.reset();
+                }
                 *known = Some(Known::Identity { of, identity: identity.clone() });
                 Ok(identity)
             }

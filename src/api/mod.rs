@@ -4,7 +4,7 @@ pub mod conditions;
 pub mod task_definition_retirement;
 
 pub use task_definition_retirement::{
-    Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+    InUse, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
     TaskDefinitionRetirementStatus,
 };
 

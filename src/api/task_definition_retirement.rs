@@ -85,6 +85,8 @@ pub const MAX_REVISIONS: usize = 500;
         .message("spec.region cannot be changed once it is set: make a new TaskDefinitionRetirement for the other region"),
     validation = Rule::new("!has(self.region) || self.revisions.all(r, !r.contains('/') || r.contains(':ecs:' + self.region + ':'))")
         .message(Message::Expression("self.revisions.filter(r, r.contains('/') && !r.contains(':ecs:' + self.region + ':'))[0] + ' is not in spec.region, which is ' + self.region + ': move it to a TaskDefinitionRetirement for its own region'".into())),
+    validation = Rule::new("!has(self.unusedFor) || self.inUse == 'Wait'")
+        .message("spec.unusedFor is only for spec.inUse: Wait: remove it, or write inUse: Wait"),
 )]
 pub struct TaskDefinitionRetirementSpec {
     /// The revisions to retire, 1 to 500, each as family:revision (cpu-wave:1) or as the full task
@@ -99,6 +101,20 @@ pub struct TaskDefinitionRetirementSpec {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z]+(-[a-z]+)+-[0-9]+$')").message("write the code of an AWS region, such as us-west-2"))]
     pub region: Option<String>,
+
+    /// What to do with a revision that is in use: Wait until nobody uses it, or Retire it all the same. In
+    /// use is what a service, a deployment, a task set or a rollback in progress names, whatever its desired
+    /// count, and what a task that has not stopped runs. Who else may start it, such as a schedule or a
+    /// pipeline, ECS does not know.
+    #[serde(default)]
+    pub in_use: InUse,
+
+    /// With inUse: Wait, for how long nobody must have used a revision before it is retired, such as 20s or
+    /// 24h. It counts from when the revision was last seen in use or, if it never was, from the first look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,8}m)?([0-9]{1,9}s)?$')").message("write a duration such as 20s, 90m or 24h"))]
+    pub unused_for: Option<String>,
 
     /// Stops all deregistration while true. What is retired already stays so; the status still says what
     /// ECS holds.
@@ -193,9 +209,29 @@ pub struct RevisionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
 
+    /// Who uses the revision, as service/CLUSTER/NAME or task/CLUSTER/ID: five at the most, and the message
+    /// says how many more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used_by: Vec<String>,
+
+    /// With spec.unusedFor, since when nobody was seen to use the revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_since: Option<Time>,
+
     /// What stands in the way, with the code and the text of ECS where it refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// What to do with a revision that is in use.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(inline)]
+pub enum InUse {
+    /// It is retired once nobody uses it.
+    #[default]
+    Wait,
+    /// It is retired at once: what runs goes on, and nothing new can be started.
+    Retire,
 }
 
 /// Where one revision stands. A closed list.
@@ -213,6 +249,10 @@ pub enum Reason {
     /// It is to be looked at and deregistered.
     #[default]
     Pending,
+    /// It is ACTIVE, and retired once nobody uses it.
+    InUse,
+    /// It is ACTIVE, and retired once nobody has used it for spec.unusedFor.
+    Quiet,
     /// ECS throttles the account's calls; tried again by itself.
     Throttled,
     /// ECS could not be reached or had a fault of its own; tried again by itself.
@@ -237,11 +277,13 @@ pub enum Reason {
 
 impl Reason {
     /// Each of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Retired,
         Self::Deleting,
         Self::Deleted,
         Self::Pending,
+        Self::InUse,
+        Self::Quiet,
         Self::Throttled,
         Self::Unavailable,
         Self::Suspended,

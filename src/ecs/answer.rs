@@ -2,7 +2,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::task_definition::Arn;
+use crate::{ecs::usage::Use, task_definition::Arn};
 
 /// What ECS says of a revision, without its container definitions: they may hold secrets.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -95,6 +95,8 @@ pub enum Outcome {
     Seen(Seen),
     /// It was ACTIVE and asked to be deregistered; `after` is what a look afterwards showed, where one was due.
     Asked { before: Description, reply: Reply, after: Option<Seen> },
+    /// It is ACTIVE, and `usage` keeps it from being deregistered. `before` is what a look showed, where one was made.
+    Used { before: Option<Description>, usage: Use },
 }
 
 impl Reply {
@@ -116,6 +118,7 @@ impl Outcome {
         let answer = match self {
             Self::Seen(seen) => seen,
             Self::Asked { reply, .. } => &reply.answer,
+            Self::Used { .. } => return None,
         };
         answer.as_ref().err().map(|failure| failure.kind)
     }

@@ -5,4 +5,7 @@ pub mod pacer;
 pub mod turns;
 pub mod gate;
 pub mod client;
+pub mod usage;
+mod scan;
+pub mod view;
 pub(crate) mod error;

@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What is missing of a turn may be less than a clock can tell.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
 /// For how long a turn is kept for one that was called.
 const TURN_KEPT: Duration = Duration::from_secs(10);
 
@@ -138,7 +141,7 @@ impl<K: Clone + Eq + Hash> Line<K> {
         let kept = self.called.values().min().copied();
         let turn = (!self.waiting.is_empty()).then(|| {
             let missing = (1.0 - self.tokens_at(now)).max(0.0);
-            now + Duration::from_secs_f64(missing / self.per_second(now))
+            now + Duration::from_secs_f64(missing / self.per_second(now)).max(SHORTEST_WAIT)
         });
         turn.into_iter().chain(kept.filter(|_| !self.waiting.is_empty())).min()
     }

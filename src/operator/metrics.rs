@@ -19,6 +19,7 @@ use crate::{
     ecs::{
         client::{AWS_CALL_SECONDS, AWS_CALLS},
         turns::{RATE, TOKENS, WAITING},
+        view::{AGE, SCAN_SECONDS, SCANS},
     },
     operator::{
         controllers::{Cache, Shared},
@@ -117,6 +118,13 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
         "Calls a second as things are now, by region and bucket: less than configured while ECS throttles."
     );
     describe_gauge!(WAITING, "Resources that wait for their turn, by region and bucket.");
+    describe_counter!(SCANS, "Scans of who uses revisions, by region and result.");
+    describe_histogram!(SCAN_SECONDS, Unit::Seconds, "How long the scans of who uses revisions took.");
+    describe_gauge!(
+        AGE,
+        Unit::Seconds,
+        "How old what is known of the use of revisions is, by region; 0 while nobody waits for it."
+    );
     describe_gauge!(REVISIONS, "Declared revisions, by where they stand. Told by the leader only.");
     describe_gauge!(
         RESOURCES,

@@ -105,7 +105,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         Arc::new(if options.election.is_some() { Leadership::none() } else { Leadership::sole() });
     let may_act = {
         let (leadership, stopping) = (leadership.clone(), stopping.clone());
-        Box::new(move || leadership.is_held() && !stopping.load(Ordering::Relaxed))
+        Arc::new(move || leadership.is_held() && !stopping.load(Ordering::Relaxed))
     };
     let (callers, calls): (Vec<_>, Vec<_>) =
         (0..options.namespaces.len().max(1)).map(|_| mpsc::unbounded_channel::<Holder>()).unzip();
@@ -113,7 +113,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let wake = move |holder: &Holder| callers.iter().for_each(|caller| drop(caller.send(holder.clone())));
     let context = Arc::new(Context {
         client: client.clone(),
-        account: Account::from_environment(options.pacing, Waker(Arc::new(wake))).await,
+        account: Account::from_environment(options.pacing, Waker(Arc::new(wake)), may_act.clone()).await,
         claims: Claims::default(),
         unwritten: Unwritten::default(),
         instance: instance.clone(),

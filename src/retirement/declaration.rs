@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
+use k8s_openapi::jiff::SignedDuration;
+
 use crate::{
     account::identity::Identity,
     api::{
-        Reason, TaskDefinitionRetirementSpec, TaskDefinitionRetirementStatus,
+        InUse, Reason, TaskDefinitionRetirementSpec, TaskDefinitionRetirementStatus,
         task_definition_retirement::MAX_REVISIONS,
     },
     task_definition::{Arn, Reference, is_region},
@@ -45,6 +47,10 @@ pub enum InvalidSpec {
         "spec.region is not set and the controller has no default region: set spec.region, such as us-west-2"
     )]
     NoRegion,
+    #[error("spec.unusedFor is {0:?}: write a duration such as 20s, 90m or 24h")]
+    UnusedFor(String),
+    #[error("spec.unusedFor is only for spec.inUse: Wait: remove it, or write inUse: Wait")]
+    UnusedForWithoutWait,
     #[error(
         "the region was {before} and is now {now}: a resource keeps its region; make a new TaskDefinitionRetirement for {now}"
     )]
@@ -65,6 +71,12 @@ pub fn region(
         count if count > MAX_REVISIONS => return Err(InvalidSpec::TooMany(count)),
         _ => {}
     }
+    if let Some(unused_for) = &spec.unused_for {
+        duration(unused_for).ok_or_else(|| InvalidSpec::UnusedFor(unused_for.clone()))?;
+        if spec.in_use != InUse::Wait {
+            return Err(InvalidSpec::UnusedForWithoutWait);
+        }
+    }
     let region = spec.region.as_deref().or(default_region).ok_or(InvalidSpec::NoRegion)?;
     if !is_region(region) {
         return Err(InvalidSpec::Region(region.to_owned()));
@@ -75,6 +87,13 @@ pub fn region(
         }
         _ => Ok(region.to_owned()),
     }
+}
+
+/// A duration in hours, minutes and seconds, as Kubernetes writes them.
+#[must_use]
+pub fn duration(text: &str) -> Option<SignedDuration> {
+    let is_strict = text.chars().all(|char| char.is_ascii_digit() || "hms".contains(char));
+    is_strict.then(|| text.parse().ok()).flatten()
 }
 
 /// The entries of a resource, in its order; the same revision written twice is one entry.

@@ -1,8 +1,14 @@
 //! What to do about one revision, given what ECS says of it. Pure.
 
+use k8s_openapi::jiff::Timestamp;
+
 use crate::{
-    api::{Reason, RevisionStatus, TaskDefinitionRetirementSpec},
-    ecs::answer::{Description, Seen, Status},
+    api::{InUse, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
+    ecs::{
+        answer::{Description, Seen, Status},
+        usage::Use,
+    },
+    retirement::declaration::duration,
     task_definition::Arn,
 };
 
@@ -22,30 +28,94 @@ impl Deregistration {
 /// What to do next.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Step {
-    Deregister { before: Description, deregistration: Deregistration },
+    Deregister {
+        before: Description,
+        deregistration: Deregistration,
+    },
     Report(Seen),
+    /// It is in use, or was a short while ago, or may be.
+    Wait {
+        before: Description,
+        usage: Use,
+    },
+    /// It is to be known first who uses it.
+    AskWho,
 }
 
-/// | seen in ECS | recorded before | suspend or dryRun | step |
-/// |---|---|---|---|
-/// | ACTIVE | not retired | no | deregister |
-/// | ACTIVE | not retired | yes | report |
-/// | ACTIVE | retired | - | report: ECS has no way back, so this look is older than the record |
-/// | anything else | - | - | report |
+/// | seen in ECS | recorded before | spec | use | step |
+/// |---|---|---|---|---|
+/// | ACTIVE | retired | - | - | report: ECS has no way back, so this look is older than the record |
+/// | ACTIVE | not retired | suspend | - | report |
+/// | ACTIVE | not retired | inUse: Retire, dryRun | - | report |
+/// | ACTIVE | not retired | inUse: Retire | - | deregister |
+/// | ACTIVE | not retired | inUse: Wait | not known yet | ask who |
+/// | ACTIVE | not retired | inUse: Wait | somebody, unknown, or nobody for less than unusedFor | wait |
+/// | ACTIVE | not retired | inUse: Wait, dryRun | nobody | report |
+/// | ACTIVE | not retired | inUse: Wait | nobody | deregister |
+/// | anything else | - | - | - | report |
 #[must_use]
 pub fn plan(
     spec: &TaskDefinitionRetirementSpec,
     arn: &Arn,
     recorded: Option<&RevisionStatus>,
     seen: Seen,
+    usage: Option<&Use>,
+    now: Timestamp,
 ) -> Step {
-    let held = spec.suspend || spec.dry_run;
-    match seen {
-        Ok(before) if before.status == Status::Active && !held && !recorded.is_some_and(is_retired) => {
-            Step::Deregister { before, deregistration: Deregistration { arn: arn.clone() } }
+    let before = match seen {
+        Ok(before)
+            if before.status == Status::Active && !spec.suspend && !recorded.is_some_and(is_retired) =>
+        {
+            before
         }
-        seen => Step::Report(seen),
+        seen => return Step::Report(seen),
+    };
+    if asks_who(spec, recorded) {
+        match usage {
+            None => return Step::AskWho,
+            Some(usage) if keeps(spec, recorded, usage, now) => {
+                return Step::Wait { before, usage: usage.clone() };
+            }
+            Some(_) => {}
+        }
     }
+    if spec.dry_run {
+        return Step::Report(Ok(before));
+    }
+    Step::Deregister { before, deregistration: Deregistration { arn: arn.clone() } }
+}
+
+/// Whether it matters who uses a revision, if it is ACTIVE.
+#[must_use]
+pub fn asks_who(spec: &TaskDefinitionRetirementSpec, recorded: Option<&RevisionStatus>) -> bool {
+    spec.in_use == InUse::Wait && !spec.suspend && !recorded.is_some_and(is_retired)
+}
+
+/// Whether what is known of the use of a revision keeps it from being deregistered.
+#[must_use]
+pub fn keeps(
+    spec: &TaskDefinitionRetirementSpec,
+    recorded: Option<&RevisionStatus>,
+    usage: &Use,
+    now: Timestamp,
+) -> bool {
+    match usage {
+        Use::By(_) | Use::Unknown(_) => true,
+        Use::Nobody { at } => quiet_until(spec, unused_since(recorded, *at)).is_some_and(|until| now < until),
+    }
+}
+
+/// Since when nobody was seen to use a revision that nobody uses at `at`.
+#[must_use]
+pub fn unused_since(recorded: Option<&RevisionStatus>, at: Timestamp) -> Timestamp {
+    recorded.and_then(|row| row.unused_since.as_ref()).map_or(at, |since| since.0)
+}
+
+/// Until when a revision that is unused since then is to be left alone; `None`: no longer.
+#[must_use]
+pub fn quiet_until(spec: &TaskDefinitionRetirementSpec, since: Timestamp) -> Option<Timestamp> {
+    let unused_for = duration(spec.unused_for.as_deref()?);
+    Some(unused_for.and_then(|wait| since.checked_add(wait).ok()).unwrap_or(Timestamp::MAX))
 }
 
 /// Whether ECS has said that the revision is retired.
@@ -59,7 +129,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ecs::answer::{Failure, FailureKind};
+    use crate::ecs::{
+        answer::{Failure, FailureKind},
+        usage::{User, Users},
+    };
 
     fn arn() -> Arn {
         let revision = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-wave:1";
@@ -88,21 +161,62 @@ mod tests {
         ]
     }
 
+    fn any_use() -> impl Strategy<Value = Option<Use>> {
+        let user = User::Task { cluster: "prod".to_owned(), id: "a".to_owned() };
+        let failure = Failure { kind: FailureKind::AccessDenied, message: String::new() };
+        prop_oneof![
+            Just(None),
+            Just(Some(Use::By(Users { named: vec![user], more: 0 }))),
+            Just(Some(Use::Unknown(failure))),
+            (0i64..100).prop_map(|at| Some(Use::Nobody { at: second(at) })),
+        ]
+    }
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    #[test]
+    fn a_revision_is_left_alone_until_nobody_has_used_it_for_as_long_as_the_spec_says() {
+        let spec = TaskDefinitionRetirementSpec { unused_for: Some("20s".to_owned()), ..Default::default() };
+        let nobody = Use::Nobody { at: second(100) };
+        let row = |since| RevisionStatus {
+            unused_since: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(second(since))),
+            ..RevisionStatus::default()
+        };
+        assert!(keeps(&spec, None, &nobody, second(119)), "counted from the first look");
+        assert!(!keeps(&spec, None, &nobody, second(120)));
+        assert!(keeps(&spec, Some(&row(81)), &nobody, second(100)));
+        assert!(!keeps(&spec, Some(&row(80)), &nobody, second(100)));
+        let for_ever = TaskDefinitionRetirementSpec { unused_for: Some("999999h".to_owned()), ..spec };
+        assert!(keeps(&for_ever, Some(&row(0)), &nobody, second(i64::from(u32::MAX) / 2)));
+    }
+
     proptest! {
         #[test]
-        fn only_what_is_active_unsuspended_and_never_retired_is_deregistered(
+        fn only_what_is_active_unsuspended_unused_and_never_retired_is_deregistered(
             seen in any_seen(),
             suspend: bool,
             dry_run: bool,
+            waits: bool,
+            unused_for in prop::option::of(0i64..100),
+            usage in any_use(),
+            now in 0i64..200,
             reason in prop::sample::select(vec![Reason::Pending, Reason::Refused, Reason::Retired, Reason::Deleting, Reason::Deleted]),
         ) {
-            let spec = TaskDefinitionRetirementSpec { suspend, dry_run, ..Default::default() };
+            let in_use = if waits { InUse::Wait } else { InUse::Retire };
+            let text = unused_for.map(|seconds| format!("{seconds}s"));
+            let spec = TaskDefinitionRetirementSpec { suspend, dry_run, in_use, unused_for: text, ..Default::default() };
             let row = RevisionStatus { reason, ..RevisionStatus::default() };
             let active = matches!(&seen, Ok(description) if description.status == Status::Active);
             let retired = reason != Reason::Pending && reason != Reason::Refused;
-            match plan(&spec, &arn(), Some(&row), seen.clone()) {
+            let is_unused = match &usage {
+                Some(Use::Nobody { at }) => now >= at.as_second() + unused_for.unwrap_or(0),
+                _ => false,
+            };
+            match plan(&spec, &arn(), Some(&row), seen.clone(), usage.as_ref(), second(now)) {
                 Step::Deregister { before, deregistration } => {
-                    prop_assert!(active && !suspend && !dry_run && !retired);
+                    prop_assert!(active && !suspend && !dry_run && !retired && (is_unused || !waits));
                     prop_assert_eq!(deregistration.arn(), &arn());
                     prop_assert_eq!(Ok(before), seen);
                 }
@@ -110,6 +224,12 @@ mod tests {
                     prop_assert!(!active || suspend || dry_run || retired);
                     prop_assert_eq!(reported, seen);
                 }
+                Step::Wait { before, usage: reported } => {
+                    prop_assert!(waits && !suspend && !retired && !is_unused);
+                    prop_assert_eq!(Ok(before), seen);
+                    prop_assert_eq!(Some(reported), usage);
+                }
+                Step::AskWho => prop_assert!(active && waits && !suspend && !retired && usage.is_none()),
             }
         }
     }

@@ -9,10 +9,13 @@ use proptest::{collection::vec, prelude::*, sample::subsequence};
 use crate::{
     account::identity::Identity,
     api::{
-        REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+        InUse, REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
         conditions::READY,
     },
-    ecs::answer::{Description, Failure, FailureKind, Outcome, Reply, Seen, Status},
+    ecs::{
+        answer::{Description, Failure, FailureKind, Outcome, Reply, Seen, Status},
+        usage::{Use, User, Users},
+    },
     retirement::{
         declaration::{self, Target},
         plan::{Step, plan},
@@ -56,6 +59,17 @@ fn any_seen() -> impl Strategy<Value = Seen> {
     ]
 }
 
+fn any_use() -> impl Strategy<Value = Option<Use>> {
+    let user = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
+    let failure = Failure { kind: FailureKind::AccessDenied, message: "no".to_owned() };
+    prop_oneof![
+        1 => Just(None),
+        3 => Just(Some(Use::Nobody { at: Timestamp::UNIX_EPOCH })),
+        1 => Just(Some(Use::By(Users { named: vec![user], more: 0 }))),
+        1 => Just(Some(Use::Unknown(failure))),
+    ]
+}
+
 /// What ECS answers to a look, to the call, and to the look after it.
 type Answers = (Seen, Seen, Seen);
 
@@ -64,6 +78,8 @@ struct Pass {
     declared: Vec<&'static str>,
     suspend: bool,
     dry_run: bool,
+    in_use: InUse,
+    usage: Option<Use>,
     requested: Option<u8>,
     caller_known: bool,
     answers: BTreeMap<String, Answers>,
@@ -88,14 +104,18 @@ fn any_pass() -> impl Strategy<Value = Pass> {
         subsequence(ENTRIES.to_vec(), 1..=ENTRIES.len()),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
+        prop_oneof![Just(InUse::Wait), Just(InUse::Retire)],
+        any_use(),
         prop::option::weighted(0.3, 0u8..3),
         prop::bool::weighted(0.8),
         answers,
     )
-        .prop_map(|(declared, suspend, dry_run, requested, caller_known, answers)| Pass {
+        .prop_map(|(declared, suspend, dry_run, in_use, usage, requested, caller_known, answers)| Pass {
             declared,
             suspend,
             dry_run,
+            in_use,
+            usage,
             requested,
             caller_known,
             answers,
@@ -114,6 +134,7 @@ fn run(
         revisions: pass.declared.iter().map(|&text| text.to_owned()).collect(),
         suspend: pass.suspend,
         dry_run: pass.dry_run,
+        in_use: pass.in_use,
         ..Default::default()
     };
     if resource.spec != spec {
@@ -142,8 +163,12 @@ fn run(
         };
         note(seen);
         let recorded = recorded_row(entry, &rows);
-        let outcome = match plan(&resource.spec, arn, recorded, seen.clone()) {
+        let usage = pass.usage.clone();
+        let step = plan(&resource.spec, arn, recorded, seen.clone(), usage.as_ref(), Timestamp::UNIX_EPOCH);
+        let outcome = match step {
             Step::Report(seen) => Outcome::Seen(seen),
+            Step::Wait { before, usage } => Outcome::Used { before: Some(before), usage },
+            Step::AskWho => continue,
             Step::Deregister { before, deregistration } => {
                 asked.push(deregistration.arn().to_string());
                 note(answer);
@@ -179,6 +204,8 @@ proptest! {
 
             for arn in &asked[before..] {
                 prop_assert!(!pass.suspend && !pass.dry_run);
+                let is_unused = matches!(pass.usage, Some(Use::Nobody { .. }));
+                prop_assert!(is_unused || pass.in_use == InUse::Retire);
                 let short = arn.rsplit('/').next();
                 prop_assert!(pass.declared.iter().any(|&it| it == arn || Some(it) == short));
                 prop_assert!(!retired.iter().any(|row| row.arn.as_ref() == Some(arn)), "{arn} again");

@@ -1,6 +1,10 @@
 //! The shell of a retirement: one pass over one resource, from the watch to the next look. Has the clients and the clock.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -10,19 +14,20 @@ use kube::{
 
 use crate::{
     account::session::{Account, Session},
-    api::TaskDefinitionRetirement,
+    api::{Reason, TaskDefinitionRetirement},
     calls,
     ecs::{
-        answer::{FailureKind, Outcome, Seen},
+        answer::{FailureKind, Outcome, Seen, Status},
         turns::Holder,
+        view::MayAct,
     },
     retirement::{
         claims::Claims,
         declaration::{self, Entry, Target},
-        plan::{Step, is_retired, plan},
+        plan::{Step, asks_who, is_retired, keeps, plan},
         record::{self, Record},
         retry::{self, Progress},
-        row::recorded_row,
+        row::{recorded_row, wants_a_look},
         status::{Caller, Finding, Renewal, summarize},
         unwritten::Unwritten,
     },
@@ -37,7 +42,7 @@ pub struct Context {
     /// The name of this process in events, such as its pod's.
     pub instance: String,
     /// Whether this process may act at this very moment: it leads, and has not been told to stop.
-    pub may_act: Box<dyn Fn() -> bool + Send + Sync>,
+    pub may_act: MayAct,
 }
 
 impl Context {
@@ -132,6 +137,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     }
 
     let session = context.account.session(&region);
+    session.usage.leave(&holder(cached));
     let identity = session.identity().await;
     let entries = declaration::entries(&spec, identity.as_ref().ok(), account(&record).as_deref());
     let (caller, slice) = match &identity {
@@ -145,16 +151,18 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     let outcomes = &slice.outcomes;
     let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place };
     let status = summarize(record.resource(), finding, Timestamp::now());
-    let next = retry::next_look(&status, slice.progress, place, &uid, Timestamp::now());
+    let next =
+        retry::next_look(&spec, &status, &slice.watched, slice.progress, place, &uid, Timestamp::now());
     record.write(status, outcomes).await?;
     slice.end?;
     Ok(next)
 }
 
-/// Whether a pass over a resource whose spec is known could do nothing, since AWS does not answer in its region.
+/// Whether a pass over a resource that has told so already could do nothing, since AWS does not answer in its region.
 fn is_out_of_reach(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
     let Some(status) = &cached.status else { return false };
-    let region = status.region.as_ref().filter(|_| !Renewal::of(cached, status).is_due());
+    let has_told = status.revisions.iter().any(|row| row.reason == Reason::Unavailable);
+    let region = status.region.as_ref().filter(|_| has_told && !Renewal::of(cached, status).is_due());
     region.is_some_and(|region| context.account.session(region).is_closed())
 }
 
@@ -177,6 +185,8 @@ async fn read(
 /// What a pass did at ECS.
 struct Slice {
     outcomes: BTreeMap<String, Outcome>,
+    /// The entries that wait for what there is to learn of their use.
+    watched: BTreeSet<String>,
     progress: Progress,
     /// Whether Kubernetes answered whenever it had to.
     end: Result<(), Error>,
@@ -184,12 +194,39 @@ struct Slice {
 
 impl Slice {
     fn outage() -> Self {
-        Self { outcomes: BTreeMap::new(), progress: Progress::Outage, end: Ok(()) }
+        Self { progress: Progress::Outage, ..Self::begin() }
+    }
+
+    fn begin() -> Self {
+        let (outcomes, watched) = (BTreeMap::new(), BTreeSet::new());
+        Self { outcomes, watched, progress: Progress::Claimed, end: Ok(()) }
     }
 }
 
 fn is_throttled(answer: &Seen) -> bool {
     answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
+}
+
+/// Finds the entries that are known to be ACTIVE, and that what is known of their use keeps from more: they cost no call.
+fn watch(record: &Record<'_>, entries: &[Entry], session: &Session) -> Slice {
+    let (resource, mut slice) = (record.resource(), Slice::begin());
+    let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
+    for entry in entries {
+        let (Target::Here(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else { continue };
+        let asks = asks_who(&resource.spec, Some(row)) && wants_a_look(row);
+        if !asks || row.status.as_deref() != Some(Status::Active.as_str()) {
+            continue;
+        }
+        match session.usage.of(&holder(resource), arn) {
+            Some(usage) if keeps(&resource.spec, Some(row), &usage, Timestamp::now()) => {
+                slice.outcomes.insert(entry.revision.clone(), Outcome::Used { before: None, usage });
+            }
+            Some(_) => continue,
+            None => slice.progress = Progress::Scanning,
+        }
+        slice.watched.insert(entry.revision.clone());
+    }
+    slice
 }
 
 /// Looks at the next few entries, and deregisters those that are to be.
@@ -202,11 +239,21 @@ async fn act(
 ) -> Slice {
     let resource = record.resource();
     let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
-    let mut slice = Slice { outcomes: BTreeMap::new(), progress: Progress::Claimed, end: Ok(()) };
-    for entry in retry::slice(entries, rows) {
+    let mut slice = watch(record, entries, session);
+    let rest = entries.iter().filter(|entry| !slice.watched.contains(&entry.revision));
+    for entry in retry::slice(rest, rows) {
         let Target::Here(arn) = &entry.target else { continue };
         let Some(_claim) = context.claims.take(arn) else { continue };
         if !(context.may_act)() {
+            break;
+        }
+        let recorded = recorded_row(entry, rows);
+        // A look now would have to be made again.
+        if asks_who(&resource.spec, recorded)
+            && session.usage.is_awaited()
+            && session.usage.of(&holder(resource), arn).is_none()
+        {
+            slice.progress = Progress::Scanning;
             break;
         }
         // Whose turn it is to deregister does not queue up for the look before.
@@ -218,13 +265,23 @@ async fn act(
             slice.progress = Progress::Queued;
             break;
         }
-        let recorded = recorded_row(entry, rows);
         let seen = session.ecs.describe(arn).await;
         if is_throttled(&seen) {
             session.looks.throttled();
         }
-        let outcome = match plan(&resource.spec, arn, recorded, seen) {
+        let asks =
+            seen.as_ref().is_ok_and(|it| it.status == Status::Active) && asks_who(&resource.spec, recorded);
+        let usage = || asks.then(|| session.usage.of(&holder(resource), arn)).flatten();
+        let outcome = match plan(&resource.spec, arn, recorded, seen, usage().as_ref(), Timestamp::now()) {
             Step::Report(seen) => Outcome::Seen(seen),
+            Step::Wait { before, usage } => {
+                slice.watched.insert(entry.revision.clone());
+                Outcome::Used { before: Some(before), usage }
+            }
+            Step::AskWho => {
+                slice.progress = Progress::Scanning;
+                break;
+            }
             Step::Deregister { before, deregistration } => {
                 let Some(turn) = session.turns.take(&holder(resource)) else {
                     slice.progress = Progress::Queued;
@@ -241,6 +298,11 @@ async fn act(
                         slice.end = Err(error);
                         break;
                     }
+                }
+                let is_kept = |usage| keeps(&resource.spec, recorded, &usage, Timestamp::now());
+                if asks && usage().is_none_or(is_kept) {
+                    slice.progress = Progress::Scanning;
+                    break;
                 }
                 if !(context.may_act)() {
                     break;

@@ -1,6 +1,7 @@
 //! When a resource is looked at, which of its entries first, and when again. Pure.
 
 use std::{
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
@@ -9,12 +10,14 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     api::{
-        Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus,
+        Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+        TaskDefinitionRetirementStatus,
         conditions::{READY, RECONCILING, STALLED},
     },
     ecs::pacer::Place,
     retirement::{
         declaration::{Entry, Target},
+        plan::quiet_until,
         row::{recorded_row, wants_a_look},
         status::Renewal,
         verdict::INVALID_SPEC,
@@ -35,6 +38,9 @@ const OUTAGE_DELAY: Duration = Duration::from_secs(2);
 
 /// How long after its turn a resource looks by itself.
 const MISSED_CALL: Duration = Duration::from_secs(30);
+
+/// How long after it ought to have been told who uses its revisions a resource looks by itself.
+const MISSED_NEWS: Duration = Duration::from_mins(10);
 
 /// While another resource is at work on the same revision.
 const CLAIMED_DELAY: Duration = Duration::from_secs(1);
@@ -57,9 +63,8 @@ pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
 /// and those that ECS refused last, so that none of them keeps another waiting. Among equals the oldest revision is first: if
 /// anything turns out wrong on the way, the newest are still there.
 #[must_use]
-pub fn slice<'a>(entries: &'a [Entry], rows: &[RevisionStatus]) -> Vec<&'a Entry> {
+pub fn slice<'a>(entries: impl Iterator<Item = &'a Entry>, rows: &[RevisionStatus]) -> Vec<&'a Entry> {
     let mut due: Vec<((u8, i32), &Entry)> = entries
-        .iter()
         .filter_map(|entry| {
             let Target::Here(arn) = &entry.target else { return None };
             let row = recorded_row(entry, rows)?;
@@ -86,6 +91,8 @@ pub enum Progress {
     Made,
     /// It stands in line for a turn, and is called.
     Queued,
+    /// It is to be found out who uses its revisions, and it is called then.
+    Scanning,
     /// Each entry it wanted was in another resource's hands.
     Claimed,
     /// ECS throttles the account, and so it stopped.
@@ -100,13 +107,18 @@ pub enum Progress {
 /// that needs no memory but the conditions. `uid` spreads resources that were refused together.
 #[must_use]
 pub fn next_look(
+    spec: &TaskDefinitionRetirementSpec,
     status: &TaskDefinitionRetirementStatus,
+    watched: &BTreeSet<String>,
     progress: Progress,
     place: Option<Place>,
     uid: &str,
     now: Timestamp,
 ) -> Option<Duration> {
     let delay = |row: &RevisionStatus| match (row.reason, progress) {
+        _ if watched.contains(&row.revision) => until_news(spec, row, now),
+        (Reason::InUse | Reason::Quiet, _) => until_news(spec, row, now),
+        (Reason::Pending, Progress::Scanning) => MISSED_NEWS,
         (Reason::Pending, Progress::Made) => Duration::ZERO,
         (Reason::Pending, Progress::Claimed) => CLAIMED_DELAY,
         (Reason::AccessDenied | Reason::Refused, _) => spread(backoff(status, now), uid),
@@ -115,6 +127,13 @@ pub fn next_look(
         _ => spread(SHORTEST_DELAY, uid),
     };
     status.revisions.iter().filter(|row| wants_a_look(row)).map(delay).min()
+}
+
+/// One that waits for its revisions to fall out of use is told; it looks by itself only once they have been unused for long enough.
+fn until_news(spec: &TaskDefinitionRetirementSpec, row: &RevisionStatus, now: Timestamp) -> Duration {
+    let quiet = row.unused_since.as_ref().and_then(|since| quiet_until(spec, since.0));
+    let left = quiet.and_then(|until| Duration::try_from(until.duration_since(now)).ok());
+    left.map_or(MISSED_NEWS, |left| left.min(MISSED_NEWS))
 }
 
 /// One that stands in line is called; this is only for the case that the call is missed.
@@ -168,10 +187,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        api::TaskDefinitionRetirementSpec,
-        retirement::{declaration, verdict::Verdict},
-    };
+    use crate::retirement::{declaration, verdict::Verdict};
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -192,7 +208,8 @@ mod tests {
     }
 
     fn delay(seconds: i64, reasons: &[Reason], progress: Progress) -> Option<Duration> {
-        next_look(&refused_for(seconds, reasons), progress, None, "uid", NOW)
+        let (spec, none) = (TaskDefinitionRetirementSpec::default(), BTreeSet::new());
+        next_look(&spec, &refused_for(seconds, reasons), &none, progress, None, "uid", NOW)
     }
 
     #[test]
@@ -233,7 +250,7 @@ mod tests {
 
     #[test]
     fn resources_that_were_refused_together_do_not_ask_again_together() {
-        let delays: std::collections::HashSet<Duration> =
+        let delays: std::collections::BTreeSet<Duration> =
             (0..100).map(|uid| spread(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
         assert!(delays.len() > 50);
     }
@@ -256,7 +273,8 @@ mod tests {
         let mut rows = rows(&reasons);
         rows[SLICE + 2].message = Some("a look is due".to_owned());
         let entries = declared(reasons.len());
-        let slice: Vec<&str> = slice(&entries, &rows).iter().map(|entry| entry.revision.as_str()).collect();
+        let slice: Vec<&str> =
+            slice(entries.iter(), &rows).iter().map(|entry| entry.revision.as_str()).collect();
         assert_eq!(slice[..4], ["api:13", "api:12", "api:11", "api:1"]);
         assert_eq!(slice.len(), SLICE);
     }

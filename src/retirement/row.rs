@@ -6,10 +6,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     api::{REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
-    ecs::answer::{Description, Failure, FailureKind, Outcome, Seen, Status},
+    ecs::{
+        answer::{Description, Failure, FailureKind, Outcome, Seen, Status},
+        usage::Use,
+    },
     retirement::{
         declaration::{Entry, Target},
-        plan::is_retired,
+        plan::{is_retired, quiet_until, unused_since},
         status::{Caller, Renewal},
     },
     task_definition::Reference,
@@ -20,11 +23,15 @@ use crate::{
 const TIME_IS_DUE: &str = "retired; the time of the deregistration is still to be asked of ECS";
 const LOOK_IS_DUE: &str = "retired; to be looked at again, as requested";
 
+const DRY_RUN: &str = "to be deregistered if spec.dryRun were false";
+
 /// Whether a row still wants a look at ECS.
 #[must_use]
 pub fn wants_a_look(row: &RevisionStatus) -> bool {
     match row.reason {
         Reason::Pending
+        | Reason::InUse
+        | Reason::Quiet
         | Reason::Throttled
         | Reason::Unavailable
         | Reason::AccessDenied
@@ -109,11 +116,15 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> Revisio
 }
 
 fn pending(row: RevisionStatus) -> RevisionStatus {
-    RevisionStatus { reason: Reason::Pending, message: None, ..row }
+    RevisionStatus { reason: Reason::Pending, message: None, used_by: Vec::new(), ..row }
 }
 
 fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &Outcome) -> RevisionStatus {
     match outcome {
+        Outcome::Used { before, usage } => {
+            let row = before.as_ref().map_or(row.clone(), |before| described(row, spec, before));
+            used(row, spec, usage)
+        }
         Outcome::Seen(Ok(description)) => described(row, spec, description),
         Outcome::Seen(Err(failure)) => failed(row, failure),
         Outcome::Asked { before, reply, after } => {
@@ -138,6 +149,40 @@ fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &O
     }
 }
 
+/// The row of a revision that is ACTIVE, and kept from being deregistered by `usage`.
+fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -> RevisionStatus {
+    let (row, message) = match usage {
+        Use::By(users) => {
+            let used_by = users.named.iter().map(ToString::to_string).collect();
+            let row = RevisionStatus { reason: Reason::InUse, used_by, unused_since: None, ..row };
+            (row, format!("used by {users}"))
+        }
+        Use::Nobody { at } => {
+            let since = unused_since(Some(&row), *at);
+            let until = quiet_until(spec, since).unwrap_or(since);
+            let row = RevisionStatus {
+                reason: Reason::Quiet,
+                used_by: Vec::new(),
+                unused_since: Some(Time(since)),
+                ..row
+            };
+            (
+                row,
+                format!("unused since {since:.0}; to be deregistered at {until:.0} if nobody uses it before"),
+            )
+        }
+        Use::Unknown(failure) => {
+            let message = format!("it is not known whether it is in use: {}", failure.message);
+            (failed(row, &Failure { message: message.clone(), ..failure.clone() }), message)
+        }
+    };
+    if spec.dry_run {
+        let message = format!("{DRY_RUN}: {message}");
+        return RevisionStatus { reason: Reason::DryRun, message: Some(message), ..row };
+    }
+    RevisionStatus { message: Some(message), ..row }
+}
+
 /// The row of a revision that was just deregistered: ECS gives its time only to those who look afterwards.
 fn timed(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, after: Option<&Seen>) -> RevisionStatus {
     let row = match after {
@@ -159,9 +204,7 @@ fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &De
         Status::Active if spec.suspend => {
             (Reason::Suspended, Some("to be deregistered once spec.suspend is false".to_owned()))
         }
-        Status::Active if spec.dry_run => {
-            (Reason::DryRun, Some("to be deregistered if spec.dryRun were false".to_owned()))
-        }
+        Status::Active if spec.dry_run => (Reason::DryRun, Some(DRY_RUN.to_owned())),
         Status::Active => (Reason::Pending, None),
         Status::Other(word) => {
             (Reason::Refused, Some(format!("ECS holds it as {word}, which this controller does not know")))
@@ -173,6 +216,9 @@ fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &De
         message,
         registered_at: seen.registered_at.map(Time).or(row.registered_at),
         deregistered_at: seen.deregistered_at.map(Time).or(row.deregistered_at),
+        used_by: Vec::new(),
+        // What nobody looks at may be used again meanwhile.
+        unused_since: row.unused_since.filter(|_| reason == Reason::Pending),
         ..row
     }
 }
@@ -202,5 +248,5 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         ),
         _ => failure.message.clone(),
     };
-    RevisionStatus { reason, message: Some(message), ..row }
+    RevisionStatus { reason, message: Some(message), used_by: Vec::new(), ..row }
 }

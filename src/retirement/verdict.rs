@@ -56,7 +56,9 @@ pub enum Standing {
 pub fn standing(reason: Reason) -> Standing {
     match reason {
         Reason::Retired | Reason::Deleting | Reason::Deleted => Standing::Retired,
-        Reason::Pending | Reason::Throttled | Reason::Unavailable => Standing::Progressing,
+        Reason::Pending | Reason::InUse | Reason::Quiet | Reason::Throttled | Reason::Unavailable => {
+            Standing::Progressing
+        }
         Reason::Suspended | Reason::DryRun => Standing::Held,
         Reason::Invalid
         | Reason::WrongAccount

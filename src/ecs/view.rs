@@ -1,0 +1,174 @@
+//! The shell of the view of use in one account and region: scans while somebody waits, and wakes whoever has something to learn.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use aws_config::SdkConfig;
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::Notify;
+
+use crate::{
+    ecs::{
+        scan::Scanner,
+        turns::{Holder, Waker},
+        usage::{Scan, Use},
+    },
+    task_definition::Arn,
+};
+
+/// Scans of who uses revisions, by `region` and `result`: `success` or `error`.
+pub const SCANS: &str = "ecs_retirement_usage_scans_total";
+
+/// How long the scans took, by `region`, in seconds.
+pub const SCAN_SECONDS: &str = "ecs_retirement_usage_scan_duration_seconds";
+
+/// How old what is known of use is, by `region`, in seconds; 0 while nobody waits for it.
+pub const AGE: &str = "ecs_retirement_usage_age_seconds";
+
+/// Whether this process may act.
+pub type MayAct = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Who uses the revisions of one account and region, as all resources see it.
+///
+/// # Guarantees
+/// - Nothing is scanned while nobody waits, and one scan at a time serves all who do.
+/// - What it says is fresh (see [`Scan::is_fresh`]), or it says nothing.
+pub struct View {
+    region: String,
+    state: Mutex<State>,
+    asked: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    last: Option<Scan>,
+    /// What each resource was last told of each revision it waits for; `None`: nothing yet.
+    waiting: HashMap<Holder, HashMap<Arn, Option<Use>>>,
+    /// Rises whenever what a scan under way finds is of no use any more.
+    epoch: u64,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("region", &self.region).finish_non_exhaustive()
+    }
+}
+
+impl View {
+    /// Begins, and scans for as long as somebody waits and the process may act.
+    #[must_use]
+    pub fn begin(config: &SdkConfig, region: &str, waker: Waker, may_act: MayAct) -> Arc<Self> {
+        let view =
+            Arc::new(Self { region: region.to_owned(), state: Mutex::default(), asked: Notify::new() });
+        tokio::spawn(scan(view.clone(), Scanner::new(config), waker, may_act));
+        view
+    }
+
+    /// What is known of the use of a revision. The resource is woken once there is something else to say of it; `None`: nothing
+    /// is known yet.
+    #[must_use]
+    pub fn of(&self, holder: &Holder, arn: &Arn) -> Option<Use> {
+        let mut state = self.lock();
+        let known = state.last.as_ref().filter(|scan| scan.is_fresh(Instant::now())).map(|scan| scan.of(arn));
+        let told = state.waiting.entry(holder.clone()).or_default();
+        told.insert(arn.clone(), known.clone());
+        self.asked.notify_one();
+        known
+    }
+
+    /// Whether nothing is known yet, and somebody waits already: the scan for them will tell.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        let state = self.lock();
+        let is_fresh = state.last.as_ref().is_some_and(|scan| scan.is_fresh(Instant::now()));
+        !is_fresh && !state.waiting.is_empty()
+    }
+
+    /// Notes that a resource waits for nothing here any more.
+    pub fn leave(&self, holder: &Holder) {
+        self.lock().waiting.remove(holder);
+    }
+
+    /// Forgets all, since the credentials are of another account now.
+    pub fn reset(&self) {
+        let mut state = self.lock();
+        state.last = None;
+        state.epoch += 1;
+    }
+
+    /// Tells the metrics how old what is known is.
+    pub fn measure(&self) {
+        let state = self.lock();
+        let age = match &state.last {
+            Some(scan) if !state.waiting.is_empty() => scan.age(Instant::now()),
+            _ => Duration::ZERO,
+        };
+        metrics::gauge!(AGE, "region" => self.region.clone()).set(age.as_secs_f64());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the next scan is to begin; `None` while nobody waits.
+    fn next(&self) -> Option<Instant> {
+        let state = self.lock();
+        let next = state.last.as_ref().map_or_else(Instant::now, Scan::next);
+        (!state.waiting.is_empty()).then_some(next)
+    }
+
+    /// Takes what a scan has found, and gives those who have something to learn from it.
+    fn learn(&self, scan: Scan, epoch: u64) -> Vec<Holder> {
+        let mut state = self.lock();
+        if state.epoch != epoch {
+            return Vec::new();
+        }
+        let has_news = |(arn, told): (&Arn, &Option<Use>)| {
+            told.as_ref().is_none_or(|told| !told.says_the_same_as(&scan.of(arn)))
+        };
+        let waiting = state.waiting.iter();
+        let woken =
+            waiting.filter(|(_, told)| told.iter().any(has_news)).map(|(holder, _)| holder.clone()).collect();
+        state.last = Some(scan);
+        woken
+    }
+
+    fn measured(&self, scan: &Scan, is_error: bool) {
+        let region = self.region.clone();
+        let result = if is_error { "error" } else { "success" };
+        metrics::counter!(SCANS, "region" => region.clone(), "result" => result).increment(1);
+        metrics::histogram!(SCAN_SECONDS, "region" => region).record(scan.took());
+    }
+}
+
+async fn scan(view: Arc<View>, mut scanner: Scanner, waker: Waker, may_act: MayAct) {
+    loop {
+        if !may_act() {
+            view.lock().waiting.clear();
+        }
+        match view.next() {
+            None => view.asked.notified().await,
+            Some(next) if next > Instant::now() => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(next.into()) => {}
+                    () = view.asked.notified() => {}
+                }
+            }
+            Some(_) => {
+                let epoch = view.lock().epoch;
+                let began = (Instant::now(), Timestamp::now());
+                let found = scanner.scan().await;
+                let is_error = found.is_err();
+                let scan = Scan::new(began, Instant::now(), found, view.lock().last.as_ref());
+                view.measured(&scan, is_error);
+                for holder in view.learn(scan, epoch) {
+                    (waker.0)(&holder);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! What is in use waits: no user of a revision is overlooked, each is named, and when use ends nobody has to do anything.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use testkit::simulated_ecs::{Action, Fault, Service, Task};
+
+use crate::support::{World, stop};
+
+const DEREGISTER: Action = Action::DeregisterTaskDefinition;
+
+/// By when the end of use, or of a refusal, must have been noticed; scans are a minute apart.
+const NOTICED: Duration = Duration::from_secs(90);
+
+const SCANS: [Action; 7] = [
+    Action::ListClusters,
+    Action::ListServices,
+    Action::DescribeServices,
+    Action::ListTasks,
+    Action::DescribeTasks,
+    Action::ListServiceDeployments,
+    Action::DescribeServiceRevisions,
+];
+
+/// The calls that looked for users, by how many there were of each action.
+fn scan_calls(world: &World<'_>) -> Vec<(&'static str, usize)> {
+    SCANS.iter().map(|action| (action.name(), world.ecs.calls_of(*action).len())).collect()
+}
+
+async fn wait_in_use(world: &World<'_>, name: &str) -> crate::support::Seen {
+    world.wait_for(name, "InUse", NOTICED, |seen| seen.is_current() && seen.ready_reason() == "InUse").await
+}
+
+#[tokio::test]
+async fn each_kind_of_user_keeps_a_revision_from_being_retired_and_is_named() {
+    let world = World::new().await;
+    world.west.register_many("web", 12);
+    let prod = world.west.cluster("prod");
+    prod.put_service(Service::steady("steady", "web:1"));
+    prod.put_service(Service::steady("idle", "web:2").desired_count(0));
+    prod.put_service(Service::steady("deploying", "web:20").deploying_from("web:3"));
+    prod.put_service(Service::steady("blue-green", "web:20").with_task_set("web:4"));
+    prod.put_service(Service::steady("failing", "web:20").rolling_back_to("web:5"));
+    prod.put_service(
+        Service::steady("may-fail", "web:20").deploying_from("web:21").deployed_before("web:12"),
+    );
+    let batch = world.west.cluster("batch");
+    batch.put_task(Task::running("a1", "web:6"));
+    batch.put_task(Task::pending("a2", "web:7"));
+    batch.put_task(Task::stopping("a3", "web:8"));
+    batch.put_task(Task::running("a4", "web:9").of_service("gone"));
+    // What is over is no use.
+    batch.put_task(Task::stopped("a5", "web:10"));
+    prod.put_service(Service::steady("deleted", "web:11").inactive());
+    let declared: Vec<String> = (1..=12).map(|number| format!("web:{number}")).collect();
+    world.declare("web", &declared.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let _controller = world.start();
+    let seen = world
+        .wait("web", "three retired and nine in use", |seen| {
+            seen.number("retired") == 3
+                && seen.ready_reason() == "InUse"
+                && !seen.ready_message().contains("Pending")
+                && (1..=9).all(|number| seen.reason(&format!("web:{number}")) == "InUse")
+        })
+        .await;
+    let users = [
+        "service/prod/steady",
+        "service/prod/idle",
+        "service/prod/deploying",
+        "service/prod/blue-green",
+        "service/prod/failing",
+        "task/batch/a1",
+        "task/batch/a2",
+        "task/batch/a3",
+        "service/batch/gone",
+    ];
+    for (number, user) in (1..).zip(users) {
+        let revision = format!("web:{number}");
+        assert_eq!(seen.row(&revision)["usedBy"], json!([user]), "{revision}: {seen}");
+        assert_eq!(seen.row(&revision)["status"], "ACTIVE");
+    }
+    assert_eq!(seen.message("web:1"), "used by service steady in cluster prod");
+    assert_eq!(seen.message("web:6"), "used by task a1 in cluster batch");
+    for revision in ["web:10", "web:11", "web:12"] {
+        assert_eq!(seen.reason(revision), "Retired", "{seen}");
+        assert_eq!(seen.row(revision)["usedBy"], Value::Null);
+    }
+    assert!(seen.condition("Reconciling").is_some(), "it gets on by itself: {seen}");
+    let called: Vec<_> =
+        world.ecs.calls_of(DEREGISTER).into_iter().filter_map(|call| call.task_definition).collect();
+    assert_eq!(called.len(), 3, "{called:?}");
+}
+
+#[tokio::test]
+async fn of_many_users_five_are_named_and_the_rest_is_counted() {
+    let world = World::new().await;
+    world.west.register("web");
+    let cluster = world.west.cluster("prod");
+    for id in ["a", "b", "c", "d", "e", "f"] {
+        cluster.put_task(Task::running(id, "web:1"));
+    }
+    cluster.put_service(Service::steady("web", "web:1"));
+    world.declare("web", &["web:1"]).await;
+    let _controller = world.start();
+    let seen = wait_in_use(&world, "web").await;
+    let named = ["service/prod/web", "task/prod/a", "task/prod/b", "task/prod/c", "task/prod/d"];
+    assert_eq!(seen.row("web:1")["usedBy"], json!(named));
+    assert!(seen.message("web:1").ends_with("task d in cluster prod and 2 more"), "{seen}");
+}
+
+#[tokio::test]
+async fn users_are_found_on_every_page_of_a_large_account_and_fifty_who_wait_cost_the_calls_of_one() {
+    let world = World::new().await;
+    world.west.register_many("web", 50);
+    for cluster in ["first", "second", "third"] {
+        let cluster = world.west.cluster(cluster);
+        for number in 1..=84 {
+            cluster.put_service(Service::steady(&format!("service-{number:02}"), "other:1"));
+        }
+        for number in 1..=120 {
+            cluster.put_task(Task::running(&format!("task-{number:03}"), "other:1"));
+        }
+    }
+    let last = world.west.cluster("third");
+    for number in 1..=50 {
+        last.put_task(Task::running(&format!("z-{number:02}"), &format!("web:{number}")));
+        world.declare(&format!("web-{number}"), &[&format!("web:{number}")]).await;
+    }
+    let _controller = world.start();
+    for number in 1..=50 {
+        let seen = wait_in_use(&world, &format!("web-{number}")).await;
+        let user = format!("task/third/z-{number:02}");
+        assert_eq!(seen.row(&format!("web:{number}"))["usedBy"], json!([user]));
+    }
+    let expected = [
+        ("ListClusters", 1),
+        ("ListServices", 3),
+        ("DescribeServices", 27),
+        // RUNNING on two pages, STOPPED on one.
+        ("ListTasks", 9),
+        ("DescribeTasks", 6),
+        ("ListServiceDeployments", 0),
+        ("DescribeServiceRevisions", 0),
+    ];
+    assert_eq!(scan_calls(&world), expected);
+    let looks = world.ecs.calls_of(Action::DescribeTaskDefinition).len();
+    assert!(looks <= 100, "{looks}: one, and one more for those that came before the scan was done");
+}
+
+#[tokio::test]
+async fn a_part_of_the_scan_that_fails_means_that_anything_may_be_in_use() {
+    for action in SCANS {
+        let world = World::new().await;
+        world.west.register("web");
+        let cluster = world.west.cluster("prod");
+        cluster.put_service(Service::steady("failing", "other:2").rolling_back_to("other:1"));
+        for number in 1..=100 {
+            cluster.put_task(Task::running(&format!("task-{number}"), "other:1"));
+        }
+        cluster.put_task(Task::stopping("task-101", "other:1"));
+        let nth = if [Action::ListTasks, Action::DescribeTasks].contains(&action) { 2 } else { 1 };
+        world.ecs.fault(Fault::on(action).nth(nth).access_denied());
+        world.declare("web", &["web:1"]).await;
+        let _controller = world.start();
+        let seen = world.wait_stalled("web").await;
+        assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
+        let message = seen.message("web:1");
+        assert!(message.starts_with("it is not known whether it is in use: "), "{message}");
+        for part in
+            [&format!("ecs:{}", action.name()), "AccessDeniedException", "is not authorized to perform"]
+        {
+            assert!(message.contains(part), "{message}");
+        }
+        assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
+        // The next scan succeeds, without anyone touching the resource.
+        world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
+    }
+}
+
+#[tokio::test]
+async fn when_use_ends_the_revision_is_retired_without_anyone_touching_the_resource() {
+    let world = World::new().await;
+    world.west.register("web");
+    let cluster = world.west.cluster("prod");
+    cluster.put_service(Service::steady("web", "web:1"));
+    world.declare("web", &["web:1"]).await;
+    let mut controller = world.start();
+    let first = wait_in_use(&world, "web").await;
+    stop(&mut controller).await;
+    let _controller = world.start();
+    world.ecs.wait_for_calls(Action::ListClusters, 2, NOTICED).await;
+    world.wait_until_all_is_seen().await;
+    assert_eq!(world.seen("web").await.version(), first.version(), "the same use is not written again");
+
+    let looks = world.ecs.calls_of(Action::DescribeTaskDefinition).len();
+    cluster.put_service(Service::steady("web", "web:2"));
+    let began = Instant::now();
+    let seen = world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
+    println!("use that ended was noticed after {:.1} s", began.elapsed().as_secs_f64());
+    assert_eq!(seen.row("web:1")["usedBy"], Value::Null);
+    assert_eq!(
+        world.ecs.calls_of(Action::DescribeTaskDefinition).len(),
+        looks + 2,
+        "before and after the call"
+    );
+}
+
+#[tokio::test]
+async fn a_user_that_appears_while_the_revision_waits_for_its_turn_still_keeps_it() {
+    let world = World::new().await;
+    world.west.register("web");
+    let cluster = world.west.cluster("prod");
+    world.declare("web", &["web:1"]).await;
+    // The first turn comes after 80 s, and so after the second scan.
+    let _controller =
+        world.start_with(&[("DEREGISTRATIONS_PER_SECOND", "0.0125"), ("DEREGISTRATION_BURST", "1")]);
+    world.wait("web", "a place in the line", |seen| seen.ready_message().contains("in the line")).await;
+    cluster.put_task(Task::running("late", "web:1"));
+    let seen = wait_in_use(&world, "web").await;
+    assert_eq!(seen.row("web:1")["usedBy"], json!(["task/prod/late"]));
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
+}
+
+#[tokio::test]
+async fn who_says_so_retires_what_is_in_use_and_nobody_looks_for_users() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.west.cluster("prod").put_service(Service::steady("web", "web:1"));
+    let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
+    world.apply("web", spec).await.expect("admitted");
+    let _controller = world.start();
+    world.wait_ready("web").await;
+    assert!(scan_calls(&world).iter().all(|(_, calls)| *calls == 0), "{:?}", scan_calls(&world));
+}
+
+#[tokio::test]
+async fn nobody_looks_for_users_of_what_is_retired_suspended_or_missing() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    world.west.set_status("web:1", testkit::simulated_ecs::Status::Inactive);
+    world.declare("retired", &["web:1"]).await;
+    world.declare("missing", &["web:9"]).await;
+    let spec = json!({ "revisions": ["web:2"], "suspend": true });
+    world.apply("suspended", spec).await.expect("admitted");
+    let _controller = world.start();
+    world.wait_ready("retired").await;
+    world.wait_stalled("missing").await;
+    world.wait("suspended", "Suspended", |seen| seen.ready_reason() == "Suspended").await;
+    assert!(scan_calls(&world).iter().all(|(_, calls)| *calls == 0), "{:?}", scan_calls(&world));
+}
+
+#[tokio::test]
+async fn a_dry_run_says_who_uses_a_revision_and_is_settled_then() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    world.west.cluster("prod").put_service(Service::steady("web", "web:1"));
+    let spec = json!({ "revisions": ["web:1", "web:2"], "dryRun": true });
+    world.apply("web", spec).await.expect("admitted");
+    let _controller = world.start();
+    let seen = world
+        .wait("web", "DryRun", |seen| seen.reason("web:1") == "DryRun" && seen.reason("web:2") == "DryRun")
+        .await;
+    assert_eq!(seen.row("web:1")["usedBy"], json!(["service/prod/web"]));
+    let message = "to be deregistered if spec.dryRun were false: used by service web in cluster prod";
+    assert_eq!(seen.message("web:1"), message);
+    assert_eq!(seen.message("web:2"), "to be deregistered if spec.dryRun were false");
+    world.wait_until_all_is_seen().await;
+    assert_eq!(world.ecs.calls_of(Action::ListClusters).len(), 1);
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "that of the fence");
+}
+
+#[tokio::test]
+async fn quiet_time_counts_from_the_first_look_and_outlives_a_restart() {
+    let world = World::new().await;
+    world.west.register("web");
+    let spec = json!({ "revisions": ["web:1"], "unusedFor": "20s" });
+    world.apply("web", spec).await.expect("admitted");
+    let began = Instant::now();
+    let mut controller = world.start();
+    let first = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    let since = first.row("web:1")["unusedSince"].clone();
+    assert!(first.message("web:1").contains(since.as_str().expect("a time")), "{first}");
+    assert!(first.condition("Reconciling").is_some(), "{first}");
+    stop(&mut controller).await;
+    let _controller = world.start();
+    world.ecs.wait_for_calls(Action::ListClusters, 2, NOTICED).await;
+    world.wait_until_all_is_seen().await;
+    let seen = world.seen("web").await;
+    assert_eq!(seen.row("web:1")["unusedSince"], since, "{seen}");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "that of the fence");
+    let seen = world.wait_ready("web").await;
+    assert!(began.elapsed() >= Duration::from_secs(20));
+    assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
+    assert_eq!(seen.row("web:1")["unusedSince"], Value::Null);
+}
+
+#[tokio::test]
+async fn use_that_comes_back_begins_quiet_time_anew() {
+    let world = World::new().await;
+    world.west.register("web");
+    let cluster = world.west.cluster("prod");
+    let spec = json!({ "revisions": ["web:1"], "unusedFor": "90s" });
+    world.apply("web", spec).await.expect("admitted");
+    let _controller = world.start();
+    let first = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    cluster.put_task(Task::running("a1", "web:1"));
+    let seen = wait_in_use(&world, "web").await;
+    assert_eq!(seen.row("web:1")["unusedSince"], Value::Null);
+    cluster.remove_task("a1");
+    let seen = world.wait_for("web", "Quiet", NOTICED, |seen| seen.ready_reason() == "Quiet").await;
+    assert!(seen.row("web:1")["unusedSince"].as_str() > first.row("web:1")["unusedSince"].as_str());
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
+}
