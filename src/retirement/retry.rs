@@ -249,6 +249,21 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_the_end_of_use_is_told_and_looks_by_itself_when_its_quiet_time_is_over() {
+        assert_eq!(delay(0, &[Reason::InUse], Progress::Made), Some(MISSED_NEWS));
+        assert_eq!(delay(0, &[Reason::Pending], Progress::Scanning), Some(MISSED_NEWS));
+        let spec = TaskDefinitionRetirementSpec { unused_for: Some("90s".to_owned()), ..Default::default() };
+        let mut status = refused_for(0, &[Reason::Quiet]);
+        status.revisions[0].unused_since = Some(Time(NOW - SignedDuration::from_secs(30)));
+        let delay = |watched: &BTreeSet<String>, status: &TaskDefinitionRetirementStatus| {
+            next_look(&spec, status, watched, Progress::Made, None, "uid", NOW)
+        };
+        assert_eq!(delay(&BTreeSet::new(), &status), Some(Duration::from_secs(60)));
+        let denied = refused_for(0, &[Reason::AccessDenied]);
+        assert_eq!(delay(&BTreeSet::from(["api:1".to_owned()]), &denied), Some(MISSED_NEWS));
+    }
+
+    #[test]
     fn resources_that_were_refused_together_do_not_ask_again_together() {
         let delays: std::collections::BTreeSet<Duration> =
             (0..100).map(|uid| spread(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
