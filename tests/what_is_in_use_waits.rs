@@ -261,7 +261,8 @@ async fn a_dry_run_says_who_uses_a_revision_and_is_settled_then() {
         .wait("web", "DryRun", |seen| seen.reason("web:1") == "DryRun" && seen.reason("web:2") == "DryRun")
         .await;
     assert_eq!(seen.row("web:1")["usedBy"], json!(["service/prod/web"]));
-    let message = "to be deregistered if spec.dryRun were false: used by service web in cluster prod";
+    let message =
+        "to be deregistered if spec.dryRun were false, but not yet: used by service web in cluster prod";
     assert_eq!(seen.message("web:1"), message);
     assert_eq!(seen.message("web:2"), "to be deregistered if spec.dryRun were false");
     world.wait_until_all_is_seen().await;

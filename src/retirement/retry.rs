@@ -258,7 +258,7 @@ mod tests {
         let delay = |watched: &BTreeSet<String>, status: &TaskDefinitionRetirementStatus| {
             next_look(&spec, status, watched, Progress::Made, None, "uid", NOW)
         };
-        assert_eq!(delay(&BTreeSet::new(), &status), Some(Duration::from_secs(60)));
+        assert_eq!(delay(&BTreeSet::new(), &status), Some(Duration::from_mins(1)));
         let denied = refused_for(0, &[Reason::AccessDenied]);
         assert_eq!(delay(&BTreeSet::from(["api:1".to_owned()]), &denied), Some(MISSED_NEWS));
     }

@@ -177,7 +177,7 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
         }
     };
     if spec.dry_run {
-        let message = format!("{DRY_RUN}: {message}");
+        let message = format!("{DRY_RUN}, but not yet: {message}");
         return RevisionStatus { reason: Reason::DryRun, message: Some(message), ..row };
     }
     RevisionStatus { message: Some(message), ..row }
