@@ -3,7 +3,11 @@
 use std::fmt;
 
 use kube::{ResourceExt, api::DynamicObject};
+use mlua::{Lua, LuaOptions, LuaSerdeExt, StdLib, Table};
 use serde_json::Value;
+
+/// The check that users give to Argo CD.
+pub const HEALTH_CHECK: &str = include_str!("../../config/argocd/health.lua");
 
 /// A resource as it was read.
 pub struct Seen(pub DynamicObject);
@@ -91,6 +95,19 @@ impl Seen {
             "False" | "Unknown" => Verdict::InProgress,
             _ => Verdict::Current,
         }
+    }
+
+    /// What Argo CD says, whose Lua is 5.1 and has no more of the standard library than this.
+    /// Source: `runLua` in argoproj/argo-cd, `util/lua/lua.go`.
+    pub fn health(&self) -> String {
+        let lua = Lua::new_with(StdLib::TABLE, LuaOptions::default()).expect("an interpreter");
+        let object = lua.to_value(&self.0).expect("JSON has a form in Lua");
+        lua.globals().set("obj", object).expect("a global");
+        let health: Table = lua.load(HEALTH_CHECK).eval().expect("the check answers with a table");
+        let told: String = health.get("message").expect("a message");
+        let is_told = told == format!("{}: {}", self.ready_reason(), self.ready_message());
+        assert_eq!(is_told, self.is_current() && !self.ready().is_empty(), "{told}");
+        health.get("status").expect("a status")
     }
 }
 
