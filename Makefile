@@ -39,6 +39,10 @@ crds: ## Write the CRDs in crds/ from the types in src/api
 	cargo run --quiet --locked -- crd > $(CRDS).new
 	mv $(CRDS).new $(CRDS)
 
+.PHONY: api-docs
+api-docs: ## Write docs/api.md from crds/
+	WRITE_API_REFERENCE=1 cargo test --quiet --locked --test promises the_api_reference
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all

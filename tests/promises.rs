@@ -11,5 +11,6 @@ mod what_is_in_use_waits;
 mod plain_to_read;
 mod one_leader_acts;
 mod operators_trust_it;
+mod read_and_operated_as_people_expect;
 mod the_same_on_moto;
 mod the_house_is_in_order;

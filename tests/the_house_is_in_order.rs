@@ -6,8 +6,6 @@ use std::{
     process::Command,
 };
 
-use crate::support::World;
-
 /// The rooms that know the AWS SDK.
 const AWS_ROOMS: [&str; 2] = ["src/ecs/", "src/account/"];
 
@@ -40,12 +38,12 @@ struct Source {
     text: String,
 }
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The files under `folder`, in the order of their names.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
     paths.sort();
@@ -161,17 +159,4 @@ fn the_crds_are_those_that_the_binary_prints() {
         committed == String::from_utf8_lossy(&output.stdout),
         "run `make crds`: the types in src/api say something else than crds/"
     );
-}
-
-#[tokio::test]
-async fn the_examples_are_admitted_but_for_the_one_that_shows_a_refusal() {
-    let world = World::new().await;
-    for path in files(&root().join("examples")) {
-        let manifest = fs::read_to_string(&path).expect("a readable example");
-        match (path.ends_with("refused.yaml"), world.namespace.apply(manifest).await) {
-            (false, Ok(_)) => {}
-            (true, Err(message)) => assert!(message.contains("write family:revision"), "{message}"),
-            (_, outcome) => panic!("{}: {outcome:?}", path.display()),
-        }
-    }
 }

@@ -1,8 +1,9 @@
 //! What a test of a promise has at hand: a namespace, a simulated ECS, and the real binary between them.
 
+pub mod api_reference;
 mod seen;
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
 use kube::{
     Api,
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use testkit::{
     control_plane::ControlPlane,
     namespace::Namespace,
-    process::{Folder, Process, Signal},
+    process::{self, Folder, Process, Signal},
     simulated_ecs::{ACCESS_KEY, ACCOUNT, Region, SimulatedEcs},
 };
 use tokio::{
@@ -22,7 +23,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-pub use seen::{Seen, Verdict};
+pub use seen::{HEALTH_CHECK, Seen, Verdict};
 
 /// How long a test waits for what must come.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -152,6 +153,26 @@ impl<'plane> World<'plane> {
             assert!(began.elapsed() < deadline, "{name}: no {what} within {deadline:?}: {seen}");
             sleep(PAUSE).await;
         }
+    }
+
+    /// Runs a command as a document has it: kubectl is at hand and means this namespace, and the repository is the folder.
+    /// Gives what it printed, warnings included, and whether it succeeded.
+    pub async fn shell(&self, command: &str) -> (bool, String) {
+        let admin = fs::read_to_string(self.namespace.control_plane().kubeconfig()).expect("a kubeconfig");
+        let mut kubeconfig: Value = serde_json::from_str(&admin).expect("JSON is YAML, too");
+        kubeconfig["contexts"][0]["context"]["namespace"] = self.namespace.name().into();
+        let path = self.folder.join("namespace.kubeconfig");
+        fs::write(&path, kubeconfig.to_string()).expect("a kubeconfig can be written");
+        let kubectl = testkit::tools::find("kubectl").expect("kubectl");
+        let programs = kubectl.parent().expect("a folder").display();
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-c", &format!("exec 2>&1; set -o pipefail; PATH={programs}:$PATH; {command}")])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("KUBECONFIG", path)
+            .env("HOME", self.folder.join(""));
+        let output = process::output(&shell, DEADLINE).await.expect("bash runs, and ends");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Waits until every declared revision is retired, and its time is known.

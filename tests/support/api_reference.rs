@@ -1,0 +1,63 @@
+//! The API reference in Markdown, made of a CRD. Pure.
+
+use serde_json::Value;
+
+pub fn of(crd: &Value) -> String {
+    let (names, version) = (&crd["spec"]["names"], &crd["spec"]["versions"][0]);
+    let schema = &version["schema"]["openAPIV3Schema"];
+    let head = format!(
+        "# API reference\n\nMade from `crds/` by `make api-docs`; do not edit.\n\n{}\n\n`apiVersion: {}/{}`, `kind: {}`, short name `{}`.\n",
+        line(&schema["description"]),
+        line(&crd["spec"]["group"]),
+        line(&version["name"]),
+        line(&names["kind"]),
+        line(&names["shortNames"][0]),
+    );
+    head + &["spec", "status"].map(|part| section(part, &schema["properties"][part])).concat()
+}
+
+/// On the object at `path`, and on each object in it.
+fn section(path: &str, schema: &Value) -> String {
+    let properties: Vec<(&String, &Value)> = schema["properties"].as_object().into_iter().flatten().collect();
+    let required = schema["required"].as_array();
+    let row = |(name, property): &(&String, &Value)| {
+        let is_required = required.is_some_and(|names| names.iter().any(|it| it == name.as_str()));
+        let mark = if is_required { ", required" } else { "" };
+        format!("| `{name}` | {}{mark} | {} |\n", type_of(property), text(property))
+    };
+    let rows: String = properties.iter().map(row).collect();
+    let inner = properties.iter().flat_map(|(name, property)| {
+        [(format!("{path}.{name}"), *property), (format!("{path}.{name}[]"), &property["items"])]
+    });
+    let objects = inner.filter(|(_, inner)| inner["properties"].is_object());
+    let sections: String = objects.map(|(path, inner)| section(&path, inner)).collect();
+    format!("\n## {path}\n\n{}\n\n| field | type | |\n|---|---|---|\n{rows}{sections}", text(schema))
+}
+
+fn type_of(property: &Value) -> String {
+    match (&property["items"]["type"], line(&property["format"]).as_str()) {
+        (Value::String(items), _) => format!("list of {items}s"),
+        (_, "date-time") => "time".to_owned(),
+        _ => line(&property["type"]),
+    }
+}
+
+/// The description, and what admission says of values that it refuses.
+fn text(schema: &Value) -> String {
+    let default = schema.get("default").filter(|it| **it != "" && **it != 0);
+    let values = schema["enum"].as_array().map(|values| values.iter().map(line).collect::<Vec<_>>());
+    let rules = [schema, &schema["items"]].map(|it| it["x-kubernetes-validations"].as_array());
+    let refusals = rules.into_iter().flatten().flatten().filter(|rule| rule["message"].is_string());
+    let sentences = [
+        Some(line(&schema["description"])),
+        values.map(|values| format!("One of `{}`.", values.join("`, `"))),
+        default.map(|default| format!("Default: `{}`.", default.to_string().replace('"', ""))),
+    ];
+    let refusals = refusals.map(|rule| format!("Refused with \"{}\".", line(&rule["message"])));
+    sentences.into_iter().flatten().chain(refusals).collect::<Vec<_>>().join(" ")
+}
+
+/// A text as one line of a table.
+fn line(value: &Value) -> String {
+    value.as_str().unwrap_or_default().replace('\n', " ").replace('|', "\\|")
+}
