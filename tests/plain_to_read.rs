@@ -73,9 +73,7 @@ async fn kstatus_and_argo_cd_come_to_the_right_verdict_in_every_state() {
     world.declare("new", &["web:9"]).await;
     for name in ["retired", "new"] {
         let seen = world.seen(name).await;
-        assert_eq!(seen.health(), "Progressing", "{name}");
-        // Of an object without any status kstatus cannot know that it will get one.
-        assert!(name == "new" || seen.verdict() == Verdict::InProgress, "{name}");
+        assert_eq!((seen.verdict(), seen.health().as_str()), (Verdict::InProgress, "Progressing"), "{name}");
     }
     let waited =
         world.namespace.kubectl(&["wait", "--for=condition=Ready", "tdr/deleting", "--timeout=5s"]).await;

@@ -129,6 +129,8 @@ pub struct TaskDefinitionRetirementSpec {
 /// What became of the declared revisions.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+// kstatus takes an object without a status for done; Flux's own kinds are given one in the same way.
+#[schemars(extend("default" = { "observedGeneration": -1 }))]
 pub struct TaskDefinitionRetirementStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -44,7 +44,7 @@ fn type_of(property: &Value) -> String {
 
 /// The description, and what admission says of values that it refuses.
 fn text(schema: &Value) -> String {
-    let default = schema.get("default").filter(|it| **it != "" && **it != 0);
+    let default = schema.get("default").filter(|it| **it != "" && **it != 0 && !it.is_object());
     let values = schema["enum"].as_array().map(|values| values.iter().map(line).collect::<Vec<_>>());
     let rules = [schema, &schema["items"]].map(|it| it["x-kubernetes-validations"].as_array());
     let refusals = rules.into_iter().flatten().flatten().filter(|rule| rule["message"].is_string());
