@@ -117,9 +117,7 @@ impl ControlPlane {
             .arg("--cache-dir")
             .arg(self.folder.join("kubectl"))
             .args(arguments);
-        let output = process::output(&command, KUBECTL_DEADLINE).await.map_err(|error| error.to_string())?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        process::text(&command, KUBECTL_DEADLINE).await
     }
 
     /// The API server's process, to stop, continue or kill it in a control plane of the test's own.

@@ -1,9 +1,11 @@
 //! The parts that the tests of the controller stand on: a real control plane, moto, and a simulated ECS. It shares no code with the controller.
 
 pub mod control_plane;
+pub mod helm;
 pub mod moto;
 pub mod namespace;
 pub mod process;
+pub mod promtool;
 pub mod proxy;
 pub mod simulated_ecs;
 pub mod tools;

@@ -162,7 +162,11 @@ async fn served(client: &Client, definition: &CustomResourceDefinition) {
     }
 }
 
-fn documents(yaml: &str) -> Result<Vec<Value>, String> {
+/// The documents of a YAML stream.
+///
+/// # Errors
+/// Where it is none.
+pub fn documents(yaml: &str) -> Result<Vec<Value>, String> {
     serde_yaml_ng::Deserializer::from_str(yaml)
         .map(Value::deserialize)
         .filter(|document| !matches!(document, Ok(Value::Null)))

@@ -147,6 +147,17 @@ pub async fn output(command: &Command, deadline: Duration) -> io::Result<Output>
     Ok(Output { status, stdout: read_back(&mut stdout)?, stderr: read_back(&mut stderr)? })
 }
 
+/// Runs the program of `command` to its end and returns its standard output.
+///
+/// # Errors
+/// All that it printed, where it failed, or why it could not run.
+pub async fn text(command: &Command, deadline: Duration) -> Result<String, String> {
+    let output = output(command, deadline).await.map_err(|error| error.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let printed = text(&output.stdout);
+    if output.status.success() { Ok(printed) } else { Err(text(&output.stderr) + &printed) }
+}
+
 /// A port of 127.0.0.1 that nobody listens on. Another may take it first: who binds it must be ready to ask again.
 ///
 /// # Errors

@@ -22,6 +22,14 @@ pub fn moto_python() -> io::Result<PathBuf> {
     first_file("python", [folder().join("moto/bin")]).ok_or_else(|| missing("moto"))
 }
 
+/// The custom resource definitions of the Prometheus Operator for what a chart may ask it to scrape and to alert.
+///
+/// # Errors
+/// They are not in `.tools`.
+pub fn monitors() -> io::Result<PathBuf> {
+    first_file("monitors.yaml", [folder()]).ok_or_else(|| missing("monitors.yaml"))
+}
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
 }
