@@ -6,6 +6,7 @@ SHELL := bash
 
 # Every kind, as the binary prints it.
 CRDS := crds/ecs-retirement.dev_taskdefinitionretirements.yaml
+CHART := charts/ecs-retirement-controller
 
 ##@ Start here
 
@@ -13,14 +14,14 @@ CRDS := crds/ecs-retirement.dev_taskdefinitionretirements.yaml
 help: ## List these targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: ## See it work on a real API server and a simulated ECS; `make demo KEEP=1` stays up to be tried
 	@KEEP='$(KEEP)' hack/demo.sh
 
 .PHONY: tools
-tools: ## Get what the tests and the demo run: etcd, kube-apiserver, kubectl, moto (10 minutes once)
+tools: ## Get what the tests and the demo run: an API server, kubectl, Helm, promtool, moto (15 minutes once)
 	@hack/tools.sh
 
 ##@ Change something
@@ -34,10 +35,15 @@ test: tools ## Run every test, those on the real API server included
 	cargo test --workspace --locked
 
 .PHONY: crds
-crds: ## Write the CRDs in crds/ from the types in src/api
+crds: ## Write the CRDs in crds/ and in the chart from the types in src/api
 	mkdir -p $(dir $(CRDS))
 	cargo run --quiet --locked -- crd > $(CRDS).new
 	mv $(CRDS).new $(CRDS)
+	cp $(CRDS) $(CHART)/files/crds/
+
+.PHONY: manifests
+manifests: ## Write config/ and dist/install.yaml from the chart
+	hack/manifests.sh
 
 .PHONY: api-docs
 api-docs: ## Write docs/api.md from crds/
@@ -62,5 +68,14 @@ lint: ## Check the code with clippy
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 .PHONY: drift
-drift: ## Check that crds/ says what the types in src/api say
+drift: ## Check that what is made of the types in src/api and of the chart says what they say
 	cargo run --quiet --locked -- crd | diff -u $(CRDS) - || { echo "run \`make crds\`" >&2; exit 1; }
+	diff -ru crds $(CHART)/files/crds || { echo "run \`make crds\`" >&2; exit 1; }
+	hack/manifests.sh check
+
+##@ Before a release
+
+.PHONY: package
+package: ## Pack the chart into target/
+	hack/tools.sh helm
+	.tools/bin/helm package $(CHART) --destination target

@@ -151,12 +151,13 @@ fn the_crds_are_those_that_the_binary_prints() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
     let output = command.arg("crd").output().expect("the binary runs");
     assert!(output.status.success(), "{output:?}");
-    let committed: String = files(&root().join("crds"))
-        .iter()
-        .map(|path| fs::read_to_string(path).expect("a readable CRD"))
-        .collect();
-    assert!(
-        committed == String::from_utf8_lossy(&output.stdout),
-        "run `make crds`: the types in src/api say something else than crds/"
-    );
+    for folder in ["crds", "charts/ecs-retirement-controller/files/crds"] {
+        let crds = files(&root().join(folder));
+        let committed: String =
+            crds.iter().map(|path| fs::read_to_string(path).expect("a readable CRD")).collect();
+        assert!(
+            committed == String::from_utf8_lossy(&output.stdout),
+            "run `make crds`: the types in src/api say something else than {folder}/"
+        );
+    }
 }

@@ -1,0 +1,89 @@
+{{- define "ecs-retirement-controller.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The name of every namespaced object of the release, and of its Lease. */}}
+{{- define "ecs-retirement-controller.fullname" -}}
+{{- $name := include "ecs-retirement-controller.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* The name of what is outside the release's namespace: releases of one name may be in several namespaces. */}}
+{{- define "ecs-retirement-controller.clusterName" -}}
+{{- printf "%s:%s" .Release.Namespace (include "ecs-retirement-controller.fullname" .) }}
+{{- end }}
+
+{{- define "ecs-retirement-controller.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "ecs-retirement-controller.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "ecs-retirement-controller.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "ecs-retirement-controller.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "ecs-retirement-controller.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* The labels of one object, with those that `extra` adds: (dict "root" $ "extra" .Values.x.labels). */}}
+{{- define "ecs-retirement-controller.labels" -}}
+{{- $root := .root }}
+{{- $labels := include "ecs-retirement-controller.selectorLabels" $root | fromYaml }}
+{{- $_ := set $labels "app.kubernetes.io/version" $root.Chart.AppVersion }}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
+{{- toYaml (merge $labels (.extra | default dict) $root.Values.commonLabels) }}
+{{- end }}
+
+{{/* What the controller may do with the resources of a namespace, or of all of them. */}}
+{{- define "ecs-retirement-controller.rules" -}}
+- apiGroups: [ecs-retirement.dev]
+  resources: [taskdefinitionretirements]
+  verbs: [get, list, watch]
+- apiGroups: [ecs-retirement.dev]
+  resources: [taskdefinitionretirements/status]
+  verbs: [patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
+
+{{- define "ecs-retirement-controller.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "ecs-retirement-controller.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end }}
+
+{{/* How a ServiceMonitor or PodMonitor, here as `monitor`, scrapes. */}}
+{{- define "ecs-retirement-controller.endpoint" -}}
+port: metrics
+{{- with .interval }}
+interval: {{ . }}
+{{- end }}
+{{- with .scrapeTimeout }}
+scrapeTimeout: {{ . }}
+{{- end }}
+{{- with .relabelings }}
+relabelings:
+{{ toYaml . }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+{{ toYaml . }}
+{{- end }}
+{{- end }}
