@@ -12,5 +12,7 @@ mod plain_to_read;
 mod one_leader_acts;
 mod operators_trust_it;
 mod read_and_operated_as_people_expect;
+mod installed_as_people_expect;
+mod its_rights_are_the_least_that_work;
 mod the_same_on_moto;
 mod the_house_is_in_order;

@@ -35,6 +35,9 @@ pub const REGION: &str = "us-west-2";
 /// The generated CRD, as it is committed.
 pub const CRD: &str = include_str!("../../crds/ecs-retirement.dev_taskdefinitionretirements.yaml");
 
+/// The Helm chart, from the root of the repository.
+pub const CHART: &str = "charts/ecs-retirement-controller";
+
 /// A namespace of its own, with an ECS of its own; a controller runs once one is started.
 pub struct World<'plane> {
     pub namespace: Namespace<'plane>,
@@ -73,6 +76,11 @@ impl<'plane> World<'plane> {
 
     /// Starts the controller with more or other environment variables; an empty value takes one away.
     pub fn start_with(&self, environment: &[(&str, &str)]) -> Process {
+        self.start_as(&["run"], environment)
+    }
+
+    /// Starts the controller with these arguments, which weigh more than environment variables.
+    pub fn start_as(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
         let mut variables = BTreeMap::from([
             ("KUBECONFIG", self.namespace.control_plane().kubeconfig().display().to_string()),
@@ -90,7 +98,7 @@ impl<'plane> World<'plane> {
         ]);
         variables.extend(environment.iter().map(|(name, value)| (*name, (*value).to_owned())));
         variables.retain(|_, value| !value.is_empty());
-        command.arg("run").envs(variables);
+        command.args(arguments).envs(variables);
         let name = format!("controller-{:?}.log", std::time::SystemTime::now());
         Process::start(&command, &self.folder.join(&name)).expect("the controller starts")
     }

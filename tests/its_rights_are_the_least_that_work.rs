@@ -1,0 +1,299 @@
+//! Its rights are the least that work: the real binary by the chart's own service account, and what that is refused.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use axum::http::Request;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use testkit::{
+    control_plane::ControlPlane,
+    helm,
+    namespace::Namespace,
+    process::{Process, free_port},
+};
+
+use crate::support::{CHART, DEADLINE, World, page, stop};
+
+const RELEASE: &str = "retirement";
+const NAME: &str = "retirement-ecs-retirement-controller";
+
+/// What Kubernetes asks leave for by other verbs than those of requests, or serves under no name of its own.
+const MORE: [(&str, &str, &str); 9] = [
+    ("impersonate", "", "users"),
+    ("impersonate", "", "groups"),
+    ("impersonate", "", "serviceaccounts"),
+    ("bind", "rbac.authorization.k8s.io", "roles"),
+    ("bind", "rbac.authorization.k8s.io", "clusterroles"),
+    ("escalate", "rbac.authorization.k8s.io", "roles"),
+    ("escalate", "rbac.authorization.k8s.io", "clusterroles"),
+    ("approve", "certificates.k8s.io", "signers"),
+    ("*", "*", "*"),
+];
+
+/// Installs the chart, and says in which namespace.
+async fn install(plane: &ControlPlane, namespace: &str, values: &[&str]) {
+    let arguments = ["install", RELEASE, CHART, "--namespace", namespace, "--create-namespace"];
+    helm::on(plane, &[&arguments, values].concat()).await.expect("the chart installs");
+}
+
+/// The controller as a pod of the release runs it: by its arguments, and by a token of its service account.
+struct Pod {
+    process: Process,
+    metrics: String,
+}
+
+async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
+    let plane = world.namespace.control_plane();
+    let deployments: Api<Deployment> = Api::namespaced(plane.client(), namespace);
+    let deployment = deployments.get(NAME).await.expect("the Deployment is there");
+    let spec = deployment.spec.and_then(|spec| spec.template.spec).expect("it makes pods");
+    let account = spec.service_account_name.expect("pods have an account");
+    let arguments = spec.containers[0].args.clone().expect("arguments");
+    // Ports are the pod's own in a cluster, and this machine's here.
+    let arguments: Vec<&str> =
+        arguments.iter().map(String::as_str).filter(|argument| !argument.contains("bind-address")).collect();
+
+    let token = plane.kubectl(&["create", "token", &account, "-n", namespace]).await.expect("a token");
+    let user = format!("{namespace}-{name}");
+    let kubeconfig: PathBuf = plane.kubeconfig_for(&user, token.trim()).expect("a kubeconfig");
+    let metrics = format!("127.0.0.1:{}", free_port().expect("a port"));
+    let environment = [
+        ("KUBECONFIG", kubeconfig.to_str().expect("text")),
+        ("POD_NAME", name),
+        ("LEADER_ELECTION_NAMESPACE", namespace),
+        ("METRICS_BIND_ADDRESS", &metrics),
+        ("WATCH_NAMESPACE", ""),
+        ("LEADER_ELECT", ""),
+    ];
+    let process = world.start_as(&arguments, &environment);
+    Pod { process, metrics: format!("{metrics}/metrics") }
+}
+
+impl Pod {
+    /// Expects that the API server has refused nothing, and that much was asked of it.
+    async fn assert_nothing_was_refused(&self, requests: &[&str]) {
+        let (_, metrics) = page(&self.metrics).await.expect("metrics are served");
+        for request in requests {
+            assert!(
+                metrics.contains(&format!("rest_client_requests_total{{{request}}}")),
+                "{request}: {metrics}"
+            );
+        }
+        for told in [&metrics, &self.process.log()] {
+            let refused =
+                ["\"401\"", "\"403\"", "orbidden", "nauthorized"].iter().find(|word| told.contains(**word));
+            assert_eq!(refused, None, "{told}");
+        }
+    }
+}
+
+/// Two pods by the account of the release: the first leads and retires, the second takes over when it goes.
+async fn assert_it_works_as_installed(world: &World<'_>, release: &str) {
+    world.west.register_many("web", 3);
+    let mut first = start_pod(world, release, "first").await;
+    first.process.wait_for_log(" leading", DEADLINE).await.expect("the first leads");
+    let mut second = start_pod(world, release, "second").await;
+    second.process.wait_for_log("started", DEADLINE).await.expect("the second stands by");
+    world.declare("web-1", &["web:1"]).await;
+    world.wait_ready("web-1").await;
+    let events = world.namespace.kubectl(&["events", "--for", "TaskDefinitionRetirement/web-1"]).await;
+    assert!(events.as_ref().is_ok_and(|events| events.contains("Retired")), "{events:?}");
+    let asked = [
+        r#"method="POST",code="201""#,
+        r#"method="PUT",code="200""#,
+        r#"method="PATCH",code="200""#,
+        r#"method="GET",code="200""#,
+    ];
+    first.assert_nothing_was_refused(&asked).await;
+
+    stop(&mut first.process).await;
+    second.process.wait_for_log(" leading", DEADLINE).await.expect("the second leads");
+    world.declare("web-2", &["web:2", "web:99"]).await;
+    world.wait_stalled("web-2").await;
+    world.delete("web-2").await;
+    world.declare("web-3", &["web:3"]).await;
+    world.wait_ready("web-3").await;
+    second.assert_nothing_was_refused(&asked[1..]).await;
+}
+
+#[tokio::test]
+async fn by_its_own_service_account_it_leads_retires_and_is_refused_nothing() {
+    let plane = ControlPlane::start().await.expect("a control plane of its own");
+    install(&plane, "ecs-retirement", &[]).await;
+    let world = World::on(&plane, "").await;
+    assert_it_works_as_installed(&world, "ecs-retirement").await;
+}
+
+#[tokio::test]
+async fn with_watch_namespaces_it_works_there_and_nowhere_else() {
+    let world = World::new().await;
+    let elsewhere = World::new().await;
+    let release = format!("release-{}", world.namespace.name());
+    let watched = format!("--set=crds.enabled=false,watchNamespaces={{{}}}", world.namespace.name());
+    install(world.namespace.control_plane(), &release, &[&watched]).await;
+    elsewhere.west.register("web");
+    elsewhere.declare("web", &["web:1"]).await;
+    assert_it_works_as_installed(&world, &release).await;
+    assert_eq!(elsewhere.seen("web").await.number("observedGeneration"), -1, "nobody looks at it");
+}
+
+/// All that can be asked of the API server: verb, group, and resource or subresource.
+async fn requests(client: &Client) -> BTreeSet<(String, String, String)> {
+    let mut lists = vec![client.list_core_api_resources("v1").await.expect("the core group")];
+    for group in client.list_api_groups().await.expect("a list of groups").groups {
+        for version in group.versions {
+            let list = client.list_api_group_resources(&version.group_version).await;
+            lists.push(list.unwrap_or_else(|error| panic!("{}: {error}", version.group_version)));
+        }
+    }
+    let mut requests: BTreeSet<_> =
+        MORE.map(|(verb, group, name)| (verb.to_owned(), group.to_owned(), name.to_owned())).into();
+    for list in lists {
+        let group = list.group_version.rsplit_once('/').map_or("", |(group, _)| group);
+        for resource in list.resources {
+            let request = |verb| (verb, group.to_owned(), resource.name.clone());
+            requests.extend(resource.verbs.into_iter().map(request));
+        }
+    }
+    requests
+}
+
+/// Whom a review of access is about.
+struct Account<'name> {
+    user: String,
+    groups: Vec<&'name str>,
+}
+
+impl Account<'_> {
+    fn service(namespace: &str, name: &str) -> Self {
+        let groups = vec!["system:serviceaccounts", "system:authenticated"];
+        Self { user: format!("system:serviceaccount:{namespace}:{name}"), groups }
+    }
+
+    async fn may(&self, client: &Client, attributes: Value) -> bool {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": { "user": self.user, "groups": self.groups, "resourceAttributes": attributes },
+        });
+        let request = Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews")
+            .header("content-type", "application/json")
+            .body(review.to_string().into_bytes())
+            .expect("a request");
+        let review: Value = client.request(request).await.expect("an administrator may ask");
+        review["status"]["allowed"] == true
+    }
+
+    /// What it may that not every service account may, as `verb group/resource`, with where: by the names that `places` have.
+    async fn rights(&self, client: &Client, places: &[(&str, Value)]) -> BTreeMap<String, Vec<String>> {
+        let requests = requests(client).await;
+        assert!(requests.len() > 400, "the API server serves much: {}", requests.len());
+        let questions = requests.iter().flat_map(|request| places.iter().map(move |place| (request, place)));
+        let answers = questions.map(async |((verb, group, name), (place, attributes))| {
+            let (resource, subresource) = name.split_once('/').unwrap_or((name, ""));
+            let mut attributes = attributes.clone();
+            attributes["group"] = json!(group);
+            attributes["resource"] = json!(resource);
+            attributes["subresource"] = json!(subresource);
+            attributes["verb"] = json!(verb);
+            let stranger = Account::service("default", "stranger");
+            let allowed =
+                self.may(client, attributes.clone()).await && !stranger.may(client, attributes).await;
+            allowed.then(|| (format!("{verb} {group}/{name}"), (*place).to_owned()))
+        });
+        let mut rights: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (right, place) in
+            stream::iter(answers).buffered(16).collect::<Vec<_>>().await.into_iter().flatten()
+        {
+            rights.entry(right).or_default().push(place);
+        }
+        rights
+    }
+}
+
+/// What the account of a release may.
+fn expected(watched: &[&str]) -> BTreeMap<String, Vec<String>> {
+    let list = |places: &[&str]| places.iter().map(|place| (*place).to_owned()).collect();
+    let mut rights: BTreeMap<String, Vec<String>> = BTreeMap::from([
+        ("create coordination.k8s.io/leases".to_owned(), list(&["own", "own Lease"])),
+        ("get coordination.k8s.io/leases".to_owned(), list(&["own Lease"])),
+        ("update coordination.k8s.io/leases".to_owned(), list(&["own Lease"])),
+    ]);
+    for right in [
+        "get ecs-retirement.dev/taskdefinitionretirements",
+        "list ecs-retirement.dev/taskdefinitionretirements",
+        "watch ecs-retirement.dev/taskdefinitionretirements",
+        "patch ecs-retirement.dev/taskdefinitionretirements/status",
+        "create events.k8s.io/events",
+    ] {
+        rights.insert(right.to_owned(), list(watched));
+    }
+    rights
+}
+
+#[tokio::test]
+async fn every_verb_on_every_resource_is_refused_but_these() {
+    let namespace = Namespace::fresh().await;
+    namespace.install_crds(crate::support::CRD).await.expect("the CRD installs");
+    let (plane, client, watched) = (namespace.control_plane(), namespace.client(), namespace.name());
+    let (all, some) = (format!("all-{watched}"), format!("some-{watched}"));
+    install(plane, &all, &["--set=crds.enabled=false"]).await;
+    let narrow = format!("--set=crds.enabled=false,watchNamespaces={{{watched}}}");
+    install(plane, &some, &[&narrow]).await;
+
+    for (own, expected) in [
+        (&all, expected(&["cluster", "own", "own Lease", "watched", "other"])),
+        (&some, expected(&["watched"])),
+    ] {
+        let places = [
+            ("cluster", json!({})),
+            ("own", json!({ "namespace": own })),
+            ("own Lease", json!({ "namespace": own, "name": NAME })),
+            ("watched", json!({ "namespace": watched })),
+            ("other", json!({ "namespace": "default" })),
+        ];
+        let rights = Account::service(own, NAME).rights(&client, &places).await;
+        assert_eq!(rights, expected, "{own}");
+    }
+}
+
+/// The controller manager, which is not here, joins these roles to the built-in ones by their labels; each is asked for by itself.
+#[tokio::test]
+async fn whoever_may_view_or_edit_a_namespace_may_do_so_with_retirements() {
+    let namespace = Namespace::fresh().await;
+    let (plane, client, own) = (namespace.control_plane(), namespace.client(), namespace.name());
+    install(plane, own, &["--set=crds.enabled=false"]).await;
+    let role = |verb: &str| format!("{own}:{NAME}:{verb}");
+    for (verb, joins) in [("view", &["view", "edit", "admin"][..]), ("edit", &["edit", "admin"])] {
+        let labels =
+            plane.kubectl(&["get", "clusterrole", &role(verb), "-o", "jsonpath={.metadata.labels}"]).await;
+        let labels: Value = serde_json::from_str(&labels.expect("the role is there")).expect("labels");
+        for join in ["view", "edit", "admin"] {
+            let label = &labels[format!("rbac.authorization.k8s.io/aggregate-to-{join}")];
+            assert_eq!(label == "true", joins.contains(&join), "{verb} and {join}: {labels}");
+        }
+        let bind = ["create", "rolebinding", verb, "--clusterrole", &role(verb), "--user", verb];
+        namespace.kubectl(&bind).await.expect("it can be bound");
+    }
+    let may = async |user: &str, verb: &str, subresource: &str| {
+        let account = Account { user: user.to_owned(), groups: vec!["system:authenticated"] };
+        let attributes = json!({
+            "namespace": own, "verb": verb, "group": "ecs-retirement.dev",
+            "resource": "taskdefinitionretirements", "subresource": subresource,
+        });
+        account.may(&client, attributes).await
+    };
+    for verb in ["get", "list", "watch"] {
+        assert!(may("view", verb, "").await, "{verb}");
+    }
+    for verb in ["create", "update", "patch", "delete", "deletecollection"] {
+        assert!(may("edit", verb, "").await, "{verb}");
+        assert!(!may("view", verb, "").await, "{verb}");
+        assert!(!may("edit", verb, "status").await, "only the controller says what was retired: {verb}");
+    }
+}
