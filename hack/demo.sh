@@ -63,9 +63,16 @@ start_servers() {
   isolated=(env -i "PATH=$root/.tools/bin:$PATH" "HOME=$folder" "${environment[@]}")
 }
 
+# start_controller: as the chart's ServiceAccount, by a token of it, since there are no nodes to run pods.
 start_controller() {
+  local kubeconfig=$folder/controller.kubeconfig token
+  token=$("${isolated[@]}" kubectl --namespace ecs-retirement create token ecs-retirement-controller --duration 24h)
+  cp "$KUBECONFIG" "$kubeconfig"
+  local config=("${isolated[@]}" kubectl --kubeconfig "$kubeconfig" config)
+  { "${config[@]}" set-credentials controller --token "$token" && "${config[@]}" set-context --current --user controller &&
+    "${config[@]}" delete-user admin; } >/dev/null
   log=$folder/controller.log
-  "${isolated[@]}" setpriv --pdeathsig KILL -- "$binaries/ecs-retirement-controller" run \
+  "${isolated[@]}" "KUBECONFIG=$kubeconfig" "LEADER_ELECTION_NAMESPACE=ecs-retirement" setpriv --pdeathsig KILL -- "$binaries/ecs-retirement-controller" run \
     --metrics-bind-address=0 --health-probe-bind-address=0 </dev/null >"$log" 2>&1 &
   controller=$!
 }
@@ -126,13 +133,13 @@ show_ecs() {
   [[ $answers == "$expected" ]] || fail "ECS should say: ${expected//$'\n'/, }"
 }
 
-hack/tools.sh
+hack/tools.sh kubernetes helm moto
 step "building the controller (about 4 minutes the first time)" cargo build --workspace --bins --locked
 start_servers
 step "registering two revisions of the family cpu-wave in ECS" ecs register cpu-wave 2
 
-tell "The kind is installed, and the controller started."
-show kubectl apply -f crds/
+tell "The chart installs the kind and the rights; the controller is started by its ServiceAccount."
+show helm install ecs-retirement-controller charts/ecs-retirement-controller --namespace ecs-retirement --create-namespace --hide-notes
 "${isolated[@]}" kubectl wait --for=condition=Established -f crds/ --timeout=30s >/dev/null ||
   fail "the API server does not serve the kind"
 start_controller
