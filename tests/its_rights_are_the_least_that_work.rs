@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    time::Instant,
 };
 
 use axum::http::Request;
@@ -101,8 +102,11 @@ async fn assert_it_works_as_installed(world: &World<'_>, release: &str) {
     second.process.wait_for_log("started", DEADLINE).await.expect("the second stands by");
     world.declare("web-1", &["web:1"]).await;
     world.wait_ready("web-1").await;
-    let events = world.namespace.kubectl(&["events", "--for", "TaskDefinitionRetirement/web-1"]).await;
-    assert!(events.as_ref().is_ok_and(|events| events.contains("Retired")), "{events:?}");
+    let began = Instant::now();
+    // Told after the status is written.
+    while !world.namespace.kubectl(&["events"]).await.is_ok_and(|events| events.contains("Retired")) {
+        assert!(began.elapsed() < DEADLINE, "no event tells of it: {}", first.process.log());
+    }
     let asked = [
         r#"method="POST",code="201""#,
         r#"method="PUT",code="200""#,
