@@ -17,7 +17,7 @@ use crate::support::{CHART, World, page};
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 
 /// How every metric goes while all is well, a sample a minute.
-const HEALTHY: [(&str, &str); 13] = [
+const HEALTHY: [(&str, &str); 15] = [
     ("ecs_retirement_build_info{pod='a'}", "1x120"),
     ("leader_election_master_status{pod='a'}", "1x120"),
     ("leader_election_master_status{pod='b'}", "0x120"),
@@ -28,6 +28,8 @@ const HEALTHY: [(&str, &str); 13] = [
     ("ecs_retirement_aws_calls_total{operation='DescribeTaskDefinition',code='OK'}", "0+10x120"),
     ("ecs_retirement_pacer_rate{bucket='modify',region='us-west-2'}", "0.5x120"),
     ("ecs_retirement_resources{condition='Stalled'}", "0x120"),
+    ("ecs_retirement_revisions{reason='Pending'}", "3x120"),
+    ("ecs_retirement_usage_scans_total{region='us-west-2',result='success'}", "0+2x120"),
     ("ecs_retirement_oldest_waiting_seconds{}", "60x120"),
     ("workqueue_depth{name='taskdefinitionretirement'}", "5x120"),
     ("controller_runtime_max_concurrent_reconciles{}", "16x120"),
@@ -37,7 +39,7 @@ const HEALTHY: [(&str, &str); 13] = [
 type Series = &'static [(&'static str, &'static str)];
 
 /// For each alert the metrics with which it fires, and those with which it nearly does.
-const CASES: [(&str, Series, Series); 11] = [
+const CASES: [(&str, Series, Series); 12] = [
     (
         "EcsRetirementAbsent",
         &[("ecs_retirement_build_info{pod='a'}", "1x60 _x60")],
@@ -88,6 +90,14 @@ const CASES: [(&str, Series, Series); 11] = [
         )],
     ),
     (
+        "EcsRetirementUsageUnknown",
+        &[
+            ("ecs_retirement_usage_scans_total{region='us-west-2',result='success'}", "9x120"),
+            ("ecs_retirement_usage_scans_total{region='us-west-2',result='error'}", "0+1x120"),
+        ],
+        &[("ecs_retirement_usage_scans_total{region='us-west-2',result='error'}", "0+1x120")],
+    ),
+    (
         "EcsRetirementStalled",
         &[("ecs_retirement_resources{condition='Stalled'}", "0x60 1x60")],
         &[("ecs_retirement_resources{condition='Stalled'}", "0x60 1x10 0x50")],
@@ -95,7 +105,11 @@ const CASES: [(&str, Series, Series); 11] = [
     (
         "EcsRetirementSlow",
         &[("ecs_retirement_oldest_waiting_seconds{}", "20000+60x120")],
-        &[("ecs_retirement_oldest_waiting_seconds{}", "14000+60x120")],
+        &[
+            ("ecs_retirement_oldest_waiting_seconds{}", "20000+60x120"),
+            ("ecs_retirement_revisions{reason='Pending'}", "0x120"),
+            ("ecs_retirement_revisions{reason='InUse'}", "3x120"),
+        ],
     ),
     (
         "EcsRetirementBacklog",
@@ -242,8 +256,8 @@ fn assert_answerable(query: &str, metrics: &Metrics) {
             }
             let values = labels.get(label).unwrap_or_else(|| panic!("{name} has no label {label}: {query}"));
             let value = value.trim_matches(['=', '~', '"']);
-            // Codes are those of what has gone wrong; nothing has.
-            if label != "code" {
+            // These tell of what has gone wrong, and nothing has.
+            if label != "code" && label != "result" {
                 assert!(
                     value.split('|').all(|value| values.contains(value)),
                     "{label} is never {value}: {values:?}"
