@@ -6,8 +6,10 @@ use std::{
         LazyLock, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// How long the API server may take for a whole answer.
 pub const KUBERNETES_LIMIT: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! The calls to ECS, each tried once; what ECS answers comes back as data.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::{
@@ -11,6 +11,7 @@ use aws_sdk_ecs::{
     types::TaskDefinition,
 };
 use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::{
     calls::Call,

@@ -3,8 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// What is missing of a turn may be less than a clock can tell.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);

@@ -1,9 +1,6 @@
 //! The calls that find out who uses which revisions in an account and region: one after another, at half of ECS's own rates.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::{
@@ -18,6 +15,7 @@ use aws_sdk_ecs::{
 };
 
 use futures::TryFutureExt;
+use tokio::time::Instant;
 
 use crate::ecs::{
     answer::{Failure, FailureKind},
@@ -327,7 +325,7 @@ impl Bucket {
         while self.0.take(&(), Instant::now()) == Turn::Later {
             let wait = Duration::from_millis(1);
             let due = self.0.next_call(Instant::now()).unwrap_or_else(|| Instant::now() + wait);
-            tokio::time::sleep_until(due.into()).await;
+            tokio::time::sleep_until(due).await;
             self.0.call(Instant::now());
         }
     }

@@ -3,10 +3,10 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::ecs::pacer::{Line, Pacing, Place, Turn};
 
@@ -145,7 +145,7 @@ async fn call(turns: Weak<Turns>, waker: Waker) {
         }
         let next = turns.lock().next_call(now).unwrap_or(now + Duration::from_mins(1));
         tokio::select! {
-            () = tokio::time::sleep_until(next.into()) => {}
+            () = tokio::time::sleep_until(next) => {}
             () = turns.changed.notified() => {}
         }
     }

@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::{ecs::answer::Failure, task_definition::Arn};
 

@@ -4,12 +4,12 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aws_config::SdkConfig;
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     ecs::{
@@ -154,7 +154,7 @@ async fn scan(view: Arc<View>, mut scanner: Scanner, waker: Waker, may_act: MayA
             None => view.asked.notified().await,
             Some(next) if next > Instant::now() => {
                 tokio::select! {
-                    () = tokio::time::sleep_until(next.into()) => {}
+                    () = tokio::time::sleep_until(next) => {}
                     () = view.asked.notified() => {}
                 }
             }

@@ -5,7 +5,6 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Instant,
 };
 
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream};
@@ -20,7 +19,10 @@ use kube::{
         watcher,
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tracing::Instrument;
 
 use crate::{

@@ -3,12 +3,13 @@
 //! What controller-runtime has a name for goes by that name, so that its dashboards work. No label holds the name of a resource,
 //! a family or a user.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, routing::get};
 use k8s_openapi::jiff::Timestamp;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use tokio::time::Instant;
 
 use crate::{
     CONTROLLER,

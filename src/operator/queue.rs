@@ -3,10 +3,10 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::Instant,
 };
 
 use kube::runtime::reflector::ObjectRef;
+use tokio::time::Instant;
 
 use crate::operator::{
     controllers::Guarded,
