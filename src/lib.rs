@@ -15,6 +15,7 @@
 //! - [`account`]: who the controller is in AWS.
 //! - [`ecs`]: the calls, each tried once, and their answers as data. Only these two rooms know the AWS SDK.
 //! - [`calls`]: the limit that each call to the outside has.
+//! - [`clock`]: what time it is, as an argument.
 //! - [`operator`]: the process round it all.
 //!
 //! An irreversible call takes a [`retirement::plan::Deregistration`], which only
@@ -29,6 +30,7 @@ pub mod account;
 pub mod ecs;
 
 pub mod calls;
+pub mod clock;
 pub mod operator;
 
 /// The name under which the controller writes: field manager, and reporter of events.

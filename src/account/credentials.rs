@@ -7,20 +7,27 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::{BehaviorVersion, SdkConfig, default_provider::credentials::DefaultCredentialsChain};
 use aws_credential_types::{
     Credentials,
-    provider::{self, ProvideCredentials, error::CredentialsError, future},
+    provider::{self, ProvideCredentials, future},
 };
 use tokio::sync::Mutex;
 
 /// How long before they expire credentials are loaded anew, so that none expire on their way.
 const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 
+/// The credentials, region and endpoints of the environment, as every AWS tool reads them.
+/// Source: "AWS SDKs and Tools Reference Guide".
+pub async fn environment() -> SdkConfig {
+    let credentials = RotatingCredentials::default();
+    aws_config::defaults(BehaviorVersion::latest()).credentials_provider(credentials).load().await
+}
+
 /// The default chain, which itself reads the shared files only once and for ever.
 /// Source: `aws_config::profile::ProfileFileCredentialsProvider`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RotatingCredentials {
+struct RotatingCredentials {
     loaded: Arc<Mutex<Option<Loaded>>>,
 }
 
@@ -32,14 +39,6 @@ struct Loaded {
 }
 
 impl RotatingCredentials {
-    /// The access key id of the credentials that a call made now would use.
-    ///
-    /// # Errors
-    /// Where there are none.
-    pub(crate) async fn access_key_id(&self) -> Result<String, CredentialsError> {
-        Ok(self.current().await?.access_key_id().to_owned())
-    }
-
     async fn current(&self) -> provider::Result {
         let mut loaded = self.loaded.lock().await;
         let files = modified();

@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
-use aws_config::{
-    BehaviorVersion, Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig,
+use aws_config::{Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_credential_types::provider::{
+    ProvideCredentials, SharedCredentialsProvider, error::CredentialsError,
 };
 use tokio::time::Instant;
 
 use crate::{
-    account::{credentials::RotatingCredentials, identity::Identity},
+    account::identity::Identity,
+    clock::Clock,
     ecs::{
         answer::{Failure, FailureKind},
         client::{Ecs, OPERATION_LIMIT, observed},
@@ -37,10 +39,10 @@ const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 /// The controller's own credentials, and one session for each region they are used in.
 pub struct Account {
     config: SdkConfig,
-    credentials: RotatingCredentials,
     pacing: Pacing,
     waker: Waker,
     may_act: MayAct,
+    clock: Clock,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -55,7 +57,7 @@ pub struct Session {
     pub usage: Arc<View>,
     region: String,
     sts: aws_sdk_sts::Client,
-    credentials: RotatingCredentials,
+    credentials: Option<SharedCredentialsProvider>,
     identity: tokio::sync::Mutex<Option<Known>>,
 }
 
@@ -66,27 +68,25 @@ enum Known {
 }
 
 impl Account {
-    /// The credentials, region and endpoints of the environment, as every AWS tool reads them.
-    /// Source: "AWS SDKs and Tools Reference Guide".
+    /// The credentials, default region and endpoints of `config`.
     ///
     /// `pacing` holds in each region by itself; `waker` wakes those who waited for a turn, or for news of who uses their
     /// revisions; nothing is called by itself unless `may_act`.
-    pub async fn from_environment(pacing: Pacing, waker: Waker, may_act: MayAct) -> Self {
+    #[must_use]
+    pub fn new(config: &SdkConfig, pacing: Pacing, waker: Waker, may_act: MayAct, clock: Clock) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .operation_timeout(OPERATION_LIMIT)
             .build();
-        let credentials = RotatingCredentials::default();
-        let config = aws_config::defaults(BehaviorVersion::latest())
+        let config = config
+            .to_builder()
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
-            .credentials_provider(credentials.clone())
             // They are kept by their provider, which sees when they change.
             .identity_cache(IdentityCache::no_cache())
-            .load()
-            .await;
-        Self { config, credentials, pacing, waker, may_act, sessions: Mutex::default() }
+            .build();
+        Self { config, pacing, waker, may_act, clock, sessions: Mutex::default() }
     }
 
     /// Gives up the places of a resource that is gone, wherever it has one.
@@ -137,10 +137,10 @@ impl Account {
             ecs: Ecs::new(&config),
             looks: Turns::begin("read", region, READS, self.waker.clone()),
             turns: Turns::begin("modify", region, self.pacing, self.waker.clone()),
-            usage: View::begin(&config, region, self.waker.clone(), self.may_act.clone()),
+            usage: View::begin(&config, region, self.waker.clone(), self.may_act.clone(), self.clock.clone()),
             region: region.to_owned(),
             sts: aws_sdk_sts::Client::new(&config),
-            credentials: self.credentials.clone(),
+            credentials: config.credentials_provider(),
             identity: tokio::sync::Mutex::default(),
         });
         sessions.insert(region.to_owned(), session.clone());
@@ -174,7 +174,7 @@ impl Session {
         {
             return Err(failure.clone());
         }
-        let learned = match self.credentials.access_key_id().await {
+        let learned = match self.access_key_id().await {
             Ok(key) => match &*known {
                 Some(Known::Identity { of, identity }) if *of == key => return Ok(identity.clone()),
                 _ => self.ask().await.map(|identity| (key, identity)),
@@ -205,6 +205,13 @@ impl Session {
             Some(Known::Failure { failure, .. }) => Some(format!("{}: {}", self.region, failure.message)),
             _ => None,
         }
+    }
+
+    /// The access key id of the credentials that a call made now would use.
+    async fn access_key_id(&self) -> Result<String, CredentialsError> {
+        let provider = self.credentials.as_ref();
+        let provider = provider.ok_or_else(|| CredentialsError::not_loaded("no provider of credentials"))?;
+        Ok(provider.provide_credentials().await?.access_key_id().to_owned())
     }
 
     async fn ask(&self) -> Result<Identity, Failure> {

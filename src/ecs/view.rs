@@ -8,10 +8,10 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use k8s_openapi::jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    clock::Clock,
     ecs::{
         scan::Scanner,
         turns::{Holder, Waker},
@@ -61,10 +61,10 @@ impl fmt::Debug for View {
 impl View {
     /// Begins, and scans for as long as somebody waits and the process may act.
     #[must_use]
-    pub fn begin(config: &SdkConfig, region: &str, waker: Waker, may_act: MayAct) -> Arc<Self> {
+    pub fn begin(config: &SdkConfig, region: &str, waker: Waker, may_act: MayAct, clock: Clock) -> Arc<Self> {
         let view =
             Arc::new(Self { region: region.to_owned(), state: Mutex::default(), asked: Notify::new() });
-        tokio::spawn(scan(view.clone(), Scanner::new(config), waker, may_act));
+        tokio::spawn(scan(view.clone(), Scanner::new(config), waker, may_act, clock));
         view
     }
 
@@ -145,7 +145,7 @@ impl View {
     }
 }
 
-async fn scan(view: Arc<View>, mut scanner: Scanner, waker: Waker, may_act: MayAct) {
+async fn scan(view: Arc<View>, mut scanner: Scanner, waker: Waker, may_act: MayAct, clock: Clock) {
     loop {
         if !may_act() {
             view.lock().waiting.clear();
@@ -160,7 +160,7 @@ async fn scan(view: Arc<View>, mut scanner: Scanner, waker: Waker, may_act: MayA
             }
             Some(_) => {
                 let epoch = view.lock().epoch;
-                let began = (Instant::now(), Timestamp::now());
+                let began = (Instant::now(), clock());
                 let found = scanner.scan().await;
                 let is_error = found.is_err();
                 let scan = Scan::new(began, Instant::now(), found, view.lock().last.as_ref());

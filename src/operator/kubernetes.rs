@@ -5,7 +5,11 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{Request, Response};
+use axum::{
+    BoxError,
+    body::{Bytes, HttpBody},
+    http::{Request, Response},
+};
 use futures::{FutureExt, future::BoxFuture};
 use kube::{
     Config,
@@ -37,12 +41,20 @@ pub async fn config() -> Result<Config, Error> {
 /// # Errors
 /// Where its certificates, keys or proxy cannot be used.
 pub fn client(config: Config) -> Result<kube::Client, Error> {
-    let builder = ClientBuilder::try_from(config).map_err(|error| Error::Kubernetes(chain(&error)))?;
-    Ok(builder
+    Ok(bounded(ClientBuilder::try_from(config).map_err(|error| Error::Kubernetes(chain(&error)))?))
+}
+
+/// A client over what `builder` has, whose calls end and are counted.
+pub fn bounded<S, B>(builder: ClientBuilder<S>) -> kube::Client
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Send + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    builder
         .with_layer(&TimeoutLayer::new(calls::KUBERNETES_LIMIT))
         .with_layer(&ResponseBodyTimeoutLayer::new(SILENCE_LIMIT))
         .with_layer(&layer_fn(|inner| Counted { inner }))
-        .build())
+        .build()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -8,7 +8,6 @@ use std::{
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
-    jiff::Timestamp,
 };
 use kube::{
     Api,
@@ -16,7 +15,7 @@ use kube::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::calls;
+use crate::{calls, clock::Clock};
 
 /// How long others wait, after a renewal that they saw, before they take the lease.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -88,6 +87,7 @@ pub struct Elector {
     name: String,
     identity: String,
     leadership: Arc<Leadership>,
+    clock: Clock,
     /// The lease as it was last seen, and when it was first seen so: other processes' clocks are not believed.
     observed: Option<(LeaseSpec, Instant)>,
 }
@@ -101,8 +101,14 @@ enum Try {
 }
 
 impl Elector {
-    pub fn new(api: Api<Lease>, name: String, identity: String, leadership: Arc<Leadership>) -> Self {
-        Self { api, name, identity, leadership, observed: None }
+    pub fn new(
+        api: Api<Lease>,
+        name: String,
+        identity: String,
+        leadership: Arc<Leadership>,
+        clock: Clock,
+    ) -> Self {
+        Self { api, name, identity, leadership, clock, observed: None }
     }
 
     /// Takes part until dropped.
@@ -158,7 +164,7 @@ impl Elector {
     }
 
     async fn acquire_or_renew(&mut self) -> kube::Result<Try> {
-        let now = Some(MicroTime(Timestamp::now()));
+        let now = Some(MicroTime((self.clock)()));
         let ours = LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(LEASE_SECONDS),

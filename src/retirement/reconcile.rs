@@ -1,4 +1,4 @@
-//! The shell of a retirement: one pass over one resource, from the watch to the next look. Has the clients and the clock.
+//! The shell of a retirement: one pass over one resource, from the watch to the next look. Has the clients.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +16,7 @@ use crate::{
     account::session::{Account, Session},
     api::{Reason, TaskDefinitionRetirement},
     calls,
+    clock::Clock,
     ecs::{
         answer::{FailureKind, Outcome, Seen, Status},
         turns::Holder,
@@ -43,6 +44,7 @@ pub struct Context {
     pub instance: String,
     /// Whether this process may act at this very moment: it leads, and has not been told to stop.
     pub may_act: MayAct,
+    pub clock: Clock,
 }
 
 impl Context {
@@ -122,7 +124,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     let region = match declaration::region(&spec, recorded, context.account.default_region()) {
         Ok(region) => region,
         Err(invalid) => {
-            let status = summarize(record.resource(), Finding::Invalid(&invalid), Timestamp::now());
+            let status = summarize(record.resource(), Finding::Invalid(&invalid), (context.clock)());
             record.write(status, &BTreeMap::new()).await?;
             return Ok(None);
         }
@@ -132,7 +134,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
         let entries = declaration::entries(&spec, None, account(&record).as_deref());
         let (caller, outcomes) = (Caller::NotAskedYet, &BTreeMap::new());
         let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place: None };
-        let status = summarize(record.resource(), finding, Timestamp::now());
+        let status = summarize(record.resource(), finding, (context.clock)());
         record.write(status, outcomes).await?;
     }
 
@@ -150,9 +152,9 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     let place = session.turns.place(&holder(cached));
     let outcomes = &slice.outcomes;
     let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place };
-    let status = summarize(record.resource(), finding, Timestamp::now());
+    let status = summarize(record.resource(), finding, (context.clock)());
     let next =
-        retry::next_look(&spec, &status, &slice.watched, slice.progress, place, &uid, Timestamp::now());
+        retry::next_look(&spec, &status, &slice.watched, slice.progress, place, &uid, (context.clock)());
     record.write(status, outcomes).await?;
     slice.end?;
     Ok(next)
@@ -208,7 +210,7 @@ fn is_throttled(answer: &Seen) -> bool {
 }
 
 /// Finds the entries that are known to be ACTIVE, and that what is known of their use keeps from more: they cost no call.
-fn watch(record: &Record<'_>, entries: &[Entry], session: &Session) -> Slice {
+fn watch(record: &Record<'_>, entries: &[Entry], session: &Session, now: Timestamp) -> Slice {
     let (resource, mut slice) = (record.resource(), Slice::begin());
     let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
     for entry in entries {
@@ -218,7 +220,7 @@ fn watch(record: &Record<'_>, entries: &[Entry], session: &Session) -> Slice {
             continue;
         }
         match session.usage.of(&holder(resource), arn) {
-            Some(usage) if keeps(&resource.spec, Some(row), &usage, Timestamp::now()) => {
+            Some(usage) if keeps(&resource.spec, Some(row), &usage, now) => {
                 slice.outcomes.insert(entry.revision.clone(), Outcome::Used { before: None, usage });
             }
             Some(_) => continue,
@@ -239,7 +241,7 @@ async fn act(
 ) -> Slice {
     let resource = record.resource();
     let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
-    let mut slice = watch(record, entries, session);
+    let mut slice = watch(record, entries, session, (context.clock)());
     let rest = entries.iter().filter(|entry| !slice.watched.contains(&entry.revision));
     for entry in retry::slice(rest, rows) {
         let Target::Here(arn) = &entry.target else { continue };
@@ -272,7 +274,7 @@ async fn act(
         let asks =
             seen.as_ref().is_ok_and(|it| it.status == Status::Active) && asks_who(&resource.spec, recorded);
         let usage = || asks.then(|| session.usage.of(&holder(resource), arn)).flatten();
-        let outcome = match plan(&resource.spec, arn, recorded, seen, usage().as_ref(), Timestamp::now()) {
+        let outcome = match plan(&resource.spec, arn, recorded, seen, usage().as_ref(), (context.clock)()) {
             Step::Report(seen) => Outcome::Seen(seen),
             Step::Wait { before, usage } => {
                 slice.watched.insert(entry.revision.clone());
@@ -299,7 +301,7 @@ async fn act(
                         break;
                     }
                 }
-                let is_kept = |usage| keeps(&resource.spec, recorded, &usage, Timestamp::now());
+                let is_kept = |usage| keeps(&resource.spec, recorded, &usage, (context.clock)());
                 if asks && usage().is_none_or(is_kept) {
                     slice.progress = Progress::Scanning;
                     break;

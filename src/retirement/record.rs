@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use k8s_openapi::{
     api::events::v1::Event,
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
 };
 use kube::{
     Api, Resource, ResourceExt,
@@ -116,7 +115,7 @@ async fn publish(resource: &TaskDefinitionRetirement, notice: Notice, context: &
     let event = Event {
         metadata: ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() },
         action: Some("Retire".to_owned()),
-        event_time: Some(MicroTime(Timestamp::now())),
+        event_time: Some(MicroTime((context.clock)())),
         note: Some(notice.note),
         reason: Some(notice.reason),
         regarding: Some(resource.object_ref(&())),
@@ -154,7 +153,7 @@ pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Resu
     let recorded: TaskDefinitionRetirementStatus = serde_json::from_value(recorded).unwrap_or_default();
     let generation = object.metadata.generation;
     let conditions =
-        Verdict::unreadable(&error).conditions(&recorded.conditions, generation, Timestamp::now());
+        Verdict::unreadable(&error).conditions(&recorded.conditions, generation, (context.clock)());
     let status =
         TaskDefinitionRetirementStatus { observed_generation: generation, conditions, ..recorded.clone() };
     if status != recorded {

@@ -1,0 +1,123 @@
+//! One replica: its controllers and its part in the election, over the clients it is given. It knows no environment, no signal and no socket.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    account::{SdkConfig, session::Account},
+    clock::Clock,
+    ecs::turns::{Holder, Waker},
+    operator::{
+        Options,
+        controllers::{self, Cache, Shared},
+        leader::{Elector, Leadership},
+        queue::Queue,
+    },
+    retirement::{claims::Claims, reconcile::Context, unwritten::Unwritten},
+};
+
+/// How long passes may take to end once the replica is told to stop: a call to AWS that is never answered ends before.
+const STOP_LIMIT: Duration = Duration::from_secs(25);
+
+/// What a replica reaches its surroundings by, and is known by there.
+pub struct Surroundings {
+    pub client: Client,
+    /// The namespace of the lease, where the options name none.
+    pub own_namespace: String,
+    pub aws: SdkConfig,
+    pub clock: Clock,
+    /// Its name in events, such as its pod's.
+    pub instance: String,
+    /// Its name in the lease: another one for each process.
+    pub identity: String,
+    /// `true` once it is to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// A replica that has yet to run.
+pub struct Replica {
+    pub(super) shared: Arc<Shared>,
+    pub(super) leadership: Arc<Leadership>,
+    pub(super) caches: Vec<Cache>,
+    controllers: Vec<BoxFuture<'static, ()>>,
+    elector: Option<Elector>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Replica {
+    #[must_use]
+    pub fn new(options: &Options, surroundings: Surroundings) -> Self {
+        let Surroundings { client, own_namespace, aws, clock, instance, identity, stop } = surroundings;
+        let leadership =
+            Arc::new(if options.election.is_some() { Leadership::none() } else { Leadership::sole() });
+        let may_act = {
+            let (leadership, stop) = (leadership.clone(), stop.clone());
+            Arc::new(move || leadership.is_held() && !*stop.borrow())
+        };
+        let (callers, calls): (Vec<_>, Vec<_>) =
+            (0..options.namespaces.len().max(1)).map(|_| mpsc::unbounded_channel::<Holder>()).unzip();
+        // Each controller knows which resources are its own; one that has ended takes no calls.
+        let wake = move |holder: &Holder| callers.iter().for_each(|caller| drop(caller.send(holder.clone())));
+        let waker = Waker(Arc::new(wake));
+        let context = Arc::new(Context {
+            client: client.clone(),
+            account: Account::new(&aws, options.pacing, waker, may_act.clone(), clock.clone()),
+            claims: Claims::default(),
+            unwritten: Unwritten::default(),
+            instance,
+            may_act,
+            clock: clock.clone(),
+        });
+        let shared = Arc::new(Shared { context, queue: Queue::default() });
+        let apis: Vec<Api<_>> = if options.namespaces.is_empty() {
+            vec![Api::all(client.clone())]
+        } else {
+            options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect()
+        };
+        let controller = |(api, calls)| {
+            let stop = told(stop.clone()).shared();
+            controllers::controller(api, options.concurrency, &shared, leadership.terms(), calls, stop)
+        };
+        let (caches, controllers) = apis.into_iter().zip(calls).map(controller).unzip();
+        let elector = options.election.as_ref().map(|election| {
+            let namespace = election.namespace.as_ref().unwrap_or(&own_namespace);
+            let leases = Api::namespaced(client, namespace);
+            Elector::new(leases, election.id.clone(), identity, leadership.clone(), clock)
+        });
+        Self { shared, leadership, caches, controllers, elector, stop }
+    }
+
+    /// Runs until it is told to stop; then no work is begun, what AWS has been asked is written down, and the lease is
+    /// given up.
+    pub async fn run(self) {
+        let work = async {
+            let ended = join_all(self.controllers);
+            tokio::pin!(ended);
+            tokio::select! {
+                _ = &mut ended => {}
+                () = told(self.stop) => {
+                    if tokio::time::timeout(STOP_LIMIT, ended).await.is_err() {
+                        tracing::warn!("passes are still under way, and are left");
+                    }
+                }
+            }
+        };
+        let Some(mut elector) = self.elector else { return work.await };
+        tokio::select! {
+            () = elector.run() => {}
+            () = work => {}
+        }
+        elector.release().await;
+    }
+}
+
+/// Resolves once it is told to stop, or nobody is left to tell.
+async fn told(mut stop: watch::Receiver<bool>) {
+    while !*stop.borrow_and_update() && stop.changed().await.is_ok() {}
+}
