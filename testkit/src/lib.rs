@@ -2,6 +2,7 @@
 
 pub mod control_plane;
 pub mod helm;
+pub mod model_api;
 pub mod moto;
 pub mod namespace;
 pub mod process;

@@ -1,7 +1,6 @@
 //! The test's own way to the services and tasks of a cluster: no call, no throttling, no log.
 
 use super::{clusters::Members, region::Region, service::Service, task::Task};
-use jiff::Timestamp;
 
 /// One cluster of a region. Cheap to clone, so that a hook can own one.
 #[derive(Clone, Debug)]
@@ -23,7 +22,7 @@ impl Cluster {
     ///
     /// When what it uses is not the name of a task definition revision.
     pub fn put_service(&self, service: Service) {
-        let service = service.with_arns(|revision| self.region.arn(revision), Timestamp::now());
+        let service = service.with_arns(|revision| self.region.arn(revision), self.region.now());
         self.with_members(|members| members.services.insert(service.name.clone(), service));
     }
 

@@ -9,6 +9,7 @@ mod clusters;
 mod fault;
 mod hooks;
 mod identifier;
+pub mod in_process;
 mod region;
 mod reply;
 mod request;
@@ -36,7 +37,11 @@ pub use self::{
     task::Task,
 };
 
-use self::{server::Server, simulation::Simulation, throttling::Throttling};
+use self::{
+    server::Server,
+    simulation::{Moment, Simulation},
+    throttling::Throttling,
+};
 use std::{sync::Arc, thread, time::Duration};
 
 /// The access key that works from the start.
@@ -60,23 +65,32 @@ pub const SECRET: &str = "a-secret-that-must-never-leak";
 /// When dropped after a hook panicked, so that a failed assertion in a hook fails the test.
 pub struct SimulatedEcs {
     simulation: Arc<Simulation>,
-    server: Server,
+    server: Option<Server>,
 }
 
 impl SimulatedEcs {
     /// Starts a server that has nothing yet on a free port of 127.0.0.1.
     pub async fn start() -> Self {
-        let simulation = Arc::new(Simulation::new());
+        let simulation = Arc::new(Simulation::new(Moment::now));
         let server = Server::start(Arc::clone(&simulation)).await;
+        Self::of(simulation, Some(server))
+    }
+
+    fn of(simulation: Arc<Simulation>, server: Option<Server>) -> Self {
         let ecs = Self { simulation, server };
         ecs.set_account(ACCESS_KEY, ACCOUNT);
         ecs
     }
 
     /// The URL of both services, for `AWS_ENDPOINT_URL`.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no server, since the simulation is in the process of the test.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.server.address)
+        let server = self.server.as_ref().expect("this simulation is called in process");
+        format!("http://{}", server.address)
     }
 
     /// Gives an access key to an account, from the next call on.

@@ -69,7 +69,7 @@ impl Region {
             "requiresCompatibilities": ["FARGATE"],
         });
         let definition = Arc::new(task_definitions::definition(&self.caller, &input));
-        let now = Timestamp::now();
+        let now = self.simulation.now().time;
         self.with_store(|store| (0..count).fold(0, |_, _| store.add(family, Arc::clone(&definition), now)))
     }
 
@@ -100,8 +100,8 @@ impl Region {
     /// When there is no such revision.
     pub fn set_status(&self, revision: &str, status: Status) {
         let key = self.key(revision);
-        let found = self
-            .with_store(|store| store.get_mut(&key).map(|found| found.set_status(status, Timestamp::now())));
+        let now = self.simulation.now().time;
+        let found = self.with_store(|store| store.get_mut(&key).map(|found| found.set_status(status, now)));
         assert!(found.is_some(), "{revision} does not exist");
     }
 
@@ -124,6 +124,10 @@ impl Region {
 
     pub(super) fn with_clusters<T>(&self, run: impl FnOnce(&mut Clusters) -> T) -> T {
         run(self.simulation.lock().clusters(&self.caller))
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.simulation.now().time
     }
 
     fn key(&self, revision: &str) -> Key {

@@ -3,6 +3,7 @@
 use super::{
     action::{Action, Service},
     caller::Caller,
+    in_process::Received,
     request::Request,
 };
 use axum::{
@@ -161,6 +162,14 @@ impl Reply {
             (Service::Sts, Err(failure)) => (failure.status, XML, error_xml(&request_id, &failure)),
         };
         Self { status, content_type, request_id, body }
+    }
+}
+
+impl From<Reply> for Received {
+    fn from(reply: Reply) -> Self {
+        let headers =
+            vec![("content-type", reply.content_type.to_owned()), ("x-amzn-requestid", reply.request_id)];
+        Self { status: reply.status.as_u16(), headers, body: reply.body }
     }
 }
 

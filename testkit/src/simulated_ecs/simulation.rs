@@ -27,6 +27,7 @@ pub(super) struct Simulation {
     state: Mutex<State>,
     /// Changes whenever the log grows.
     pub(super) calls_logged: watch::Sender<u64>,
+    clock: Box<dyn Fn() -> Moment + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -53,14 +54,24 @@ pub(super) enum Delivery {
 
 /// One reading of both clocks.
 #[derive(Clone, Copy)]
-struct Moment {
-    at: Instant,
-    time: Timestamp,
+pub(super) struct Moment {
+    pub(super) at: Instant,
+    pub(super) time: Timestamp,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { at: Instant::now(), time: Timestamp::now() }
+    }
 }
 
 impl Simulation {
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), calls_logged: watch::Sender::new(0) }
+    pub(super) fn new(clock: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
+        Self { state: Mutex::default(), calls_logged: watch::Sender::new(0), clock: Box::new(clock) }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        (self.clock)()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -81,11 +92,16 @@ impl Simulation {
                 self.lock().hook_panicked = true;
             }
         }
+        self.carry_out(&request)
+    }
+
+    /// Takes a call up to the delivery of its answer, hooks left out.
+    pub(super) fn carry_out(&self, request: &Request) -> Delivery {
         let delivery = {
             let mut state = self.lock();
             // Read under the lock, so that the times in the log rise with its order.
-            let now = Moment { at: Instant::now(), time: Timestamp::now() };
-            state.carry_out(&request, now)
+            let now = self.now();
+            state.carry_out(request, now)
         };
         self.calls_logged.send_modify(|calls| *calls += 1);
         delivery

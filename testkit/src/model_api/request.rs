@@ -1,0 +1,100 @@
+//! Reads an HTTP request as one of Kubernetes; pure.
+
+use serde_json::Value;
+use std::time::Duration;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// One object.
+    Get,
+    /// All objects of a kind.
+    List,
+    /// The changes of all objects of a kind.
+    Watch,
+    /// To make an object.
+    Create,
+    /// To put an object in the place of another.
+    Replace,
+    /// A server-side apply of the status by its one owner.
+    ApplyStatus,
+    /// Whatever the model does not know.
+    Unknown,
+}
+
+/// One request as it came in.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What is asked for.
+    pub verb: Verb,
+    /// The kind, such as `leases`.
+    pub plural: String,
+    /// Empty for all of them.
+    pub namespace: String,
+    /// Of the object, where there is one.
+    pub name: Option<String>,
+    /// Where a watch begins.
+    pub resource_version: Option<u64>,
+    /// How long a watch lasts.
+    pub timeout: Duration,
+    /// Null without one.
+    pub body: Value,
+}
+
+impl Asked {
+    /// Reads a request for a kind of any API group.
+    #[must_use]
+    pub fn read(method: &str, path: &str, query: &str, body: &[u8]) -> Self {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let (namespace, plural, name, subresource) = match parts.as_slice() {
+            ["apis", _, _, "namespaces", namespace, plural, rest @ ..] => {
+                (*namespace, *plural, rest.first().copied(), rest.get(1).copied())
+            }
+            ["apis", _, _, plural] => ("", *plural, None, None),
+            _ => ("", "", None, None),
+        };
+        let parameter = |name: &str| {
+            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
+        };
+        let is_watch = matches!(parameter("watch"), Some("true" | "1"));
+        let verb = match (method, name, subresource) {
+            ("GET", None, None) if is_watch => Verb::Watch,
+            ("GET", None, None) => Verb::List,
+            ("GET", Some(_), None) => Verb::Get,
+            ("POST", None, None) => Verb::Create,
+            ("PUT", Some(_), None) => Verb::Replace,
+            ("PATCH", Some(_), Some("status")) => Verb::ApplyStatus,
+            _ => Verb::Unknown,
+        };
+        let seconds = parameter("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(290);
+        Self {
+            verb,
+            plural: plural.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.map(str::to_owned),
+            resource_version: parameter("resourceVersion").and_then(|version| version.parse().ok()),
+            timeout: Duration::from_secs(seconds),
+            body: serde_json::from_slice(body).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_a_controller_are_read() {
+        let all = "/apis/ecs-retirement.dev/v1alpha1/taskdefinitionretirements";
+        let watch = Asked::read("GET", all, "&watch=true&timeoutSeconds=25&resourceVersion=7", b"");
+        assert_eq!((watch.verb, watch.resource_version), (Verb::Watch, Some(7)));
+        assert_eq!(watch.timeout, Duration::from_secs(25));
+        assert_eq!(Asked::read("GET", all, "&limit=500", b"").verb, Verb::List);
+        let one =
+            "/apis/ecs-retirement.dev/v1alpha1/namespaces/platform/taskdefinitionretirements/web/status";
+        let apply = Asked::read("PATCH", one, "&force=true", br#"{"status": {}}"#);
+        assert_eq!((apply.verb, apply.plural.as_str()), (Verb::ApplyStatus, "taskdefinitionretirements"));
+        assert_eq!((apply.namespace.as_str(), apply.name.as_deref()), ("platform", Some("web")));
+    }
+}

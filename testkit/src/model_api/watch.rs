@@ -1,0 +1,57 @@
+//! A watch: the changes after a resource version, as they come.
+
+use super::store::Store;
+use serde_json::{Value, json};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    sync::watch as signal,
+    time::{Instant, sleep_until},
+};
+
+/// The changes of a kind, each given once.
+pub struct Watch {
+    store: Arc<Mutex<Store>>,
+    changed: signal::Receiver<u64>,
+    plural: String,
+    since: u64,
+    end: Instant,
+}
+
+impl Watch {
+    pub(super) fn new(
+        store: Arc<Mutex<Store>>,
+        changed: signal::Receiver<u64>,
+        plural: String,
+        since: u64,
+        timeout: Duration,
+    ) -> Self {
+        Self { store, changed, plural, since, end: Instant::now() + timeout }
+    }
+
+    /// The next event as it goes over the wire; `None` once the time of the watch is over.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            self.changed.borrow_and_update();
+            if let Some(event) = self.take() {
+                return Some(event);
+            }
+            tokio::select! {
+                biased;
+                changed = self.changed.changed() => changed.ok()?,
+                () = sleep_until(self.end) => return None,
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Value> {
+        let store = self.store.lock().expect("no holder of the lock panics");
+        let first = store.history.partition_point(|version| version.resource_version <= self.since);
+        let mut later = store.history[first..].iter();
+        let version = later.find(|version| version.key.plural == self.plural);
+        self.since = version.map_or(store.resource_version, |version| version.resource_version);
+        version.map(|version| json!({"type": version.change.name(), "object": version.object}))
+    }
+}
