@@ -10,6 +10,7 @@
 //! - [`api`]: what users write and read.
 //! - [`task_definition`]: the names of ECS, parsed strictly.
 //! - [`retirement`]: one pass over one resource. [`retirement::reconcile`] is the shell, and the place to start;
+//!   `retirement::act` is what it does at ECS;
 //!   [`retirement::declaration`], [`retirement::plan`], [`retirement::status`] and [`retirement::verdict`] are
 //!   the pure steps it takes, [`retirement::retry`] says when.
 //! - [`account`]: who the controller is in AWS.

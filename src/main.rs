@@ -68,9 +68,12 @@ struct Flags {
     log_format: telemetry::Format,
 }
 
+/// One deregistration in a quarter of an hour: below that, write suspend.
+const LOWEST_RATE: f64 = 0.001;
+
 fn per_second(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
-    rate.ok_or_else(|| format!("{text:?} is no rate: write a number above 0, such as 0.5"))
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= LOWEST_RATE);
+    rate.ok_or_else(|| format!("{text:?} is no rate: write a number from {LOWEST_RATE}, such as 0.5"))
 }
 
 fn main() -> ExitCode {

@@ -16,6 +16,23 @@ const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 #[tokio::test]
+async fn the_first_status_comes_soon_while_ecs_is_slow_and_many_are_at_work() {
+    let world = World::new().await;
+    world.west.register_many("web", 400);
+    for number in 0..40 {
+        let declared: Vec<String> = (1..=10).map(|it| format!("web:{}", number * 10 + it)).collect();
+        let spec = json!({ "revisions": declared, "dryRun": true });
+        world.apply(&format!("web-{number}"), spec).await.expect("admitted");
+    }
+    world.ecs.fault(Fault::on(DESCRIBE).delay(Duration::from_secs(3)));
+    let _controller = world.start();
+    world.ecs.wait_for_calls(DESCRIBE, 14, DEADLINE).await;
+    world.declare("new", &["web:1"]).await;
+    let seen = world.wait_for("new", "Ready", Duration::from_secs(2), |seen| !seen.ready().is_empty()).await;
+    assert_eq!(seen.ready_reason(), "Pending");
+}
+
+#[tokio::test]
 async fn the_first_status_does_not_wait_for_ecs() {
     let world = World::new().await;
     world.ecs.fault(Fault::on(Action::GetCallerIdentity).hang());

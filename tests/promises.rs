@@ -8,6 +8,7 @@ mod nothing_lost;
 mod a_good_neighbour;
 mod it_takes_turns;
 mod what_is_in_use_waits;
+mod when_use_ends_it_goes_on;
 mod plain_to_read;
 mod one_leader_acts;
 mod operators_trust_it;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     account::identity::Identity,
+    calls::Call,
     clock::Clock,
     ecs::{
         answer::{Failure, FailureKind},
@@ -32,6 +33,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Half of the bucket "task definition read" of ECS, 50 at once and 20 a second.
 /// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
 const READS: Pacing = Pacing { per_second: 10.0, burst: 25 };
+
+/// How many looks a deregistration takes: before it queues up, when its turn has come, and afterwards.
+const LOOKS: f64 = 3.0;
 
 /// For how long a failed look at the identity answers for all who ask, so that an outage costs one call.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
@@ -93,7 +97,7 @@ impl Account {
     pub fn leave(&self, holder: &Holder) {
         self.each(|session| {
             session.leave(holder);
-            session.usage.leave(holder);
+            session.usage.forget(holder);
         });
     }
 
@@ -111,12 +115,16 @@ impl Account {
         sessions.values().for_each(|session| act(session));
     }
 
-    /// Why the identity is not known where it was last asked for; empty where it is, or nobody has asked yet.
+    /// Why the identity is not known; empty where nobody has asked yet, or where it is known in some region: that it is not in
+    /// another one, such as one that does not exist, is the trouble of those who name it.
     #[must_use]
     pub fn identity_failures(&self) -> Vec<String> {
-        let mut failures = Vec::new();
-        self.each(|session| failures.extend(session.identity_failure()));
-        failures
+        let (mut failures, mut is_known) = (Vec::new(), false);
+        self.each(|session| {
+            is_known |= session.has_identity();
+            failures.extend(session.identity_failure());
+        });
+        if is_known { Vec::new() } else { failures }
     }
 
     /// The region that the environment names, for resources that name none.
@@ -135,7 +143,7 @@ impl Account {
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
         let session = Arc::new(Session {
             ecs: Ecs::new(&config),
-            looks: Turns::begin("read", region, READS, self.waker.clone()),
+            looks: Turns::begin("read", region, reads(self.pacing), self.waker.clone()),
             turns: Turns::begin("modify", region, self.pacing, self.waker.clone()),
             usage: View::begin(&config, region, self.waker.clone(), self.may_act.clone(), self.clock.clone()),
             region: region.to_owned(),
@@ -146,6 +154,11 @@ impl Account {
         sessions.insert(region.to_owned(), session.clone());
         session
     }
+}
+
+/// Where the quota of deregistrations was raised, looks must keep up.
+fn reads(pacing: Pacing) -> Pacing {
+    Pacing { per_second: READS.per_second.max(LOOKS * pacing.per_second), ..READS }
 }
 
 impl Session {
@@ -179,15 +192,12 @@ impl Session {
                 Some(Known::Identity { of, identity }) if *of == key => return Ok(identity.clone()),
                 _ => self.ask().await.map(|identity| (key, identity)),
             },
-            Err(error) => Err(no_credentials(&error)),
+            Err(failure) => Err(failure),
         };
         match learned {
             Ok((of, identity)) => {
                 tracing::info!(account = identity.account, region = self.region, "identity known");
-                if matches!(&*known, Some(Known::Identity { identity: before, .. }) if before.account != identity.account)
-                {
-                    self.usage.reset();
-                }
+                self.usage.belongs_to(&of);
                 *known = Some(Known::Identity { of, identity: identity.clone() });
                 Ok(identity)
             }
@@ -199,6 +209,10 @@ impl Session {
         }
     }
 
+    fn has_identity(&self) -> bool {
+        self.identity.try_lock().is_ok_and(|known| matches!(&*known, Some(Known::Identity { .. })))
+    }
+
     /// While somebody is asking, what was known before is not told.
     fn identity_failure(&self) -> Option<String> {
         match &*self.identity.try_lock().ok()? {
@@ -207,11 +221,16 @@ impl Session {
         }
     }
 
-    /// The access key id of the credentials that a call made now would use.
-    async fn access_key_id(&self) -> Result<String, CredentialsError> {
+    /// The access key id of the credentials that a call made now would use. What provides them may ask others, and has no limit
+    /// of its own.
+    async fn access_key_id(&self) -> Result<String, Failure> {
+        let _call = Call::begin("load credentials", OPERATION_LIMIT);
         let provider = self.credentials.as_ref();
-        let provider = provider.ok_or_else(|| CredentialsError::not_loaded("no provider of credentials"))?;
-        Ok(provider.provide_credentials().await?.access_key_id().to_owned())
+        let provider = provider.ok_or_else(|| CredentialsError::not_loaded("no provider of credentials"));
+        let provider = provider.map_err(|error| no_credentials(&error))?;
+        let loaded = tokio::time::timeout(OPERATION_LIMIT, provider.provide_credentials()).await;
+        let loaded = loaded.unwrap_or_else(|late| Err(CredentialsError::provider_error(late)));
+        Ok(loaded.map_err(|error| no_credentials(&error))?.access_key_id().to_owned())
     }
 
     async fn ask(&self) -> Result<Identity, Failure> {

@@ -97,6 +97,8 @@ pub enum Outcome {
     Asked { before: Description, reply: Reply, after: Option<Seen> },
     /// It is ACTIVE, and `usage` keeps it from being deregistered. `before` is what a look showed, where one was made.
     Used { before: Option<Description>, usage: Use },
+    /// Nobody uses it any more, and it waits for nothing but to be deregistered.
+    Free,
 }
 
 impl Reply {
@@ -118,7 +120,7 @@ impl Outcome {
         let answer = match self {
             Self::Seen(seen) => seen,
             Self::Asked { reply, .. } => &reply.answer,
-            Self::Used { .. } => return None,
+            Self::Used { .. } | Self::Free => return None,
         };
         answer.as_ref().err().map(|failure| failure.kind)
     }

@@ -119,7 +119,7 @@ fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {
             })
         })
         .ok_or_else(|| Failure {
-            kind: FailureKind::Unavailable,
+            kind: FailureKind::ServerFault,
             message: "ECS answered without the status of the revision".to_owned(),
         })
 }

@@ -1,6 +1,6 @@
 //! The calls that find out who uses which revisions in an account and region: one after another, at half of ECS's own rates.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::{
@@ -10,7 +10,8 @@ use aws_sdk_ecs::{
     primitives::DateTime,
     types::{
         DeploymentController, DeploymentControllerType, DeploymentRolloutState, DesiredStatus,
-        Failure as Missing, Service, ServiceDeploymentBrief, ServiceDeploymentStatus as Status, Task,
+        Failure as Missing, Service, ServiceDeploymentBrief, ServiceDeploymentStatus as Status,
+        ServiceRevision, Task,
     },
 };
 
@@ -32,8 +33,9 @@ const SERVICES: usize = 10;
 const TASKS: usize = 100;
 const REVISIONS: usize = 20;
 
-/// How often a call that ECS throttles is made again within a scan; each time the whole scan has stepped back further.
-const THROTTLED_TRIES: u32 = 4;
+/// How often a call is made within a scan while ECS throttles it, or has a fault that may pass: a scan is many calls, and worth nothing
+/// if one of them fails.
+const TRIES: u32 = 3;
 
 /// Half of ECS's buckets.
 /// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
@@ -160,7 +162,8 @@ impl Scanner {
         let call =
             || self.client.describe_services().cluster(cluster).set_services(Some(arns.to_vec())).send();
         let answer = paced(&mut self.services, operation, call).await?;
-        complete(operation, arns, answer.services.unwrap_or_default(), &answer.failures.unwrap_or_default())
+        let (services, missing) = (answer.services.unwrap_or_default(), answer.failures.unwrap_or_default());
+        complete(operation, arns, services, Service::service_arn, &missing)
     }
 
     async fn list_tasks(&mut self, cluster: &str, status: &DesiredStatus) -> Result<Vec<String>, Failure> {
@@ -177,7 +180,8 @@ impl Scanner {
         let operation = "DescribeTasks";
         let call = || self.client.describe_tasks().cluster(cluster).set_tasks(Some(arns.to_vec())).send();
         let answer = paced(&mut self.tasks, operation, call).await?;
-        complete(operation, arns, answer.tasks.unwrap_or_default(), &answer.failures.unwrap_or_default())
+        let (tasks, missing) = (answer.tasks.unwrap_or_default(), answer.failures.unwrap_or_default());
+        complete(operation, arns, tasks, Task::task_arn, &missing)
     }
 
     async fn list_service_deployments(
@@ -205,8 +209,10 @@ impl Scanner {
         let call =
             || self.client.describe_service_revisions().set_service_revision_arns(Some(arns.to_vec())).send();
         let answer = paced(&mut self.revisions, operation, call).await?;
-        let revisions = answer.service_revisions.unwrap_or_default();
-        let revisions = complete(operation, arns, revisions, &answer.failures.unwrap_or_default())?;
+        let (revisions, missing) =
+            (answer.service_revisions.unwrap_or_default(), answer.failures.unwrap_or_default());
+        let revisions =
+            complete(operation, arns, revisions, ServiceRevision::service_revision_arn, &missing)?;
         Ok(revisions.into_iter().filter_map(|it| it.task_definition).collect())
     }
 }
@@ -246,21 +252,21 @@ where
     F: Future<Output = Answer<(Vec<T>, Option<String>), E>>,
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let (mut all, mut token) = (Vec::new(), None);
+    let (mut all, mut tokens) = (Vec::new(), Vec::new());
     loop {
-        let (items, next) = paced(bucket, operation, || page(token.clone())).await?;
+        let (items, next) = paced(bucket, operation, || page(tokens.last().cloned())).await?;
         all.extend(items);
-        match next {
+        match next.filter(|token| !token.is_empty()) {
             None => return Ok(all),
-            Some(next) if token.as_ref() == Some(&next) => {
+            Some(token) if tokens.contains(&token) => {
                 return Err(refused(operation, "the same page came twice"));
             }
-            next => token = next,
+            Some(token) => tokens.push(token),
         }
     }
 }
 
-/// Makes a call when the bucket has a token for it. One that is throttled steps back and is made again.
+/// Makes a call when the bucket has a token for it. One that fails in passing steps back and is made again.
 async fn paced<T, E, F>(
     bucket: &mut Bucket,
     operation: &'static str,
@@ -278,12 +284,17 @@ where
             Ok(answer) => return Ok(answer),
             Err(error) => failure(&error),
         };
-        if failure.kind != FailureKind::Throttled || tries == THROTTLED_TRIES {
+        let may_pass = matches!(
+            failure.kind,
+            FailureKind::Throttled | FailureKind::ServerFault | FailureKind::Unavailable
+        );
+        if !may_pass || tries == TRIES {
             tracing::warn!(operation, message = failure.message, "call to AWS failed");
             // That something is gone while one looks says nothing of revisions.
             let kind = if failure.kind == FailureKind::Absent { FailureKind::Refused } else { failure.kind };
             return Err(Failure { kind, message: format!("ecs:{operation}: {}", failure.message) });
         }
+        // Whatever the reason, the next one is to come later.
         bucket.0.throttled(Instant::now());
     }
 }
@@ -293,18 +304,17 @@ fn complete<T>(
     operation: &'static str,
     asked: &[String],
     answered: Vec<T>,
+    arn: impl Fn(&T) -> Option<&str>,
     missing: &[Missing],
 ) -> Result<Vec<T>, Failure> {
-    let reasons: BTreeMap<&str, &str> = missing
-        .iter()
-        .map(|it| (it.reason().unwrap_or_default(), it.arn().unwrap_or_default()))
-        .filter(|(reason, _)| *reason != "MISSING")
-        .collect();
-    match reasons.first_key_value() {
-        Some((reason, arn)) => Err(refused(operation, &format!("{arn}: {reason}"))),
-        None if answered.len() + missing.len() < asked.len() => {
-            Err(refused(operation, &format!("{} of {} were answered", answered.len(), asked.len())))
-        }
+    if let Some(other) = missing.iter().find(|it| it.reason() != Some("MISSING")) {
+        let text = [other.arn(), other.reason()].map(Option::unwrap_or_default).join(": ");
+        return Err(refused(operation, &text));
+    }
+    let told = answered.iter().filter_map(arn).chain(missing.iter().filter_map(|it| it.arn()));
+    let told: HashSet<&str> = told.map(short).collect();
+    match asked.iter().find(|asked| !told.contains(short(asked))) {
+        Some(untold) => Err(refused(operation, &format!("nothing was answered of {untold}"))),
         None => Ok(answered),
     }
 }

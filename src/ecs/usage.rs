@@ -116,6 +116,8 @@ pub struct Scan {
     ended: Instant,
     at: Timestamp,
     users: Result<HashMap<String, Users>, Failure>,
+    /// When the last one that failed ended.
+    retried: Instant,
     /// How many scans, this one included, have failed one after another.
     failures: u32,
 }
@@ -132,7 +134,13 @@ impl Scan {
         let at = Timestamp::from_second(at.as_second() + 1).unwrap_or(at);
         let failures = if found.is_ok() { 0 } else { before.map_or(0, |before| before.failures) + 1 };
         let users = found.map(|found| found.0.into_iter().map(|(arn, users)| (arn, users.into())).collect());
-        Self { began, ended, at, users, failures }
+        match before {
+            // What was found before is good for as long as it would have been.
+            Some(before) if users.is_err() && before.users.is_ok() && before.is_fresh(ended) => {
+                Self { retried: ended, failures, users: before.users.clone(), ..*before }
+            }
+            _ => Self { began, ended, at, users, retried: ended, failures },
+        }
     }
 
     /// What it says of a revision.
@@ -158,7 +166,7 @@ impl Scan {
     pub fn next(&self) -> Instant {
         if self.failures > 0 {
             let doubled = SHORTEST_RETRY * 2_u32.saturating_pow(self.failures - 1).min(1 << 10);
-            return self.ended + doubled.min(LONGEST_RETRY);
+            return self.retried + doubled.min(LONGEST_RETRY);
         }
         self.began + self.took().max(LIFETIME.saturating_sub(self.took() + MARGIN))
     }
@@ -239,6 +247,20 @@ mod tests {
         assert_eq!(slower.next(), after(100, &slower), "one after another");
         assert!(slower.is_fresh(after(199, &slower)));
         assert!(!slower.is_fresh(after(200, &slower)));
+    }
+
+    #[test]
+    fn a_scan_that_fails_takes_nothing_back_that_is_still_fresh() {
+        let first = scan(2, Ok(Found::default()), None);
+        let failure = || Failure { kind: FailureKind::ServerFault, message: "a fault".to_owned() };
+        let late = |seconds| (after(seconds, &first), Timestamp::UNIX_EPOCH);
+        let second = Scan::new(late(53), after(55, &first), Err(failure()), Some(&first));
+        assert!(matches!(second.of(&arn("web:3")), Use::Nobody { .. }));
+        assert!(!second.is_fresh(after(60, &first)), "no longer than it would have been");
+        assert_eq!(second.next(), after(60, &first));
+        let third = Scan::new(late(60), after(61, &first), Err(failure()), Some(&second));
+        assert_eq!(third.of(&arn("web:3")), Use::Unknown(failure()));
+        assert_eq!(third.next(), after(71, &first));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The shell of the view of use in one account and region: scans while somebody waits, and wakes whoever has something to learn.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -39,6 +39,7 @@ pub type MayAct = Arc<dyn Fn() -> bool + Send + Sync>;
 /// - What it says is fresh (see [`Scan::is_fresh`]), or it says nothing.
 pub struct View {
     region: String,
+    waker: Waker,
     state: Mutex<State>,
     asked: Notify,
 }
@@ -48,6 +49,10 @@ struct State {
     last: Option<Scan>,
     /// What each resource was last told of each revision it waits for; `None`: nothing yet.
     waiting: HashMap<Holder, HashMap<Arn, Option<Use>>>,
+    /// Revisions that a resource waits for, and that another resource has retired.
+    doubted: HashSet<(Holder, Arn)>,
+    /// The access key that all this was learned by.
+    owner: Option<String>,
     /// Rises whenever what a scan under way finds is of no use any more.
     epoch: u64,
 }
@@ -62,9 +67,13 @@ impl View {
     /// Begins, and scans for as long as somebody waits and the process may act.
     #[must_use]
     pub fn begin(config: &SdkConfig, region: &str, waker: Waker, may_act: MayAct, clock: Clock) -> Arc<Self> {
-        let view =
-            Arc::new(Self { region: region.to_owned(), state: Mutex::default(), asked: Notify::new() });
-        tokio::spawn(scan(view.clone(), Scanner::new(config), waker, may_act, clock));
+        let view = Arc::new(Self {
+            region: region.to_owned(),
+            waker,
+            state: Mutex::default(),
+            asked: Notify::new(),
+        });
+        tokio::spawn(scan(view.clone(), Scanner::new(config), may_act, clock));
         view
     }
 
@@ -93,11 +102,38 @@ impl View {
         self.lock().waiting.remove(holder);
     }
 
-    /// Forgets all, since the credentials are of another account now.
-    pub fn reset(&self) {
+    /// Notes that a resource is gone, or settled.
+    pub fn forget(&self, holder: &Holder) {
         let mut state = self.lock();
-        state.last = None;
-        state.epoch += 1;
+        state.waiting.remove(holder);
+        state.doubted.retain(|(doubting, _)| doubting != holder);
+    }
+
+    /// Notes by which access key calls are made now. Another one may be of another account, and so all is to be learned again.
+    pub fn belongs_to(&self, access_key: &str) {
+        let mut state = self.lock();
+        if state.owner.as_deref() != Some(access_key) {
+            state.owner = Some(access_key.to_owned());
+            state.last = None;
+            state.epoch += 1;
+        }
+    }
+
+    /// Notes that a resource has retired a revision, and wakes the others that wait for the end of its use.
+    pub fn doubt(&self, by: &Holder, arn: &Arn) {
+        let mut state = self.lock();
+        let waiting = state.waiting.iter().filter(|(holder, told)| *holder != by && told.contains_key(arn));
+        let holders: Vec<Holder> = waiting.map(|(holder, _)| holder.clone()).collect();
+        for holder in holders {
+            (self.waker.0)(&holder);
+            state.doubted.insert((holder, arn.clone()));
+        }
+    }
+
+    /// Whether another resource has retired a revision since the last time this was asked.
+    #[must_use]
+    pub fn takes_doubt(&self, holder: &Holder, arn: &Arn) -> bool {
+        self.lock().doubted.remove(&(holder.clone(), arn.clone()))
     }
 
     /// Tells the metrics how old what is known is.
@@ -145,7 +181,7 @@ impl View {
     }
 }
 
-async fn scan(view: Arc<View>, mut scanner: Scanner, waker: Waker, may_act: MayAct, clock: Clock) {
+async fn scan(view: Arc<View>, mut scanner: Scanner, may_act: MayAct, clock: Clock) {
     loop {
         if !may_act() {
             view.lock().waiting.clear();
@@ -166,7 +202,7 @@ async fn scan(view: Arc<View>, mut scanner: Scanner, waker: Waker, may_act: MayA
                 let scan = Scan::new(began, Instant::now(), found, view.lock().last.as_ref());
                 view.measured(&scan, is_error);
                 for holder in view.learn(scan, epoch) {
-                    (waker.0)(&holder);
+                    (view.waker.0)(&holder);
                 }
             }
         }

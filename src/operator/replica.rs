@@ -7,7 +7,7 @@ use futures::{
     future::{BoxFuture, join_all},
 };
 use kube::{Api, Client};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     account::{SdkConfig, session::Account},
@@ -73,6 +73,7 @@ impl Replica {
             instance,
             may_act,
             clock: clock.clone(),
+            slots: Semaphore::new(slots(options.concurrency)),
         });
         let shared = Arc::new(Shared { context, queue: Queue::default() });
         let apis: Vec<Api<_>> = if options.namespaces.is_empty() {
@@ -115,6 +116,12 @@ impl Replica {
         }
         elector.release().await;
     }
+}
+
+/// Of the workers an eighth, and at least one where there are several, is left to those who need no answer of AWS.
+fn slots(concurrency: u16) -> usize {
+    let concurrency = usize::from(concurrency);
+    concurrency.saturating_sub((concurrency / 8).max(1)).max(1)
 }
 
 /// Resolves once it is told to stop, or nobody is left to tell.

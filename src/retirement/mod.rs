@@ -11,6 +11,7 @@ pub mod claims;
 pub mod unwritten;
 pub mod record;
 pub mod reconcile;
+mod act;
 
 #[cfg(test)]
 mod properties;

@@ -1,38 +1,32 @@
 //! The shell of a retirement: one pass over one resource, from the watch to the next look. Has the clients.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
-use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
     core::{DeserializeGuard, error_boundary::InvalidObject},
 };
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    account::session::{Account, Session},
+    account::session::Account,
     api::{Reason, TaskDefinitionRetirement},
     calls,
     clock::Clock,
-    ecs::{
-        answer::{FailureKind, Outcome, Seen, Status},
-        turns::Holder,
-        view::MayAct,
-    },
+    ecs::{turns::Holder, view::MayAct},
     retirement::{
+        act::{Slice, act},
         claims::Claims,
-        declaration::{self, Entry, Target},
-        plan::{Step, asks_who, is_retired, keeps, plan},
+        declaration,
         record::{self, Record},
         retry::{self, Progress},
-        row::{recorded_row, wants_a_look},
         status::{Caller, Finding, Renewal, summarize},
         unwritten::Unwritten,
     },
 };
+
+/// How long the first status of a resource waits for AWS to say whose credentials these are.
+const FIRST_STATUS: Duration = Duration::from_millis(500);
 
 /// What all passes share.
 pub struct Context {
@@ -45,6 +39,9 @@ pub struct Context {
     /// Whether this process may act at this very moment: it leads, and has not been told to stop.
     pub may_act: MayAct,
     pub clock: Clock,
+    /// How many passes may be at work at AWS at once: fewer than there are workers, so that a slow AWS keeps no resource from its
+    /// first status.
+    pub slots: Semaphore,
 }
 
 impl Context {
@@ -83,8 +80,11 @@ pub async fn reconcile(
         return Ok(None);
     }
     match &object.0 {
-        Ok(cached) if retry::work_is_due(cached) => pass(cached, &context).await,
-        Ok(_) => Ok(None),
+        Ok(cached) if retry::work_is_due(cached) => Box::pin(pass(cached, &context)).await,
+        Ok(settled) => {
+            context.account.leave(&holder(settled));
+            Ok(None)
+        }
         Err(InvalidObject { metadata, .. }) => record::report_unreadable(metadata, &context).await,
     }
 }
@@ -104,6 +104,9 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     let uid = cached.uid().unwrap_or_default();
     if is_out_of_reach(cached, context) {
         return Ok(Some(retry::after_outage(&uid)));
+    }
+    if has_no_slot(cached, context) {
+        return Ok(Some(retry::without_slot(&uid)));
     }
     let live = match read(&api, cached).await? {
         Some(live) if retry::work_is_due(&live) => live,
@@ -126,35 +129,60 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
         Err(invalid) => {
             let status = summarize(record.resource(), Finding::Invalid(&invalid), (context.clock)());
             record.write(status, &BTreeMap::new()).await?;
+            context.account.leave(&holder(cached));
             return Ok(None);
         }
     };
 
-    if recorded.is_none_or(|it| it.conditions.is_empty() || Renewal::of(record.resource(), it).is_due()) {
-        let entries = declaration::entries(&spec, None, account(&record).as_deref());
-        let (caller, outcomes) = (Caller::NotAskedYet, &BTreeMap::new());
-        let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place: None };
-        let status = summarize(record.resource(), finding, (context.clock)());
-        record.write(status, outcomes).await?;
-    }
-
     let session = context.account.session(&region);
     session.usage.leave(&holder(cached));
-    let identity = session.identity().await;
+    let tell = |record: &Record, caller: Caller<'_>| {
+        let identity = if let Caller::Known(identity) = caller { Some(identity) } else { None };
+        let entries = declaration::entries(&spec, identity, account(record).as_deref());
+        let outcomes = &BTreeMap::new();
+        let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place: None };
+        summarize(record.resource(), finding, (context.clock)())
+    };
+    let mut identity = pin!(session.identity());
+    let mut known = None;
+    if recorded.is_none_or(|it| it.conditions.is_empty() || Renewal::of(record.resource(), it).is_due()) {
+        known = timeout(FIRST_STATUS, &mut identity).await.ok();
+        let status = tell(&record, known.as_ref().map_or(Caller::NotAskedYet, Caller::of));
+        record.write(status, &BTreeMap::new()).await?;
+    }
+    let slot = context.slots.try_acquire();
+    if slot.is_err() && !session.turns.is_called(&holder(cached)) {
+        return Ok(Some(retry::without_slot(&uid)));
+    }
+    let identity = match known {
+        Some(known) => known,
+        None => identity.await,
+    };
+    // What short forms mean is on record before anything is done about it.
+    if identity.is_ok() && account(&record).is_none() {
+        let status = tell(&record, Caller::of(&identity));
+        record.write(status, &BTreeMap::new()).await?;
+    }
+
     let entries = declaration::entries(&spec, identity.as_ref().ok(), account(&record).as_deref());
     let (caller, slice) = match &identity {
-        Ok(identity) => (Caller::Known(identity), act(&api, &record, &entries, &session, context).await),
-        Err(failure) => (Caller::Unknown(failure), Slice::outage()),
+        Ok(_) => (Caller::of(&identity), act(&api, &record, &entries, &session, context).await),
+        Err(_) => (Caller::of(&identity), Slice::outage()),
     };
     if slice.progress != Progress::Queued {
         session.leave(&holder(cached));
     }
     let place = session.turns.place(&holder(cached));
+    let in_line = place.or_else(|| session.looks.place(&holder(cached)));
     let outcomes = &slice.outcomes;
     let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place };
     let status = summarize(record.resource(), finding, (context.clock)());
     let next =
-        retry::next_look(&spec, &status, &slice.watched, slice.progress, place, &uid, (context.clock)());
+        retry::next_look(&spec, &status, &slice.watched, slice.progress, in_line, &uid, (context.clock)());
+    // Who has nothing to wait for keeps no scan going.
+    if next.is_none() {
+        session.usage.leave(&holder(cached));
+    }
     record.write(status, outcomes).await?;
     slice.end?;
     Ok(next)
@@ -168,6 +196,15 @@ fn is_out_of_reach(cached: &TaskDefinitionRetirement, context: &Context) -> bool
     region.is_some_and(|region| context.account.session(region).is_closed())
 }
 
+/// Whether all that a pass may do at AWS at once is being done for others. One that has told nobody anything yet is not held up,
+/// nor is one whose turn it is.
+fn has_no_slot(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
+    let Some(status) = &cached.status else { return false };
+    let has_told = !status.conditions.is_empty() && !Renewal::of(cached, status).is_due();
+    let is_called = |region: &String| context.account.session(region).turns.is_called(&holder(cached));
+    has_told && context.slots.available_permits() == 0 && !status.region.as_ref().is_some_and(is_called)
+}
+
 /// A resource, as those know it who wait for a turn.
 #[must_use]
 pub fn holder(resource: &impl ResourceExt) -> Holder {
@@ -175,164 +212,11 @@ pub fn holder(resource: &impl ResourceExt) -> Holder {
 }
 
 /// Reads the resource uncached: `None` where it is gone, deleted, or another one of the same name.
-async fn read(
+pub(super) async fn read(
     api: &Api<TaskDefinitionRetirement>,
     known: &TaskDefinitionRetirement,
 ) -> Result<Option<TaskDefinitionRetirement>, Error> {
     let name = known.name_any();
     let live = calls::kubernetes("get resource", api.get_opt(&name)).await.map_err(Error::ReadResource)?;
     Ok(live.filter(|live| live.uid() == known.uid() && live.metadata.deletion_timestamp.is_none()))
-}
-
-/// What a pass did at ECS.
-struct Slice {
-    outcomes: BTreeMap<String, Outcome>,
-    /// The entries that wait for what there is to learn of their use.
-    watched: BTreeSet<String>,
-    progress: Progress,
-    /// Whether Kubernetes answered whenever it had to.
-    end: Result<(), Error>,
-}
-
-impl Slice {
-    fn outage() -> Self {
-        Self { progress: Progress::Outage, ..Self::begin() }
-    }
-
-    fn begin() -> Self {
-        let (outcomes, watched) = (BTreeMap::new(), BTreeSet::new());
-        Self { outcomes, watched, progress: Progress::Claimed, end: Ok(()) }
-    }
-}
-
-fn is_throttled(answer: &Seen) -> bool {
-    answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
-}
-
-/// Finds the entries that are known to be ACTIVE, and that what is known of their use keeps from more: they cost no call.
-fn watch(record: &Record<'_>, entries: &[Entry], session: &Session, now: Timestamp) -> Slice {
-    let (resource, mut slice) = (record.resource(), Slice::begin());
-    let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
-    for entry in entries {
-        let (Target::Here(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else { continue };
-        let asks = asks_who(&resource.spec, Some(row)) && wants_a_look(row);
-        if !asks || row.status.as_deref() != Some(Status::Active.as_str()) {
-            continue;
-        }
-        match session.usage.of(&holder(resource), arn) {
-            Some(usage) if keeps(&resource.spec, Some(row), &usage, now) => {
-                slice.outcomes.insert(entry.revision.clone(), Outcome::Used { before: None, usage });
-            }
-            Some(_) => continue,
-            None => slice.progress = Progress::Scanning,
-        }
-        slice.watched.insert(entry.revision.clone());
-    }
-    slice
-}
-
-/// Looks at the next few entries, and deregisters those that are to be.
-async fn act(
-    api: &Api<TaskDefinitionRetirement>,
-    record: &Record<'_>,
-    entries: &[Entry],
-    session: &Session,
-    context: &Context,
-) -> Slice {
-    let resource = record.resource();
-    let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
-    let mut slice = watch(record, entries, session, (context.clock)());
-    let rest = entries.iter().filter(|entry| !slice.watched.contains(&entry.revision));
-    for entry in retry::slice(rest, rows) {
-        let Target::Here(arn) = &entry.target else { continue };
-        let Some(_claim) = context.claims.take(arn) else { continue };
-        if !(context.may_act)() {
-            break;
-        }
-        let recorded = recorded_row(entry, rows);
-        // A look now would have to be made again.
-        if asks_who(&resource.spec, recorded)
-            && session.usage.is_awaited()
-            && session.usage.of(&holder(resource), arn).is_none()
-        {
-            slice.progress = Progress::Scanning;
-            break;
-        }
-        // Whose turn it is to deregister does not queue up for the look before.
-        if session.turns.is_called(&holder(resource)) {
-            session.looks.take_ahead();
-        } else if let Some(look) = session.looks.take(&holder(resource)) {
-            look.spend();
-        } else {
-            slice.progress = Progress::Queued;
-            break;
-        }
-        let seen = session.ecs.describe(arn).await;
-        if is_throttled(&seen) {
-            session.looks.throttled();
-        }
-        let asks =
-            seen.as_ref().is_ok_and(|it| it.status == Status::Active) && asks_who(&resource.spec, recorded);
-        let usage = || asks.then(|| session.usage.of(&holder(resource), arn)).flatten();
-        let outcome = match plan(&resource.spec, arn, recorded, seen, usage().as_ref(), (context.clock)()) {
-            Step::Report(seen) => Outcome::Seen(seen),
-            Step::Wait { before, usage } => {
-                slice.watched.insert(entry.revision.clone());
-                Outcome::Used { before: Some(before), usage }
-            }
-            Step::AskWho => {
-                slice.progress = Progress::Scanning;
-                break;
-            }
-            Step::Deregister { before, deregistration } => {
-                let Some(turn) = session.turns.take(&holder(resource)) else {
-                    slice.progress = Progress::Queued;
-                    break;
-                };
-                match read(api, resource).await {
-                    Ok(Some(live)) if live.metadata.generation == resource.metadata.generation => {}
-                    // The spec has changed: what it says now is for the next pass.
-                    Ok(_) => {
-                        slice.progress = Progress::Made;
-                        break;
-                    }
-                    Err(error) => {
-                        slice.end = Err(error);
-                        break;
-                    }
-                }
-                let is_kept = |usage| keeps(&resource.spec, recorded, &usage, (context.clock)());
-                if asks && usage().is_none_or(is_kept) {
-                    slice.progress = Progress::Scanning;
-                    break;
-                }
-                if !(context.may_act)() {
-                    break;
-                }
-                turn.spend();
-                let reply = session.ecs.deregister(&deregistration).await;
-                if is_throttled(&reply.answer) {
-                    session.turns.throttled();
-                }
-                let after = if reply.wants_a_look() {
-                    session.looks.take_ahead();
-                    Some(session.ecs.describe(arn).await)
-                } else {
-                    None
-                };
-                Outcome::Asked { before, reply, after }
-            }
-        };
-        // More calls now would only make it worse; but a look for a time only is not worth the others' turn.
-        slice.progress = match outcome.failure().filter(|_| !recorded.is_some_and(is_retired)) {
-            Some(FailureKind::Throttled) => Progress::Throttled,
-            Some(FailureKind::Unavailable) => Progress::Outage,
-            _ => Progress::Made,
-        };
-        slice.outcomes.insert(entry.revision.clone(), outcome);
-        if slice.progress != Progress::Made {
-            break;
-        }
-    }
-    slice
 }

@@ -23,6 +23,8 @@ use crate::{
 const TIME_IS_DUE: &str = "retired; the time of the deregistration is still to be asked of ECS";
 const LOOK_IS_DUE: &str = "retired; to be looked at again, as requested";
 
+const USE_UNKNOWN: &str = "it is not known whether it is in use";
+
 const DRY_RUN: &str = "to be deregistered if spec.dryRun were false";
 
 /// Whether a row still wants a look at ECS.
@@ -37,14 +39,22 @@ pub fn wants_a_look(row: &RevisionStatus) -> bool {
         | Reason::AccessDenied
         | Reason::Refused => true,
         Reason::Retired | Reason::Deleting => row.message.is_some(),
+        // What is of an account of which the credentials once were: they may be again.
+        Reason::WrongAccount => !row.revision.starts_with("arn:"),
         Reason::Deleted
         | Reason::Suspended
         | Reason::DryRun
         | Reason::Invalid
-        | Reason::WrongAccount
         | Reason::WrongRegion
         | Reason::NotFound => false,
     }
+}
+
+/// Whether a row waits for what there is to learn of the use of its revision.
+#[must_use]
+pub fn waits_for_use(row: &RevisionStatus) -> bool {
+    let is_unknown = || row.message.as_ref().is_some_and(|message| message.starts_with(USE_UNKNOWN));
+    matches!(row.reason, Reason::InUse | Reason::Quiet) || is_unknown()
 }
 
 /// The recorded row of an entry, whichever way it was written when it was recorded.
@@ -121,6 +131,7 @@ fn pending(row: RevisionStatus) -> RevisionStatus {
 
 fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &Outcome) -> RevisionStatus {
     match outcome {
+        Outcome::Free => pending(row),
         Outcome::Used { before, usage } => {
             let row = before.as_ref().map_or(row.clone(), |before| described(row, spec, before));
             used(row, spec, usage)
@@ -172,7 +183,7 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
             )
         }
         Use::Unknown(failure) => {
-            let message = format!("it is not known whether it is in use: {}", failure.message);
+            let message = format!("{USE_UNKNOWN}: {}", failure.message);
             (failed(row, &Failure { message: message.clone(), ..failure.clone() }), message)
         }
     };
@@ -225,8 +236,8 @@ fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &De
 
 fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
     let reason = match failure.kind {
-        // What ECS has shown once and holds no more, it has deleted.
-        FailureKind::Absent if row.status.is_some() => {
+        // What was retired and is there no more, ECS has deleted.
+        FailureKind::Absent if is_retired(&row) => {
             return RevisionStatus { reason: Reason::Deleted, status: None, message: None, ..row };
         }
         FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault if is_retired(&row) => {

@@ -41,6 +41,16 @@ pub enum Caller<'a> {
     Unknown(&'a Failure),
 }
 
+impl<'a> Caller<'a> {
+    #[must_use]
+    pub fn of(identity: &'a Result<Identity, Failure>) -> Self {
+        match identity {
+            Ok(identity) => Self::Known(identity),
+            Err(failure) => Self::Unknown(failure),
+        }
+    }
+}
+
 /// The one place where a status is made.
 #[must_use]
 pub fn summarize(

@@ -17,10 +17,14 @@ pub struct Unwritten {
 }
 
 impl Unwritten {
-    /// Keeps what a pass learned until [`Self::forget`].
+    /// Keeps what ECS tells only once, that it has deregistered a revision, until [`Self::forget`]. All else can be learned again.
     pub fn keep(&self, uid: &str, rows: impl Iterator<Item = RevisionStatus>) {
         let mut unwritten = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        unwritten.entry(uid.to_owned()).or_default().extend(rows);
+        for row in rows.filter(is_retired) {
+            let kept = unwritten.entry(uid.to_owned()).or_default();
+            kept.retain(|older| older.revision != row.revision);
+            kept.push(row);
+        }
     }
 
     /// To be called once they are written, or the resource is gone.

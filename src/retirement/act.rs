@@ -1,0 +1,219 @@
+//! The shell of what a pass does at ECS: looks at the next few revisions, and deregisters those that are to be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::Api;
+use tokio::time::Instant;
+
+use crate::{
+    account::session::Session,
+    api::{RevisionStatus, TaskDefinitionRetirement},
+    ecs::{
+        answer::{Description, FailureKind, Outcome, Seen, Status},
+        turns::Holder,
+        usage::Use,
+    },
+    retirement::{
+        declaration::{Entry, Target},
+        plan::{Deregistration, Step, asks_who, is_retired, keeps, plan},
+        reconcile::{Context, Error, holder, read},
+        record::Record,
+        retry::{self, Progress},
+        row::{recorded_row, waits_for_use},
+    },
+    task_definition::Arn,
+};
+
+/// What a pass did at ECS.
+pub(super) struct Slice {
+    pub(super) outcomes: BTreeMap<String, Outcome>,
+    /// The entries that wait for what there is to learn of their use.
+    pub(super) watched: BTreeSet<String>,
+    pub(super) progress: Progress,
+    /// Whether Kubernetes answered whenever it had to.
+    pub(super) end: Result<(), Error>,
+}
+
+impl Slice {
+    pub(super) fn outage() -> Self {
+        Self { progress: Progress::Outage, ..Self::begin() }
+    }
+
+    fn begin() -> Self {
+        let (outcomes, watched) = (BTreeMap::new(), BTreeSet::new());
+        Self { outcomes, watched, progress: Progress::Claimed, end: Ok(()) }
+    }
+}
+
+/// What the steps of a pass at ECS have at hand.
+struct Pass<'a> {
+    api: &'a Api<TaskDefinitionRetirement>,
+    resource: &'a TaskDefinitionRetirement,
+    session: &'a Session,
+    context: &'a Context,
+    holder: Holder,
+}
+
+/// Why a pass ends before it is through.
+enum Stop {
+    Now(Progress),
+    Kubernetes(Error),
+}
+
+/// Looks at the next few entries, and deregisters those that are to be.
+pub(super) async fn act(
+    api: &Api<TaskDefinitionRetirement>,
+    record: &Record<'_>,
+    entries: &[Entry],
+    session: &Session,
+    context: &Context,
+) -> Slice {
+    let resource = record.resource();
+    let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
+    let pass = Pass { api, resource, session, context, holder: holder(resource) };
+    let mut slice = pass.watch(entries, rows);
+    let rest = entries.iter().filter(|entry| !slice.watched.contains(&entry.revision));
+    let began = Instant::now();
+    for entry in retry::slice(rest, rows) {
+        let Target::Here(arn) = &entry.target else { continue };
+        let Some(_claim) = context.claims.take(arn) else { continue };
+        if !(context.may_act)() || began.elapsed() > retry::SLICE_TIME {
+            slice.progress = Progress::Made;
+            break;
+        }
+        let recorded = recorded_row(entry, rows);
+        let outcome = match pass.step(arn, recorded).await {
+            Ok(outcome) => outcome,
+            Err(Stop::Now(progress)) => {
+                slice.progress = progress;
+                break;
+            }
+            Err(Stop::Kubernetes(error)) => {
+                slice.end = Err(error);
+                break;
+            }
+        };
+        // More calls now would only make it worse; but a look for a time only is not worth the others' turn.
+        slice.progress = match outcome.failure().filter(|_| !recorded.is_some_and(is_retired)) {
+            Some(FailureKind::Throttled) => Progress::Throttled,
+            Some(FailureKind::Unavailable) => Progress::Outage,
+            _ => Progress::Made,
+        };
+        if matches!(outcome, Outcome::Used { .. }) {
+            slice.watched.insert(entry.revision.clone());
+        }
+        slice.outcomes.insert(entry.revision.clone(), outcome);
+        if slice.progress != Progress::Made {
+            break;
+        }
+    }
+    slice
+}
+
+impl Pass<'_> {
+    /// Finds the entries that are known to be ACTIVE, and that what is known of their use keeps from more: they cost no call.
+    fn watch(&self, entries: &[Entry], rows: &[RevisionStatus]) -> Slice {
+        let (spec, mut slice) = (&self.resource.spec, Slice::begin());
+        for entry in entries {
+            let (Target::Here(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else { continue };
+            let is_watched = asks_who(spec, Some(row)) && waits_for_use(row);
+            // What another resource has retired meanwhile is to be looked at.
+            if !is_watched || self.session.usage.takes_doubt(&self.holder, arn) {
+                continue;
+            }
+            match self.usage(arn) {
+                Some(usage) if keeps(spec, Some(row), &usage, (self.context.clock)()) => {
+                    slice.outcomes.insert(entry.revision.clone(), Outcome::Used { before: None, usage });
+                }
+                Some(_) => {
+                    slice.outcomes.insert(entry.revision.clone(), Outcome::Free);
+                    continue;
+                }
+                None => slice.progress = Progress::Scanning,
+            }
+            slice.watched.insert(entry.revision.clone());
+        }
+        slice
+    }
+
+    /// Looks at one revision, and deregisters it if it is to be.
+    async fn step(&self, arn: &Arn, recorded: Option<&RevisionStatus>) -> Result<Outcome, Stop> {
+        let spec = &self.resource.spec;
+        let asks = asks_who(spec, recorded);
+        // A look now would have to be made again.
+        if asks && self.session.usage.is_awaited() && self.usage(arn).is_none() {
+            return Err(Stop::Now(Progress::Scanning));
+        }
+        let seen = self.look(arn).await?;
+        let asks = asks && seen.as_ref().is_ok_and(|it| it.status == Status::Active);
+        let usage = if asks { self.usage(arn) } else { None };
+        match plan(spec, arn, recorded, seen, usage.as_ref(), (self.context.clock)()) {
+            Step::Report(seen) => Ok(Outcome::Seen(seen)),
+            Step::Wait { before, usage } => Ok(Outcome::Used { before: Some(before), usage }),
+            Step::AskWho => Err(Stop::Now(Progress::Scanning)),
+            Step::Deregister { before, deregistration } => {
+                let turn = self.session.turns.take(&self.holder).ok_or(Stop::Now(Progress::Queued))?;
+                self.is_declared_still().await?;
+                if asks {
+                    let usage = self.usage(arn).ok_or(Stop::Now(Progress::Scanning))?;
+                    if keeps(spec, recorded, &usage, (self.context.clock)()) {
+                        return Ok(Outcome::Used { before: Some(before), usage });
+                    }
+                }
+                if !(self.context.may_act)() {
+                    return Err(Stop::Now(Progress::Made));
+                }
+                turn.spend();
+                Ok(self.deregister(before, &deregistration).await)
+            }
+        }
+    }
+
+    fn usage(&self, arn: &Arn) -> Option<Use> {
+        self.session.usage.of(&self.holder, arn)
+    }
+
+    /// Whose turn it is to deregister does not queue up for the look before.
+    async fn look(&self, arn: &Arn) -> Result<Seen, Stop> {
+        if self.session.turns.is_called(&self.holder) {
+            self.session.looks.take_ahead();
+        } else {
+            self.session.looks.take(&self.holder).ok_or(Stop::Now(Progress::Queued))?.spend();
+        }
+        let seen = self.session.ecs.describe(arn).await;
+        if is_throttled(&seen) {
+            self.session.looks.throttled();
+        }
+        Ok(seen)
+    }
+
+    /// Reads the resource uncached: if its spec has changed, what it says now is for the next pass.
+    async fn is_declared_still(&self) -> Result<(), Stop> {
+        let live = read(self.api, self.resource).await.map_err(Stop::Kubernetes)?;
+        let generation = self.resource.metadata.generation;
+        let is_same = live.is_some_and(|live| live.metadata.generation == generation);
+        is_same.then_some(()).ok_or(Stop::Now(Progress::Made))
+    }
+
+    async fn deregister(&self, before: Description, deregistration: &Deregistration) -> Outcome {
+        let (session, arn) = (self.session, deregistration.arn());
+        let reply = session.ecs.deregister(deregistration).await;
+        if is_throttled(&reply.answer) {
+            session.turns.throttled();
+        }
+        if reply.answer.is_ok() {
+            session.usage.doubt(&self.holder, arn);
+        }
+        let after = if reply.wants_a_look() {
+            session.looks.take_ahead();
+            Some(session.ecs.describe(arn).await)
+        } else {
+            None
+        };
+        Outcome::Asked { before, reply, after }
+    }
+}
+
+fn is_throttled(answer: &Seen) -> bool {
+    answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
+}

@@ -1,0 +1,153 @@
+//! When a resource is looked at, as tests of pure functions.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::SignedDuration,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::retirement::{declaration, verdict::Verdict};
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn rows(reasons: &[Reason]) -> Vec<RevisionStatus> {
+    let row = |(number, &reason): (usize, &Reason)| RevisionStatus {
+        revision: format!("api:{}", number + 1),
+        reason,
+        ..RevisionStatus::default()
+    };
+    reasons.iter().enumerate().map(row).collect()
+}
+
+fn refused_for(seconds: i64, reasons: &[Reason]) -> TaskDefinitionRetirementStatus {
+    let revisions = rows(reasons);
+    let since = NOW - SignedDuration::from_secs(seconds);
+    let conditions = Verdict::of(&revisions, None).conditions(&[], Some(1), since);
+    TaskDefinitionRetirementStatus { conditions, revisions, ..Default::default() }
+}
+
+fn delay(seconds: i64, reasons: &[Reason], progress: Progress) -> Option<Duration> {
+    let (spec, none) = (TaskDefinitionRetirementSpec::default(), BTreeSet::new());
+    next_look(&spec, &refused_for(seconds, reasons), &none, progress, None, "uid", NOW)
+}
+
+#[test]
+fn a_refusal_is_asked_again_after_as_long_as_it_has_lasted_from_5_s_to_10_min() {
+    let about = |seconds: u64, delay: Option<Duration>| {
+        let delay = delay.expect("a refusal is asked again");
+        let shortest = Duration::from_secs(seconds);
+        assert!((shortest..=shortest * 6 / 5).contains(&delay), "{delay:?} for {shortest:?}");
+    };
+    about(5, delay(0, &[Reason::AccessDenied], Progress::Made));
+    about(5, delay(-60, &[Reason::AccessDenied], Progress::Made));
+    about(40, delay(40, &[Reason::Refused], Progress::Made));
+    about(600, delay(86_400, &[Reason::Refused], Progress::Made));
+    about(5, delay(86_400, &[Reason::Refused, Reason::Throttled], Progress::Made));
+    about(2, delay(86_400, &[Reason::Refused, Reason::Unavailable], Progress::Outage));
+}
+
+#[test]
+fn what_is_settled_is_left_alone() {
+    let settled = [
+        Reason::Retired,
+        Reason::Deleting,
+        Reason::Deleted,
+        Reason::NotFound,
+        Reason::Suspended,
+        Reason::DryRun,
+    ];
+    assert_eq!(delay(0, &settled, Progress::Made), None);
+}
+
+#[test]
+fn what_is_pending_goes_on_at_once_but_in_an_outage() {
+    let reasons = [Reason::Retired, Reason::Pending, Reason::AccessDenied];
+    assert_eq!(delay(60, &reasons, Progress::Made), Some(Duration::ZERO));
+    assert_eq!(delay(60, &reasons, Progress::Claimed), Some(CLAIMED_DELAY));
+    assert!(delay(60, &reasons, Progress::Outage) >= Some(OUTAGE_DELAY));
+}
+
+#[test]
+fn what_waits_for_the_end_of_use_is_told_and_looks_by_itself_when_its_quiet_time_is_over() {
+    let (now, watched) = (delay(0, &[Reason::InUse], Progress::Made), BTreeSet::from(["api:1".to_owned()]));
+    assert_eq!(now, Some(Duration::ZERO), "nobody uses it any more, and its slice is still to come");
+    let spec = TaskDefinitionRetirementSpec { unused_for: Some("90s".to_owned()), ..Default::default() };
+    let mut status = refused_for(0, &[Reason::Quiet]);
+    let delay = |status: &TaskDefinitionRetirementStatus| {
+        next_look(&spec, status, &watched, Progress::Made, None, "uid", NOW)
+    };
+    for (unused, left) in [(30, 60), (90, 0), (100, 0)] {
+        status.revisions[0].unused_since = Some(Time(NOW - SignedDuration::from_secs(unused)));
+        assert_eq!(delay(&status), Some(Duration::from_secs(left)));
+    }
+    for reason in [Reason::InUse, Reason::AccessDenied] {
+        assert_eq!(delay(&refused_for(0, &[reason])), Some(MISSED_NEWS));
+    }
+}
+
+#[test]
+fn resources_that_were_refused_together_do_not_ask_again_together() {
+    let delays: std::collections::BTreeSet<Duration> =
+        (0..100).map(|uid| spread(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
+    assert!(delays.len() > 50);
+}
+
+fn declared(count: usize) -> Vec<Entry> {
+    let identity = crate::account::identity::Identity {
+        partition: "aws".to_owned(),
+        account: "012345678910".to_owned(),
+        region: "us-west-2".to_owned(),
+    };
+    let revisions = (1..=count).map(|number| format!("api:{number}")).collect();
+    let spec = TaskDefinitionRetirementSpec { revisions, ..Default::default() };
+    declaration::entries(&spec, Some(&identity), None)
+}
+
+#[test]
+fn what_was_refused_keeps_nothing_else_waiting() {
+    let mut reasons = vec![Reason::Refused; SLICE];
+    reasons.extend([Reason::Unavailable, Reason::Pending, Reason::Retired]);
+    let mut rows = rows(&reasons);
+    rows[SLICE + 2].message = Some("a look is due".to_owned());
+    let entries = declared(reasons.len());
+    let slice: Vec<&str> = slice(entries.iter(), &rows).iter().map(|entry| entry.revision.as_str()).collect();
+    assert_eq!(slice[..4], ["api:13", "api:12", "api:11", "api:1"]);
+    assert_eq!(slice.len(), SLICE);
+}
+
+#[test]
+fn a_deleted_resource_is_no_work() {
+    let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+    assert!(work_is_due(&resource));
+    resource.metadata.deletion_timestamp = Some(Time(NOW));
+    assert!(!work_is_due(&resource));
+}
+
+proptest! {
+    #[test]
+    fn a_resource_is_work_exactly_while_a_row_wants_a_look_or_a_person_has_asked(
+        pending: bool, generation in 1i64..3, requested: bool,
+    ) {
+        let reason = if pending { Reason::Pending } else { Reason::Retired };
+        let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+        resource.metadata.generation = Some(generation);
+        if requested {
+            let annotation = (crate::api::REQUESTED_AT.to_owned(), "now".to_owned());
+            resource.metadata.annotations = Some([annotation].into());
+        }
+        let status = refused_for(0, &[reason]);
+        prop_assert!(!status.conditions.is_empty());
+        resource.status = Some(TaskDefinitionRetirementStatus { observed_generation: Some(1), ..status });
+        prop_assert_eq!(work_is_due(&resource), pending || generation != 1 || requested);
+    }
+}
+
+#[test]
+fn an_invalid_resource_is_judged_again_by_a_new_process() {
+    let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+    let invalid = Verdict::invalid(&declaration::InvalidSpec::NoRegion, 1, &[]);
+    let conditions: Vec<Condition> = invalid.conditions(&[], None, NOW);
+    resource.status = Some(TaskDefinitionRetirementStatus { conditions, ..Default::default() });
+    assert!(work_is_due(&resource));
+}

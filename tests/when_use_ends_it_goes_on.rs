@@ -1,0 +1,149 @@
+//! When use ends, what waited is retired by itself: soon, whoever shares it, and not before it has been quiet for long enough.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use testkit::{
+    process::free_port,
+    simulated_ecs::{Action, Service, Task},
+};
+
+use crate::{
+    support::{World, stop, wait_for_page},
+    what_is_in_use_waits::{NOTICED, wait_in_use},
+};
+
+const DEREGISTER: Action = Action::DeregisterTaskDefinition;
+
+#[tokio::test]
+async fn when_use_ends_the_revision_is_retired_without_anyone_touching_the_resource() {
+    let world = World::new().await;
+    world.west.register("web");
+    let cluster = world.west.cluster("prod");
+    cluster.put_service(Service::steady("web", "web:1"));
+    world.declare("web", &["web:1"]).await;
+    let mut controller = world.start();
+    let first = wait_in_use(&world, "web").await;
+    stop(&mut controller).await;
+    let _controller = world.start();
+    world.ecs.wait_for_calls(Action::ListClusters, 2, NOTICED).await;
+    world.wait_until_all_is_seen().await;
+    assert_eq!(world.seen("web").await.version(), first.version(), "the same use is not written again");
+
+    let looks = world.ecs.calls_of(Action::DescribeTaskDefinition).len();
+    cluster.put_service(Service::steady("web", "web:2"));
+    let began = Instant::now();
+    let seen = world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
+    println!("use that ended was noticed after {:.1} s", began.elapsed().as_secs_f64());
+    assert_eq!(seen.row("web:1")["usedBy"], Value::Null);
+    assert_eq!(
+        world.ecs.calls_of(Action::DescribeTaskDefinition).len(),
+        looks + 2,
+        "before and after the call"
+    );
+}
+
+#[tokio::test]
+async fn quiet_time_counts_from_the_first_look_and_outlives_a_restart() {
+    let world = World::new().await;
+    world.west.register("web");
+    let spec = json!({ "revisions": ["web:1"], "unusedFor": "20s" });
+    world.apply("web", spec).await.expect("admitted");
+    let began = Instant::now();
+    let mut controller = world.start();
+    let first = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    let since = first.row("web:1")["unusedSince"].clone();
+    assert!(first.message("web:1").contains(since.as_str().expect("a time")), "{first}");
+    assert!(first.condition("Reconciling").is_some(), "{first}");
+    stop(&mut controller).await;
+    let _controller = world.start();
+    world.ecs.wait_for_calls(Action::ListClusters, 2, NOTICED).await;
+    world.wait_until_all_is_seen().await;
+    let seen = world.seen("web").await;
+    assert_eq!(seen.row("web:1")["unusedSince"], since, "{seen}");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "that of the fence");
+    let seen = world.wait_ready("web").await;
+    assert!(began.elapsed() >= Duration::from_secs(20));
+    assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
+    assert_eq!(seen.row("web:1")["unusedSince"], Value::Null);
+}
+
+#[tokio::test]
+async fn use_that_comes_back_begins_quiet_time_anew() {
+    let world = World::new().await;
+    world.west.register("web");
+    let cluster = world.west.cluster("prod");
+    let spec = json!({ "revisions": ["web:1"], "unusedFor": "90s" });
+    world.apply("web", spec).await.expect("admitted");
+    let _controller = world.start();
+    let first = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    cluster.put_task(Task::running("a1", "web:1"));
+    let seen = wait_in_use(&world, "web").await;
+    assert_eq!(seen.row("web:1")["unusedSince"], Value::Null);
+    cluster.remove_task("a1");
+    let seen = world.wait_for("web", "Quiet", NOTICED, |seen| seen.ready_reason() == "Quiet").await;
+    assert!(seen.row("web:1")["unusedSince"].as_str() > first.row("web:1")["unusedSince"].as_str());
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
+}
+
+#[tokio::test]
+async fn all_that_falls_out_of_use_together_is_retired_together() {
+    let world = World::new().await;
+    world.west.register_many("web", 25);
+    let cluster = world.west.cluster("prod");
+    for number in 1..=25 {
+        cluster.put_task(Task::running(&format!("a{number}"), &format!("web:{number}")));
+    }
+    let declared: Vec<String> = (1..=25).map(|number| format!("web:{number}")).collect();
+    world.apply("all", json!({ "revisions": declared })).await.expect("admitted");
+    world.declare("one", &["web:25"]).await;
+    let _controller = world.start();
+    world.wait("all", "all in use", |seen| declared.iter().all(|it| seen.reason(it) == "InUse")).await;
+    wait_in_use(&world, "one").await;
+    for number in 1..=25 {
+        cluster.remove_task(&format!("a{number}"));
+    }
+    let began = Instant::now();
+    for name in ["all", "one"] {
+        world.wait_for(name, "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
+    }
+    assert!(began.elapsed() <= NOTICED, "{:?}", began.elapsed());
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 25);
+}
+
+#[tokio::test]
+async fn what_another_resource_retires_all_the_same_is_told_by_the_one_that_waits() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.west.cluster("prod").put_service(Service::steady("web", "web:1"));
+    world.declare("patient", &["web:1"]).await;
+    let _controller = world.start();
+    wait_in_use(&world, "patient").await;
+    let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
+    world.apply("impatient", spec).await.expect("admitted");
+    world.wait_ready("impatient").await;
+    let seen = world.wait_ready("patient").await;
+    assert_eq!((seen.reason("web:1"), &seen.row("web:1")["usedBy"]), ("Retired", &Value::Null));
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_looks_for_users_once_nothing_waits_any_more() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    world.west.cluster("prod").put_task(Task::running("a1", "web:1"));
+    let metrics = format!("127.0.0.1:{}", free_port().expect("a port"));
+    let _controller = world.start_with(&[("METRICS_BIND_ADDRESS", &metrics)]);
+    let says = async |text: &str| wait_for_page(&format!("{metrics}/metrics"), text).await;
+    let nobody_waits = "ecs_retirement_usage_age_seconds{region=\"us-west-2\"} 0\n";
+    world.declare("retired", &["web:2"]).await;
+    world.wait_ready("retired").await;
+    says(nobody_waits).await;
+
+    world.declare("waiting", &["web:1"]).await;
+    wait_in_use(&world, "waiting").await;
+    says("ecs_retirement_usage_age_seconds{region=\"us-west-2\"} 0.").await;
+    let spec = json!({ "revisions": ["web:1"], "suspend": true });
+    world.apply("waiting", spec).await.expect("admitted");
+    says(nobody_waits).await;
+}
