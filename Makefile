@@ -75,6 +75,11 @@ drift: ## Check that what is made of the types in src/api and of the chart says 
 
 ##@ Before a release
 
+.PHONY: image-check
+image-check: ## Run the binary in the image's root file system alone, and look at its size; needs root (12 minutes)
+	hack/tools.sh kubernetes moto
+	.tools/moto/bin/python hack/image-check.py
+
 .PHONY: package
 package: ## Pack the chart into target/
 	hack/tools.sh helm
