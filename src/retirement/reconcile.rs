@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long the first status of a resource waits for AWS to say whose credentials these are.
-const FIRST_STATUS: Duration = Duration::from_millis(500);
+const FIRST_STATUS: Duration = Duration::from_millis(200);
 
 /// What all passes share.
 pub struct Context {
