@@ -54,6 +54,12 @@ api-docs: ## Write docs/api.md from crds/
 fmt: ## Format the code
 	cargo fmt --all
 
+.PHONY: bench
+bench: tools ## Measure the released binary against its goals, into docs/benchmarks.md (10 minutes); `ONLY='latency stop'` prints a part
+	cargo build --release --locked --bin ecs-retirement-controller
+	cargo build --workspace --bins --locked
+	$${CARGO_TARGET_DIR:-target}/debug/bench $(ONLY)
+
 ##@ Before a pull request
 
 .PHONY: verify

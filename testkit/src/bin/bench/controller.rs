@@ -1,0 +1,123 @@
+//! The controller's process, and what it and the kernel tell of it.
+
+use std::{
+    fs, io,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use testkit::process::{Process, Signal};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
+
+use crate::world::Failure;
+
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A controller at work, until dropped.
+pub struct Controller {
+    process: Process,
+    pub started: Instant,
+    metrics: String,
+    health: String,
+}
+
+/// Resident memory, in megabytes.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    pub now: f64,
+    pub peak: f64,
+}
+
+impl Controller {
+    pub fn start(command: &Command, log: &Path, metrics: String, health: String) -> io::Result<Self> {
+        let started = Instant::now();
+        Ok(Self { process: Process::start(command, log)?, started, metrics, health })
+    }
+
+    /// Waits until it is ready, leads, and has had a pass over each of `resources`; gives how long that took from its start.
+    pub async fn caught_up(&mut self, resources: u32, deadline: Duration) -> Result<Duration, Failure> {
+        loop {
+            if self.is_ready().await && self.has_passed_over(resources).await {
+                return Ok(self.started.elapsed());
+            }
+            if !self.process.is_running() || self.started.elapsed() > deadline {
+                return Err(format!("not caught up within {deadline:?}: {}", self.process.log()).into());
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn is_ready(&self) -> bool {
+        page(&format!("{}/readyz", self.health)).await.is_some_and(|(status, _)| status == 200)
+    }
+
+    async fn has_passed_over(&self, resources: u32) -> bool {
+        self.metric("leader_election_master_status", "").await == 1.0
+            && self.metric("workqueue_depth", "").await == 0.0
+            && self.metric("controller_runtime_reconcile_total", "").await >= f64::from(resources)
+    }
+
+    /// The sum of a metric over the label sets that contain `labels`; 0 where it is not told.
+    pub async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let text = page(&format!("{}/metrics", self.metrics)).await.map(|(_, text)| text).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        let values =
+            lines.filter(|(set, _)| (set.is_empty() || set.starts_with('{')) && set.contains(labels));
+        values.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
+    }
+
+    /// The requests to the API server that change something, but for the lease's.
+    pub async fn writes(&self) -> f64 {
+        let mut writes = 0.0;
+        for method in ["PATCH", "POST", "DELETE"] {
+            writes += self.metric("rest_client_requests_total", &format!("method=\"{method}\"")).await;
+        }
+        writes
+    }
+
+    pub fn memory(&self) -> Result<Memory, Failure> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid()))?;
+        let megabytes = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
+            line.trim().trim_end_matches(" kB").parse::<f64>().map(|kibibytes| kibibytes * 1024.0 / 1e6)
+        };
+        Ok(Memory { now: megabytes("VmRSS:")?, peak: megabytes("VmHWM:")? })
+    }
+
+    /// How long its threads have been on a processor so far; those that have ended do not count.
+    pub fn processor_time(&self) -> Result<Duration, Failure> {
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.process.pid()))? {
+            let told = fs::read_to_string(task?.path().join("schedstat"))?;
+            nanoseconds += told.split(' ').next().unwrap_or_default().parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// Stops it as Kubernetes does; gives how long that took.
+    pub async fn stop(mut self) -> Result<Duration, Failure> {
+        let began = Instant::now();
+        self.process.signal(Signal::TERM)?;
+        let status = self.process.wait(STOP_DEADLINE).await.ok_or("it does not stop")?;
+        let took = began.elapsed();
+        if status.success() { Ok(took) } else { Err(format!("{status}: {}", self.process.log()).into()) }
+    }
+}
+
+/// The status and the text of a page, given as `HOST:PORT/PATH`; `None` while nobody listens.
+async fn page(url: &str) -> Option<(u16, String)> {
+    let (address, path) = url.split_once('/')?;
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}

@@ -1,0 +1,132 @@
+//! `bench [NAME...] [--large]`: measures the released binary against its goals, on a real API server and a simulated ECS.
+//!
+//! Without names all is measured, which takes about ten minutes, and the tables are written to `docs/benchmarks.md`. With names only
+//! those are measured and printed. It ends with 0 whatever it finds.
+
+mod controller;
+mod deploy;
+mod latency;
+mod machine;
+mod paced;
+mod peers;
+mod report;
+mod settled;
+mod size;
+mod stop;
+mod world;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use self::{
+    peers::Tool,
+    report::{Peer, Report, Row},
+    world::{Bench, Failure},
+};
+
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
+
+/// What can be measured, in this order. `paced` and `peers` run side by side: they mostly wait.
+const NAMES: [&str; 6] = ["size", "latency", "stop", "memory", "paced", "settled"];
+
+/// The one that is not measured unless it is asked for.
+const LARGE: &str = "--large";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let named: Vec<String> = env::args().skip(1).collect();
+    match run(&named).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(named: &[String]) -> Result<(), Failure> {
+    if let Some(unknown) = named.iter().find(|name| *name != LARGE && !NAMES.contains(&name.as_str())) {
+        return Err(format!("{unknown} is none of {}, {LARGE}", NAMES.join(", ")).into());
+    }
+    let is_whole = named.iter().all(|name| name == LARGE);
+    let bench = Bench::start(released()?).await?;
+    let mut report = Report { machine: machine::describe(&bench).await, notes: notes(), ..Report::default() };
+    for name in NAMES.iter().filter(|name| is_whole || named.iter().any(|it| it == *name)) {
+        let began = Instant::now();
+        eprint!("bench: {name} ...");
+        measure(name, &bench, &mut report).await;
+        eprintln!(" {} s", began.elapsed().as_secs());
+    }
+    if named.iter().any(|name| name == LARGE) {
+        let rows = settled::memory(&bench, 100_000, 350).await;
+        report.add("memory, 100000 settled resources", rows);
+    }
+    print!("{}", report.markdown());
+    if is_whole {
+        report.write(Path::new(DOCUMENT))?;
+    }
+    Ok(())
+}
+
+async fn measure(name: &str, bench: &Bench, report: &mut Report) {
+    match name {
+        "size" => report.add(name, size::measure(bench)),
+        "latency" => report.add(name, latency::measure(bench).await),
+        "stop" => report.add(name, stop::measure(bench).await),
+        "memory" => {
+            report.add("memory, idle", settled::memory(bench, 0, 12).await);
+            report.add("memory, 1000 settled resources", settled::memory(bench, 1000, 18).await);
+        }
+        "paced" => {
+            let (alone, beside, by_loop, by_retries, by_requeue) = tokio::join!(
+                paced::alone(bench),
+                paced::beside_a_deploy(bench),
+                peers::measure(Tool::Loop),
+                peers::measure(Tool::SdkRetries),
+                peers::measure(Tool::Requeue),
+            );
+            for (what, outcome) in [("alone on the bucket", alone), ("beside a deploy", beside)] {
+                match outcome {
+                    Ok((rows, peer)) => {
+                        report.rows.extend(rows);
+                        report.peers.push(peer);
+                    }
+                    Err(error) => report.rows.push(Row::not_measured(what, &error)),
+                }
+            }
+            for peer in [by_loop, by_retries, by_requeue] {
+                report.peers.push(peer.unwrap_or_else(|error| Peer {
+                    name: format!("not measured: {error}"),
+                    alone: String::new(),
+                    beside: String::new(),
+                }));
+            }
+        }
+        _ => report.add(name, settled::restart(bench, 10_000).await),
+    }
+}
+
+/// The binary of the release profile, beside the folder of this program.
+fn released() -> Result<PathBuf, Failure> {
+    let own = env::current_exe()?;
+    let target = own.ancestors().nth(2).ok_or("this program is in no target folder")?;
+    let binary = target.join("release/ecs-retirement-controller");
+    if binary.is_file() {
+        Ok(binary)
+    } else {
+        Err(format!("{} is missing: run `make bench`", binary.display()).into())
+    }
+}
+
+fn notes() -> String {
+    format!(
+        "The clock of ECS's buckets runs {} times as fast as ours for this controller, whose rate is raised by the same factor, and {} times for the other \
+         tools, whose pauses are shortened by the same factor. Seconds are those of the bucket's clock.",
+        paced::SPEED,
+        peers::SPEED
+    )
+}
