@@ -58,7 +58,7 @@ impl Controller {
     }
 
     async fn has_passed_over(&self, resources: u32) -> bool {
-        self.metric("leader_election_master_status", "").await == 1.0
+        self.metric("leader_election_master_status", "").await > 0.0
             && self.metric("workqueue_depth", "").await == 0.0
             && self.metric("controller_runtime_reconcile_total", "").await >= f64::from(resources)
     }

@@ -39,7 +39,7 @@ const LARGE: &str = "--large";
 #[tokio::main]
 async fn main() -> ExitCode {
     let named: Vec<String> = env::args().skip(1).collect();
-    match run(&named).await {
+    match Box::pin(run(&named)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -58,7 +58,7 @@ async fn run(named: &[String]) -> Result<(), Failure> {
     for name in NAMES.iter().filter(|name| is_whole || named.iter().any(|it| it == *name)) {
         let began = Instant::now();
         eprint!("bench: {name} ...");
-        measure(name, &bench, &mut report).await;
+        Box::pin(measure(name, &bench, &mut report)).await;
         eprintln!(" {} s", began.elapsed().as_secs());
     }
     if named.iter().any(|name| name == LARGE) {

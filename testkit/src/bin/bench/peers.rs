@@ -157,14 +157,14 @@ async fn run(tool: Tool, has_deploy: bool) -> Result<Run, Failure> {
     let revisions = (1..=REVISIONS).map(|number| format!("web:{number}")).collect();
     let began = Instant::now();
     let in_time = timeout(LIMIT, tool.work(&client, revisions)).await.is_ok();
-    let took = if in_time { began.elapsed() } else { LIMIT };
+    let lasted = if in_time { began.elapsed() } else { LIMIT };
     let deploy = match deploy {
         Some(deploy) => deploy.end().await?,
         None => deploy::Deployed::default(),
     };
     let calls = ecs.calls_of(Action::DeregisterTaskDefinition);
     Ok(Run {
-        seconds: took.as_secs_f64() * SPEED,
+        seconds: lasted.as_secs_f64() * SPEED,
         done: calls.iter().filter(|call| call.changed).count(),
         throttled: throttled(&calls),
         deploy,
