@@ -68,6 +68,8 @@ struct Flags {
     log_format: telemetry::Format,
 }
 
+/// The controller mostly waits. One thread for each core of a large node would only take memory.
+const THREADS: usize = 2;
 /// One deregistration in a quarter of an hour: below that, write suspend.
 const LOWEST_RATE: f64 = 0.001;
 
@@ -107,7 +109,8 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
                 metrics: flags.metrics_bind_address,
                 health_probes: flags.health_probe_bind_address,
             };
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
             Ok(runtime.block_on(operator::run(options))?)
         }
         Command::Crd => {

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
-use testkit::simulated_ecs::{Action, Fault};
+use testkit::{
+    process::free_port,
+    simulated_ecs::{Action, Fault},
+};
 
-use crate::support::{DEADLINE, World};
+use crate::support::{DEADLINE, World, page, stop};
 
 const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
@@ -102,4 +105,31 @@ async fn one_that_is_always_refused_keeps_no_other_waiting() {
     let _controller = world.start();
     let seen = world.wait("web", "18 retired", |seen| seen.number("retired") == 18).await;
     assert_eq!(seen.number("waiting"), 12);
+}
+
+#[tokio::test]
+async fn what_is_settled_costs_no_pass_at_a_restart_and_in_a_new_term() {
+    let world = World::new().await;
+    world.west.register_many("web", 20);
+    let resources: Vec<String> = (1..=20).map(|number| format!("web-{number}")).collect();
+    for name in &resources {
+        world.declare(name, &[&name.replace('-', ":")]).await;
+    }
+    let mut controller = world.start();
+    for name in &resources {
+        world.wait_ready(name).await;
+    }
+    stop(&mut controller).await;
+
+    let metrics = format!("127.0.0.1:{}", free_port().expect("a port"));
+    let _controller = world.start_with(&[
+        ("LEADER_ELECT", "true"),
+        ("LEADER_ELECTION_NAMESPACE", world.namespace.name()),
+        ("METRICS_BIND_ADDRESS", &metrics),
+    ]);
+    world.wait_until_all_is_seen().await;
+    let (_, text) = page(&format!("{metrics}/metrics")).await.expect("metrics are served");
+    let queued =
+        text.lines().find_map(|line| line.strip_prefix("workqueue_adds_total ")?.parse::<u32>().ok());
+    assert!(queued.is_some_and(|queued| queued < 20), "for the fence alone: {text}");
 }

@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     core::DeserializeGuard,
     runtime::{
         Controller, Predicate, PredicateConfig, WatchStreamExt,
@@ -54,7 +54,7 @@ pub struct Shared {
 }
 
 /// A controller for the resources of `api`, and its cache. It runs until `stop`, and then until its passes have ended;
-/// each new term of leadership looks at every resource, and each call at the resource whose turn has come.
+/// each new term of leadership looks at every resource that is not settled, and each call at the resource whose turn has come.
 pub fn controller(
     api: Api<Guarded>,
     concurrency: u16,
@@ -75,21 +75,23 @@ pub fn controller(
             }
         })
         .applied_objects()
+        .try_filter(|object| std::future::ready(is_due(object)))
         .predicate_filter(predicates::generation.combine(requested_at), PredicateConfig::default())
         .inspect_ok(move |object| queue.queue.add(&ObjectRef::from_obj(object), Instant::now()));
-    let (all, queue) = (reader.clone(), shared.clone());
-    let new_terms = each_change(terms).inspect(move |()| {
-        all.state().iter().for_each(|it| queue.queue.add(&ObjectRef::from_obj(it.as_ref()), Instant::now()));
+    let all = reader.clone();
+    let due_in_new_terms = each_change(terms).flat_map(move |()| {
+        let due = all.state().into_iter().filter(|object| is_due(object));
+        stream::iter(due.map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>())
     });
     let (known, queue) = (reader.clone(), shared.clone());
     let called = stream::unfold(calls, |mut calls| async { Some((calls.recv().await?, calls)) })
         .map(|Holder { namespace, name }| ObjectRef::new(&name).within(&namespace))
-        .filter(move |resource| std::future::ready(known.get(resource).is_some()))
+        .filter(move |resource| std::future::ready(known.get(resource).is_some()));
+    let chosen = stream::select(due_in_new_terms, called)
         .inspect(move |resource| queue.queue.add(resource, Instant::now()));
     let results = Controller::for_stream(changes, reader.clone())
         .with_config(controller::Config::default().concurrency(concurrency))
-        .reconcile_all_on(new_terms)
-        .reconcile_on(called)
+        .reconcile_on(chosen)
         .graceful_shutdown_on(stop)
         .run(pass, error_policy, shared.clone());
     let run = results.for_each(move |result| {
@@ -107,9 +109,16 @@ fn each_change(receiver: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send 
     })
 }
 
+/// Whether a pass over a resource could do anything, as the watch last told. What is settled is not even queued: neither at a
+/// restart nor in a new term do ten thousand of them cost a pass each.
+fn is_due(object: &Guarded) -> bool {
+    object.0.as_ref().map_or(true, retry::work_is_due)
+}
+
 /// Drops what is never read and would triple the memory.
 fn slim(object: &mut Guarded) {
-    object.managed_fields_mut().clear();
+    // Not cleared, which would keep the room that they took.
+    object.meta_mut().managed_fields = None;
     object.annotations_mut().remove(LAST_APPLIED);
 }
 

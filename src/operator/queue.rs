@@ -33,15 +33,25 @@ impl Queue {
 
     /// Notes that its pass has begun.
     pub fn start(&self, resource: &ObjectRef<Guarded>, now: Instant) {
-        let due = self.due.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
-        if let Some(due) = due {
+        if let Some(due) = self.remove(resource) {
             metrics::histogram!(WORKQUEUE_SECONDS).record(now.saturating_duration_since(due));
         }
     }
 
     /// Notes that the resource is gone.
     pub fn forget(&self, resource: &ObjectRef<Guarded>) {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
+        self.remove(resource);
+    }
+
+    /// Keeps no room for the many that were due at once, after a restart for example.
+    fn remove(&self, resource: &ObjectRef<Guarded>) -> Option<Instant> {
+        let mut scheduled = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = scheduled.remove(resource);
+        let left = scheduled.len();
+        if left < scheduled.capacity() / 8 {
+            scheduled.shrink_to(2 * left);
+        }
+        due
     }
 
     /// How many resources are due at `now`, and wait for a worker.

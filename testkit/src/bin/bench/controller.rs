@@ -40,10 +40,11 @@ impl Controller {
         Ok(Self { process: Process::start(command, log)?, started, metrics, health })
     }
 
-    /// Waits until it is ready, leads, and has had a pass over each of `resources`; gives how long that took from its start.
-    pub async fn caught_up(&mut self, resources: u32, deadline: Duration) -> Result<Duration, Failure> {
+    /// Waits until it is ready, which means that it knows all resources, leads, and nothing waits for a pass; gives how long that took
+    /// from its start.
+    pub async fn caught_up(&mut self, deadline: Duration) -> Result<Duration, Failure> {
         loop {
-            if self.is_ready().await && self.has_passed_over(resources).await {
+            if self.is_ready().await && self.has_nothing_to_do().await {
                 return Ok(self.started.elapsed());
             }
             if !self.process.is_running() || self.started.elapsed() > deadline {
@@ -57,10 +58,10 @@ impl Controller {
         page(&format!("{}/readyz", self.health)).await.is_some_and(|(status, _)| status == 200)
     }
 
-    async fn has_passed_over(&self, resources: u32) -> bool {
+    async fn has_nothing_to_do(&self) -> bool {
         self.metric("leader_election_master_status", "").await > 0.0
             && self.metric("workqueue_depth", "").await == 0.0
-            && self.metric("controller_runtime_reconcile_total", "").await >= f64::from(resources)
+            && self.metric("controller_runtime_active_workers", "").await == 0.0
     }
 
     /// The sum of a metric over the label sets that contain `labels`; 0 where it is not told.

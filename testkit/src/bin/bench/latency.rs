@@ -24,7 +24,7 @@ pub async fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let flags =
         [("--deregistrations-per-second", "1000".to_owned()), ("--deregistration-burst", "1000".to_owned())];
     let mut controller = world.start(&flags)?;
-    controller.caught_up(0, DEADLINE).await?;
+    controller.caught_up(DEADLINE).await?;
     // The first one pays for the connections and for the identity.
     world.declare("web-1", &["web:1".to_owned()]).await?;
     world.settled("web-1", DEADLINE).await?;

@@ -31,7 +31,7 @@ pub async fn memory(bench: &Bench, resources: u32, goal: u32) -> Result<Vec<Row>
     let world = World::on(bench).await?;
     settle(&world, resources).await?;
     let mut controller = world.start(&[])?;
-    controller.caught_up(resources, DEADLINE).await?;
+    controller.caught_up(DEADLINE).await?;
     sleep(CALM).await;
     let row = memory_row(&controller, resources, goal)?;
     controller.stop().await?;
@@ -46,7 +46,7 @@ pub async fn restart(bench: &Bench, resources: u32) -> Result<Vec<Row>, Failure>
     world.ecs.clear_log();
 
     let mut controller = world.start(&[])?;
-    let took = controller.caught_up(resources, DEADLINE).await?;
+    let took = controller.caught_up(DEADLINE).await?;
     sleep(CALM).await;
     let busy = controller.processor_time()?;
     sleep(WATCH).await;
