@@ -70,6 +70,7 @@ struct Flags {
 
 /// The controller mostly waits. One thread for each core of a large node would only take memory.
 const THREADS: usize = 2;
+
 /// One deregistration in a quarter of an hour: below that, write suspend.
 const LOWEST_RATE: f64 = 0.001;
 
