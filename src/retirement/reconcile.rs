@@ -28,6 +28,9 @@ use crate::{
 /// How long the first status of a resource waits for AWS to say whose credentials these are.
 const FIRST_STATUS: Duration = Duration::from_millis(200);
 
+/// How long a pass waits for a slot: as long as it takes while AWS is quick.
+const SLOT_WAIT: Duration = Duration::from_millis(300);
+
 /// What all passes share.
 pub struct Context {
     pub client: Client,
@@ -150,7 +153,7 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
         let status = tell(&record, known.as_ref().map_or(Caller::NotAskedYet, Caller::of));
         record.write(status, &BTreeMap::new()).await?;
     }
-    let slot = context.slots.try_acquire();
+    let slot = timeout(SLOT_WAIT, context.slots.acquire()).await;
     if slot.is_err() && !session.turns.is_called(&holder(cached)) {
         return Ok(Some(retry::without_slot(&uid)));
     }
