@@ -97,7 +97,7 @@ pub async fn reconcile(
 pub fn retry_after(error: &Error, uid: &str) -> Duration {
     match error {
         // Somebody else has changed the resource meanwhile.
-        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => Duration::ZERO,
+        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => retry::after_conflict(uid),
         Error::ReadResource(_) | Error::PatchStatus(_) => retry::after_error(uid),
     }
 }

@@ -37,6 +37,8 @@ const LONGEST_DELAY: Duration = Duration::from_mins(10);
 /// The same while the resource has other revisions that wait for something else.
 const LONGEST_DELAY_BESIDE_WORK: Duration = Duration::from_secs(45);
 
+const CONFLICT_DELAY: Duration = Duration::from_millis(200);
+
 const PANIC_DELAY: Duration = Duration::from_mins(1);
 
 /// While AWS as a whole does not answer: short, since only one call at a time finds out.
@@ -169,6 +171,13 @@ pub fn without_slot(uid: &str) -> Duration {
 #[must_use]
 pub fn after_error(uid: &str) -> Duration {
     spread(SHORTEST_DELAY, uid)
+}
+
+/// How long to leave a resource alone that somebody else has changed meanwhile: short, but a pause, or two who write would
+/// keep each other busy.
+#[must_use]
+pub fn after_conflict(uid: &str) -> Duration {
+    spread(CONFLICT_DELAY, uid)
 }
 
 /// How long to leave a resource alone whose pass panicked: a defect that mends itself only by a change.
