@@ -115,11 +115,17 @@ fn is_due(object: &Guarded) -> bool {
     object.0.as_ref().map_or(true, retry::work_is_due)
 }
 
-/// Drops what is never read and would triple the memory.
+/// Drops what would take most of the memory and is never read here: a pass reads the resource anew, and the cache tells no more than
+/// where it stands.
 fn slim(object: &mut Guarded) {
     // Not cleared, which would keep the room that they took.
     object.meta_mut().managed_fields = None;
     object.annotations_mut().remove(LAST_APPLIED);
+    let status = object.0.as_mut().ok().and_then(|resource| resource.status.as_mut());
+    for row in status.into_iter().flat_map(|status| &mut status.revisions) {
+        row.arn = None;
+        row.request_id = None;
+    }
 }
 
 /// A look asked for by annotation wakes a resource, as a change of its spec does; a write of its status does not.
