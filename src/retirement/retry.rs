@@ -47,6 +47,9 @@ const OUTAGE_DELAY: Duration = Duration::from_secs(2);
 /// How long after its turn a resource looks by itself.
 const MISSED_CALL: Duration = Duration::from_secs(30);
 
+/// How long one waits at the least that has waited for long enough, and is still to be told who uses its revisions.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+
 /// How long after it ought to have been told who uses its revisions a resource looks by itself.
 const MISSED_NEWS: Duration = Duration::from_mins(10);
 
@@ -145,7 +148,7 @@ pub fn next_look(
 fn until_news(spec: &TaskDefinitionRetirementSpec, row: &RevisionStatus, now: Timestamp) -> Duration {
     let quiet = row.unused_since.as_ref().and_then(|since| quiet_until(spec, since.0));
     let left = quiet.map(|until| Duration::try_from(until.duration_since(now)).unwrap_or_default());
-    left.map_or(MISSED_NEWS, |left| left.min(MISSED_NEWS))
+    left.map_or(MISSED_NEWS, |left| left.clamp(SHORTEST_WAIT, MISSED_NEWS))
 }
 
 /// One that stands in line is called; this is only for the case that the call is missed.

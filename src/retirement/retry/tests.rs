@@ -77,7 +77,7 @@ fn what_waits_for_the_end_of_use_is_told_and_looks_by_itself_when_its_quiet_time
     let delay = |status: &TaskDefinitionRetirementStatus| {
         next_look(&spec, status, &watched, Progress::Made, None, "uid", NOW)
     };
-    for (unused, left) in [(30, 60), (90, 0), (100, 0)] {
+    for (unused, left) in [(30, 60), (90, 1), (100, 1)] {
         status.revisions[0].unused_since = Some(Time(NOW - SignedDuration::from_secs(unused)));
         assert_eq!(delay(&status), Some(Duration::from_secs(left)));
     }
