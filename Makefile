@@ -4,6 +4,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
+# How many schedules `make chaos` tries.
+SEEDS ?= 1000
+
 # Every kind, as the binary prints it.
 CRDS := crds/ecs-retirement.dev_taskdefinitionretirements.yaml
 CHART := charts/ecs-retirement-controller
@@ -34,6 +37,10 @@ build: ## Compile everything
 .PHONY: test
 test: tools ## Run every test, those on the real API server included
 	cargo test --workspace --locked
+
+.PHONY: chaos
+chaos: ## Try random schedules of faults; `SEEDS=50000` for a night, `SEED=7` for that one and its journal
+	SEEDS='$(SEEDS)' $(if $(SEED),SEED='$(SEED)') cargo test --profile chaos --test promises --locked -- --nocapture whatever_fails_by_seed
 
 .PHONY: crds
 crds: ## Write the CRDs in crds/ and in the chart from the types in src/api

@@ -77,6 +77,12 @@ impl Action {
         }
     }
 
+    /// The action of that name, of either service.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::KNOWN.into_iter().find(|action| action.name() == name)
+    }
+
     /// The action of that name, if `service` has it.
     pub(super) fn of(service: Service, name: &str) -> Self {
         Self::KNOWN

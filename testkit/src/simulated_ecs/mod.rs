@@ -140,6 +140,12 @@ impl SimulatedEcs {
         self.simulation.lock().log.clone()
     }
 
+    /// The last call so far, if there was one since the log was cleared.
+    #[must_use]
+    pub fn last_call(&self) -> Option<Call> {
+        self.simulation.lock().log.last().cloned()
+    }
+
     /// The calls of one action.
     #[must_use]
     pub fn calls_of(&self, action: Action) -> Vec<Call> {

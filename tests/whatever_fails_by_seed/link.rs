@@ -1,0 +1,278 @@
+//! The two wires of a process, to the API server and to AWS, on which things go wrong by schedule.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    BoxError,
+    body::{Body, Bytes},
+    http::{Request, Response},
+};
+use futures::{FutureExt, future::pending, stream};
+use serde_json::{Value, json};
+use testkit::{
+    model_api::{self, Asked, Verb, Watch},
+    simulated_ecs::in_process::{self, Received, Sent, Transport},
+};
+use tokio::{
+    sync::Notify,
+    task::yield_now,
+    time::{Instant, sleep},
+};
+
+use super::{
+    journal::Process,
+    schedule::{Effect, Halt, Target, When, Window},
+    world::World,
+};
+
+/// How long a request takes at the least.
+const LATENCY: Duration = Duration::from_millis(2);
+const AWS_LATENCY: Duration = Duration::from_millis(10);
+
+/// The wires of one process.
+pub struct Link {
+    pub by: Process,
+    pub world: Arc<World>,
+    state: Mutex<State>,
+    pub interrupted: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// How often each request was made.
+    asked: HashMap<String, u64>,
+    halt: Option<Halt>,
+    is_stopped: bool,
+}
+
+impl Link {
+    pub fn new(by: Process, world: Arc<World>) -> Arc<Self> {
+        Arc::new(Self { by, world, state: Mutex::default(), interrupted: Notify::new() })
+    }
+
+    /// What is to happen to the process, if a request brought it about.
+    pub fn take_halt(&self) -> Option<Halt> {
+        self.lock().halt.take()
+    }
+
+    pub fn stop(&self) {
+        self.lock().is_stopped = true;
+    }
+
+    pub fn resume(&self) {
+        self.lock().is_stopped = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The nth request of that name, from 1.
+    fn nth(&self, name: &str) -> u64 {
+        let mut state = self.lock();
+        let nth = state.asked.entry(name.to_owned()).or_default();
+        *nth += 1;
+        *nth
+    }
+
+    fn strike(&self, target: Target, name: &str) -> Option<Effect> {
+        let nth = self.nth(&format!("{target:?} {name}"));
+        let now = self.world.time.now();
+        let (_, window) = self.world.schedule.strike(target, self.by.0, now, (name, nth))?;
+        self.world.journal().note_struck(&window);
+        Some(window.effect)
+    }
+
+    /// Halts the process where the schedule has it.
+    async fn pass(&self, moment: When) {
+        let Some(halt) = self.world.due(self.by.0, moment) else { return };
+        self.lock().halt = Some(halt);
+        self.interrupted.notify_one();
+        match halt {
+            Halt::Crash(_) => pending().await,
+            Halt::Pause(_) => {
+                self.stop();
+                // The process is not polled again until it is resumed, but for what is due in this very turn.
+                while self.lock().is_stopped {
+                    yield_now().await;
+                }
+            }
+            Halt::HandOver(_) => {}
+        }
+    }
+
+    /// Carries a request out, or not, as the schedule has it. `None`: the connection broke.
+    async fn carry<T>(&self, target: Target, name: &str, act: impl FnOnce(Option<Effect>) -> T) -> Option<T> {
+        let nth = self.world.count(self.by.0);
+        let wait = Wait { link: self, began: Instant::now(), at: self.world.time.now() };
+        let effect = self.strike(target, name);
+        self.pass(When::Before(nth)).await;
+        sleep(if target == Target::Aws { AWS_LATENCY } else { LATENCY }).await;
+        match effect {
+            Some(Effect::Slow(delay)) => sleep(delay).await,
+            Some(Effect::Hang) => pending().await,
+            Some(Effect::LoseRequest) => return None,
+            _ => {}
+        }
+        let answer = act(effect);
+        self.pass(When::After(nth)).await;
+        match effect {
+            Some(Effect::SlowReply(delay)) => sleep(delay).await,
+            Some(Effect::LoseReply) => return None,
+            _ => {}
+        }
+        drop(wait);
+        Some(answer)
+    }
+
+    /// The wire to the API server.
+    pub async fn kubernetes(
+        self: Arc<Self>,
+        request: Request<kube::client::Body>,
+    ) -> Result<Response<Body>, BoxError> {
+        let (head, body) = request.into_parts();
+        let body = body.collect_bytes().await?;
+        let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
+        let asked = Asked::read(head.method.as_str(), path, query, &body);
+        let name = format!("{:?} {} {:?}", asked.verb, asked.plural, asked.name);
+        let refuse = |effect| match effect {
+            // A conflict is of writes, and a version that is gone of watches.
+            Effect::Refuse(409) if !matches!(asked.verb, Verb::ApplyStatus | Verb::Replace) => None,
+            Effect::Refuse(410) if !matches!(asked.verb, Verb::List | Verb::Watch) => None,
+            Effect::Refuse(code) => Some(refusal(code)),
+            _ => None,
+        };
+        let act = |effect: Option<Effect>| {
+            effect.and_then(refuse).unwrap_or_else(|| self.world.kubernetes(self.by, &asked))
+        };
+        let answer = self.carry(Target::Kubernetes, &name, act).await;
+        match answer.ok_or("the connection broke")? {
+            model_api::Answer::Whole(status, body) => {
+                let response = Response::builder().status(status).header("content-type", "application/json");
+                Ok(response.body(Body::from(body.to_string()))?)
+            }
+            model_api::Answer::Watch(watch) => {
+                let effect = self.strike(Target::Watches, "watch");
+                let events = Events { link: self.clone(), watch, effect, given: 0, again: None };
+                let lines = stream::unfold(events, |mut events| async {
+                    let line = events.next().await?;
+                    Some((Ok::<_, Infallible>(Bytes::from(format!("{line}\n"))), events))
+                });
+                Ok(Response::new(Body::from_stream(lines)))
+            }
+        }
+    }
+
+    /// The wire to AWS.
+    pub fn aws(self: &Arc<Self>) -> Transport {
+        let link = self.clone();
+        Arc::new(move |sent| {
+            let link = link.clone();
+            async move { link.call(sent).await }.boxed()
+        })
+    }
+
+    async fn call(&self, sent: Sent) -> Option<Received> {
+        let action =
+            sent.headers.get("x-amz-target").and_then(|it| it.to_str().ok()).unwrap_or("GetCallerIdentity");
+        let action = action.rsplit('.').next().unwrap_or_default().to_owned();
+        let input: Value = serde_json::from_slice(&sent.body).unwrap_or_default();
+        let name = format!("{action} {}", input["taskDefinition"].as_str().unwrap_or_default());
+        let act = |effect| match self.world.aws(self.by, &action, &input, &sent, effect) {
+            in_process::Answer::Now(received) => Some(received),
+            _ => None,
+        };
+        self.carry(Target::Aws, &name, act).await.flatten()
+    }
+}
+
+fn refusal(code: u16) -> model_api::Answer {
+    let reason = match code {
+        409 => "Conflict",
+        410 => "Expired",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        _ => "InternalError",
+    };
+    let (code, body) = model_api::failure(code, reason, "the schedule has it so");
+    model_api::Answer::Whole(code, body)
+}
+
+/// A request under way.
+struct Wait<'a> {
+    link: &'a Link,
+    began: Instant,
+    at: Duration,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let (waited, now) = (self.began.elapsed(), self.link.world.time.now());
+        let mut journal = self.link.world.journal();
+        // A clock that was stopped with its process jumps.
+        if !journal.was_paused(self.link.by.0, self.at, now) {
+            journal.longest_wait = journal.longest_wait.max(waited);
+        }
+    }
+}
+
+/// The events of one watch, and what goes wrong with them.
+struct Events {
+    link: Arc<Link>,
+    watch: Watch,
+    effect: Option<Effect>,
+    given: u32,
+    again: Option<Value>,
+}
+
+impl Events {
+    async fn next(&mut self) -> Option<Value> {
+        if let Some(again) = self.again.take() {
+            return Some(again);
+        }
+        match self.effect {
+            Some(Effect::Cut(count)) if self.given >= count => {
+                // What happens meanwhile is lost with the connection, and told by the next one.
+                sleep(Duration::from_secs(2)).await;
+                return None;
+            }
+            Some(Effect::Gone) => {
+                self.effect = Some(Effect::Cut(0));
+                let (_, status) = model_api::failure(410, "Expired", "too old resource version");
+                return Some(json!({ "type": "ERROR", "object": status }));
+            }
+            _ => {}
+        }
+        let event = self.watch.next().await?;
+        if let Some(Effect::Late(delay)) = self.effect {
+            sleep(delay).await;
+        }
+        // A replica that is cut off hears nothing.
+        while let Some(until) = self.cut_off() {
+            sleep(until.saturating_sub(self.link.world.time.now()).max(Duration::from_millis(1))).await;
+        }
+        self.given += 1;
+        self.link.world.journal().events += 1;
+        if self.effect == Some(Effect::Repeat) {
+            self.again = Some(event.clone());
+        }
+        Some(event)
+    }
+
+    fn cut_off(&self) -> Option<Duration> {
+        let (now, slot) = (self.link.world.time.now(), self.link.by.0);
+        let cuts_off = |window: &&Window| {
+            window.target == Target::Kubernetes
+                && window.percent == 100
+                && matches!(window.effect, Effect::Hang | Effect::LoseRequest)
+                && window.slot.is_none_or(|it| it == slot)
+                && (window.from..window.until).contains(&now)
+        };
+        self.link.world.schedule.windows.iter().find(cuts_off).map(|window| window.until)
+    }
+}

@@ -1,0 +1,207 @@
+//! The faults of a run, all made from the seed before it begins.
+
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use fastrand::Rng;
+
+/// Which of the two replicas.
+pub type Slot = usize;
+
+/// What may go wrong with a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// It is long on its way.
+    Slow(Duration),
+    /// It is carried out, and the answer is long on its way.
+    SlowReply(Duration),
+    /// It is carried out, and the connection is cut.
+    LoseReply,
+    /// The connection is cut before.
+    LoseRequest,
+    /// It is never answered.
+    Hang,
+    /// The API server answers with this status.
+    Refuse(u16),
+    /// ECS refuses it.
+    Throttle,
+    ServerError,
+    Unavailable,
+    AccessDenied,
+    /// The watch is cut after this many events; those on their way are lost with it.
+    Cut(u32),
+    /// Each event of the watch is late.
+    Late(Duration),
+    /// Each event of the watch comes twice.
+    Repeat,
+    /// The watch is told that its resource version is gone.
+    Gone,
+}
+
+/// Which requests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Target {
+    Kubernetes,
+    Watches,
+    Aws,
+}
+
+/// A time in which something may go wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    pub from: Duration,
+    pub until: Duration,
+    pub target: Target,
+    /// Of both replicas, where `None`.
+    pub slot: Option<Slot>,
+    pub effect: Effect,
+    /// How many of a hundred requests it strikes.
+    pub percent: u64,
+}
+
+/// What may happen to a replica.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Halt {
+    /// It is gone, and another one starts after this time.
+    Crash(Duration),
+    /// It is stopped for this time.
+    Pause(Duration),
+    /// It is told to stop, and another one starts this long after it has ended.
+    HandOver(Duration),
+}
+
+/// When that happens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum When {
+    At(Duration),
+    /// At the nth request of the replica, before or after it is carried out.
+    Before(u64),
+    After(u64),
+}
+
+/// All faults of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Schedule {
+    pub seed: u64,
+    pub replicas: usize,
+    pub windows: Vec<Window>,
+    pub halts: Vec<(Slot, When, Halt)>,
+    /// Nothing goes wrong from here on.
+    pub end: Duration,
+}
+
+fn seconds(rng: &mut Rng, from: f64, until: f64) -> Duration {
+    Duration::from_secs_f64(((from + rng.f64() * (until - from)) * 1000.0).round() / 1000.0)
+}
+
+impl Schedule {
+    /// No fault at all, for as long as `other` has some.
+    pub fn calm(other: &Self) -> Self {
+        Self { seed: other.seed, replicas: 1, end: other.end, ..Self::default() }
+    }
+
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let replicas = if rng.u8(..10) < 7 { 2 } else { 1 };
+        let end = seconds(&mut rng, 20.0, 90.0);
+        let windows = (0..rng.usize(1..=8)).map(|_| window(&mut rng, replicas, end)).collect();
+        let halts = (0..rng.usize(0..=3)).map(|_| halt(&mut rng, replicas, end)).collect();
+        Self { seed, replicas, windows, halts, end }
+    }
+
+    /// What goes wrong with the nth request of that name, if anything does: the same in each run of the seed, whatever else
+    /// is asked.
+    pub fn strike(
+        &self,
+        target: Target,
+        slot: Slot,
+        now: Duration,
+        request: (&str, u64),
+    ) -> Option<(usize, Window)> {
+        let is_met = |window: &Window| {
+            window.target == target
+                && window.slot.is_none_or(|it| it == slot)
+                && (window.from..window.until).contains(&now)
+        };
+        let is_struck = |(index, window): &(usize, Window)| {
+            let mut hasher = DefaultHasher::new();
+            (self.seed, index, slot, request).hash(&mut hasher);
+            hasher.finish() % 100 < window.percent
+        };
+        let met = self.windows.iter().copied().enumerate().filter(|(_, window)| is_met(window));
+        met.into_iter().find(is_struck)
+    }
+}
+
+fn window(rng: &mut Rng, replicas: usize, end: Duration) -> Window {
+    let target = match rng.u8(..10) {
+        0..4 => Target::Kubernetes,
+        4..6 => Target::Watches,
+        _ => Target::Aws,
+    };
+    let slow = seconds(rng, 0.05, 12.0);
+    let effect = match target {
+        Target::Kubernetes => match rng.u8(..10) {
+            0 => Effect::Slow(slow),
+            1 => Effect::SlowReply(slow),
+            2 | 3 => Effect::LoseReply,
+            4 => Effect::LoseRequest,
+            5 => Effect::Hang,
+            _ => Effect::Refuse([409, 429, 500, 503, 410][rng.usize(..5)]),
+        },
+        Target::Watches => match rng.u8(..5) {
+            0 => Effect::Cut(rng.u32(..4)),
+            1 | 2 => Effect::Late(slow),
+            3 => Effect::Repeat,
+            _ => Effect::Gone,
+        },
+        Target::Aws => match rng.u8(..10) {
+            0 => Effect::Slow(slow),
+            1 => Effect::SlowReply(slow),
+            2 | 3 => Effect::LoseReply,
+            4 => Effect::LoseRequest,
+            5 => Effect::Hang,
+            6 => Effect::Throttle,
+            7 => Effect::ServerError,
+            8 => Effect::Unavailable,
+            _ => Effect::AccessDenied,
+        },
+    };
+    let from = seconds(rng, 0.0, end.as_secs_f64());
+    let until = end.min(from + seconds(rng, 1.0, 40.0));
+    // One that strikes all requests of one replica to Kubernetes cuts it off.
+    let of = (replicas > 1 && rng.bool()).then(|| rng.usize(..replicas));
+    let percent = [10, 30, 60, 100][rng.usize(..4)];
+    Window { from, until, target, slot: of, effect, percent }
+}
+
+fn halt(rng: &mut Rng, replicas: usize, end: Duration) -> (Slot, When, Halt) {
+    let when = match rng.u8(..5) {
+        0 => When::At(seconds(rng, 1.0, end.as_secs_f64())),
+        1 | 2 => When::Before(rng.u64(2..200)),
+        _ => When::After(rng.u64(2..200)),
+    };
+    let halt = match rng.u8(..6) {
+        0..3 => Halt::Crash(seconds(rng, 0.1, 20.0)),
+        3..5 => Halt::Pause(seconds(rng, 0.5, 40.0)),
+        _ => Halt::HandOver(seconds(rng, 0.1, 5.0)),
+    };
+    (rng.usize(..replicas), when, halt)
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {} replicas, faults until {:?}", self.seed, self.replicas, self.end)?;
+        for Window { from, until, target, slot, effect, percent } in &self.windows {
+            let whose = slot.map_or("all replicas".to_owned(), |slot| format!("replica {slot}"));
+            writeln!(f, "  {from:?}..{until:?} {percent} % of {target:?} of {whose}: {effect:?}")?;
+        }
+        for (slot, when, halt) in &self.halts {
+            writeln!(f, "  replica {slot} {when:?}: {halt:?}")?;
+        }
+        Ok(())
+    }
+}
