@@ -1,5 +1,7 @@
 //! The parts that the tests of the controller stand on: a real control plane, moto, and a simulated ECS. It shares no code with the controller.
 
+pub mod api_proxy;
+mod connection;
 pub mod control_plane;
 pub mod helm;
 pub mod model_api;

@@ -4,19 +4,18 @@ use super::{
     request::Request,
     simulation::{Delivery, Simulation},
 };
+use crate::connection::Connection;
 use axum::{
     Router,
     body::Bytes,
-    extract::{ConnectInfo, State, connect_info::Connected},
+    extract::{ConnectInfo, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::post,
-    serve::IncomingStream,
 };
 use std::{
     future::pending,
-    net::{Shutdown, SocketAddr, TcpStream},
-    os::fd::AsFd,
+    net::SocketAddr,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -104,24 +103,5 @@ async fn handle(
         }
         Ok(Delivery::Never) => pending().await,
         Err(defect) => (StatusCode::INTERNAL_SERVER_ERROR, defect.to_string()).into_response(),
-    }
-}
-
-/// A second hold on the socket, since the HTTP server offers no way to end one without a reply.
-#[derive(Clone)]
-struct Connection(Arc<TcpStream>);
-
-impl Connection {
-    fn cut(&self) {
-        // It fails when the caller has hung up, which is just as well.
-        drop(self.0.shutdown(Shutdown::Both));
-    }
-}
-
-impl Connected<IncomingStream<'_, TcpListener>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        let descriptor =
-            stream.io().as_fd().try_clone_to_owned().expect("the process may open another file descriptor");
-        Self(Arc::new(TcpStream::from(descriptor)))
     }
 }
