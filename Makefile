@@ -42,6 +42,14 @@ test: tools ## Run every test, those on the real API server included
 chaos: ## Try random schedules of faults; `SEEDS=50000` for a night, `SEED=7` for that one and its journal
 	SEEDS='$(SEEDS)' $(if $(SEED),SEED='$(SEED)') cargo test --profile chaos --test promises --locked -- --nocapture whatever_fails_by_seed
 
+.PHONY: faults
+faults: tools ## Let everything round it fail, at every point of its work; `make faults FULL=1` samples nothing
+	FAULTS_FULL='$(FULL)' cargo test --locked --test faults -- --nocapture
+
+.PHONY: soak
+soak: tools ## Ten minutes of work and faults: memory, open files and threads must stay flat
+	cargo test --locked --test faults -- --ignored --nocapture a_soak
+
 .PHONY: crds
 crds: ## Write the CRDs in crds/ and in the chart from the types in src/api
 	mkdir -p $(dir $(CRDS))

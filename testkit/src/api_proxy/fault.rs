@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use super::request::{Request, Verb};
 
-/// Something that goes wrong once: with the nth request, or the nth event, that matches from when it was planted.
+/// Something that goes wrong with the nth request, or the nth event, that matches from when it was planted; once, unless
+/// [`Self::times`] says otherwise.
 #[derive(Clone, Debug)]
 pub struct Fault {
     target: Target,
     nth: u32,
+    times: u32,
     pub(super) effect: Effect,
 }
 
@@ -46,19 +48,25 @@ impl Fault {
     /// Strikes the nth request, from 1, of `verb` to `resource`, such as `taskdefinitionretirements/status`.
     #[must_use]
     pub fn request(verb: Verb, resource: &str, nth: u32, effect: Effect) -> Self {
-        Self { target: Target::Request(verb, resource.to_owned()), nth, effect }
+        Self { target: Target::Request(verb, resource.to_owned()), nth, times: 1, effect }
     }
 
     /// Strikes the nth request, from 1, that may change something.
     #[must_use]
     pub fn write(nth: u32, effect: Effect) -> Self {
-        Self { target: Target::Write, nth, effect }
+        Self { target: Target::Write, nth, times: 1, effect }
     }
 
     /// Strikes the nth event of all watches, from 1; bookmarks do not count.
     #[must_use]
     pub fn event(nth: u32, effect: Effect) -> Self {
-        Self { target: Target::Event, nth, effect }
+        Self { target: Target::Event, nth, times: 1, effect }
+    }
+
+    /// Strikes that many in a row, from the nth.
+    #[must_use]
+    pub fn times(self, times: u32) -> Self {
+        Self { times, ..self }
     }
 }
 
@@ -101,7 +109,7 @@ impl Faults {
         let mut effect = None;
         for (fault, met) in self.planted.iter_mut().filter(|(fault, _)| matches(&fault.target)) {
             *met += 1;
-            if *met == fault.nth && effect.is_none() {
+            if (fault.nth..fault.nth + fault.times).contains(met) && effect.is_none() {
                 effect = Some(fault.effect.clone());
             }
         }
@@ -125,13 +133,14 @@ mod tests {
         let mut faults = Faults::default();
         faults.plant(Fault::request(Verb::Get, "leases", 2, Effect::Hang));
         faults.plant(Fault::write(1, Effect::CutAfter));
-        faults.plant(Fault::event(1, Effect::Repeat));
+        faults.plant(Fault::event(1, Effect::Repeat).times(2));
         assert!(faults.strike(&get).is_none());
         assert!(faults.strike(&request(Verb::Get, "events")).is_none());
         assert!(matches!(faults.strike(&get), Some(Effect::Hang)));
         assert!(faults.strike(&get).is_none());
         assert!(matches!(faults.strike(&patch), Some(Effect::CutAfter)));
         assert!(faults.strike(&patch).is_none());
+        assert!(matches!(faults.strike_event(), Some(Effect::Repeat)));
         assert!(matches!(faults.strike_event(), Some(Effect::Repeat)));
         assert!(faults.strike_event().is_none());
     }

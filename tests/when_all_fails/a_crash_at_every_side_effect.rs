@@ -1,0 +1,61 @@
+//! A crash at every side effect: the process is killed before and after each Deregister and each write to Kubernetes, and another goes on.
+
+use super::{
+    run::{Failure, Run},
+    tally::{all, is_full},
+    workload::Workload,
+};
+
+/// Which boundaries of the large workload each pull request tries: the first, those round the end of a slice, and some more.
+const SAMPLED: [u32; 9] = [1, 2, 3, 9, 10, 11, 15, 20, 40];
+
+/// The runs that crash once, at each of the side effects that a run without failures has.
+async fn crashes(workload: Workload, elects: bool) -> Vec<Run> {
+    let plain = Run::without_failure(workload, elects).await;
+    let is_tried = |nth: &u32| workload != Workload::FortyRevisions || is_full() || SAMPLED.contains(nth);
+    let count = |number: usize| 1..=u32::try_from(number).expect("so many are never made");
+    let mut failures = Vec::new();
+    for is_carried_out in [false, true] {
+        let calls = count(plain.deregistrations).filter(is_tried);
+        failures.extend(calls.map(|nth| Failure::CrashAtCall { nth, is_carried_out }));
+        let writes = count(plain.writes).filter(is_tried);
+        failures.extend(writes.map(|nth| Failure::CrashAtWrite { nth, is_carried_out }));
+    }
+    let run = |failure| Run { workload, failure, elects, end: plain.end.clone() };
+    failures.into_iter().map(run).collect()
+}
+
+#[tokio::test]
+async fn one_revision_survives_a_crash_anywhere() {
+    all("crashes, one revision", crashes(Workload::OneRevision, false).await).await;
+}
+
+#[tokio::test]
+async fn one_revision_of_a_leader_survives_a_crash_anywhere() {
+    all("crashes, one revision of a leader", crashes(Workload::OneRevision, true).await).await;
+}
+
+#[tokio::test]
+async fn forty_revisions_survive_a_crash_anywhere() {
+    all("crashes, forty revisions", crashes(Workload::FortyRevisions, false).await).await;
+}
+
+#[tokio::test]
+async fn two_resources_that_share_revisions_survive_a_crash_anywhere() {
+    all("crashes, shared revisions", crashes(Workload::SharedRevisions, false).await).await;
+}
+
+#[tokio::test]
+async fn entries_removed_midway_stay_untouched_after_a_crash_anywhere() {
+    all("crashes, entries removed", crashes(Workload::EntriesRemoved, false).await).await;
+}
+
+#[tokio::test]
+async fn what_is_suspended_midway_stays_so_after_a_crash_anywhere() {
+    all("crashes, suspended", crashes(Workload::Suspended, false).await).await;
+}
+
+#[tokio::test]
+async fn a_resource_made_again_survives_a_crash_anywhere() {
+    all("crashes, made again", crashes(Workload::MadeAgain, false).await).await;
+}
