@@ -18,7 +18,7 @@ const STATUS: &str = "taskdefinitionretirements/status";
 const PENDING: Duration = Duration::from_secs(30);
 
 /// How soon what has failed twice may be tried again at the earliest.
-const BACKOFF: Duration = Duration::from_millis(400);
+const BACKOFF: Duration = Duration::from_millis(1500);
 
 /// All that can be known of a run.
 pub struct Evidence {
