@@ -46,6 +46,10 @@ chaos: ## Try random schedules of faults; `SEEDS=50000` for a night, `SEED=7` fo
 faults: tools ## Let everything round it fail, at every point of its work; `make faults FULL=1` samples nothing
 	FAULTS_FULL='$(FULL)' cargo test --locked --test faults -- --nocapture
 
+.PHONY: planted
+planted: tools ## Plant a fault after another in a copy of the code, and see that the tests of faults notice
+	@hack/planted.sh
+
 .PHONY: soak
 soak: tools ## Ten minutes of work and faults: memory, open files and threads must stay flat
 	cargo test --locked --test faults -- --ignored --nocapture a_soak

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Plants each fault of testkit/planted in a copy of the tree, and demands that the tests notice. Usage: hack/planted.sh [NAME...]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+work=$root/target/planted
+tree=$work/tree
+export CARGO_TARGET_DIR=$work/target
+# The copy is no part of this repository.
+export GIT_CEILING_DIRECTORIES=$work
+
+copy() {
+  mkdir -p "$tree"
+  git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -cf - | tar -xf - -C "$tree"
+  # The tools are keyed by what is in hack/, and so the same.
+  ln -sfn "$root/.tools" "$tree/.tools"
+}
+
+field() { sed -n "s/^$2: //p" "$1"; }
+
+missed=0
+table=""
+for patch in testkit/planted/*.patch; do
+  name=$(basename "$patch" .patch)
+  [[ $# -eq 0 || " $* " == *" $name "* ]] || continue
+  copy
+  (cd "$tree" && git apply "$root/$patch")
+  test=$(field "$patch" "Caught by")
+  echo "planted $name; running $test" >&2
+  (cd "$tree" && cargo test --quiet --locked --test faults --no-run) # a fault that does not compile proves nothing
+  began=$SECONDS
+  if (cd "$tree" && cargo test --quiet --locked --test faults "$test") >"$work/$name.log" 2>&1; then
+    verdict=MISSED missed=$((missed + 1)) sign=""
+  else
+    verdict=caught
+    sign=$(grep -m1 -oE '(I[0-9](, I[0-9])*: |no status has|again [0-9.]+|was ".*", and then).{0,80}' "$work/$name.log" || echo "see $work/$name.log")
+  fi
+  table+=$(printf '%-34s %-7s %4ds  %s' "$name" "$verdict" $((SECONDS - began)) "$sign")$'\n'
+  (cd "$tree" && git apply -R "$root/$patch")
+done
+printf '\n%s' "$table"
+[[ $missed -eq 0 ]] || { echo "$missed faults were missed" >&2; exit 1; }
