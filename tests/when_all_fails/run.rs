@@ -25,7 +25,7 @@ use crate::support::World;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 /// By when every run has settled once its failure is over; the machine may be busy.
-const SETTLED: Duration = Duration::from_secs(120);
+const SETTLED: Duration = Duration::from_mins(2);
 
 /// By when a leader renews its lease.
 const RENEWAL: Duration = Duration::from_secs(5);
