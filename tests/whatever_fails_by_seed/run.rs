@@ -155,8 +155,8 @@ fn has_come_to_rest(object: &Value) -> bool {
     let is_settled = |row: &Value| {
         let reason = row["reason"].as_str().unwrap_or_default();
         let waits = ["Pending", "Quiet", "Throttled", "Unavailable", "AccessDenied", "Refused"];
-        // A retired row is settled once it has ECS's own time.
-        !waits.contains(&reason) && (reason != "Retired" || row["deregisteredAt"].is_string())
+        // A retired row has a message until it has ECS's own time, or ECS denies it.
+        !waits.contains(&reason) && (reason != "Retired" || row["message"].is_null())
     };
     status["observedGeneration"] == metadata["generation"]
         && status["lastHandledReconcileAt"] == metadata["annotations"]["ecs-retirement.dev/requestedAt"]
