@@ -228,6 +228,7 @@ mod tests {
             prop_assert_eq!(arn.partition(), partition);
             prop_assert_eq!(arn.region(), region);
             prop_assert_eq!(arn.account(), account);
+            prop_assert_eq!(arn.revision().number(), number);
         }
 
         #[test]
