@@ -54,6 +54,10 @@ planted: tools ## Plant a fault after another in a copy of the code, and see tha
 soak: tools ## Ten minutes of work and faults: memory, open files and threads must stay flat
 	cargo test --locked --test faults -- --ignored --nocapture a_soak
 
+.PHONY: mutants
+mutants: ## Change the code in every way that cargo-mutants knows, and list what no unit test notices (hours)
+	@hack/mutants.sh
+
 .PHONY: crds
 crds: ## Write the CRDs in crds/ and in the chart from the types in src/api
 	mkdir -p $(dir $(CRDS))
