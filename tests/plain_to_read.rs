@@ -28,7 +28,8 @@ async fn the_first_status_comes_soon_while_ecs_is_slow_and_many_are_at_work() {
     let _controller = world.start();
     world.ecs.wait_for_calls(DESCRIBE, 14, DEADLINE).await;
     world.declare("new", &["web:1"]).await;
-    let seen = world.wait_for("new", "Ready", Duration::from_secs(2), |seen| !seen.ready().is_empty()).await;
+    // Behind those at work it would wait for a minute.
+    let seen = world.wait_for("new", "Ready", Duration::from_secs(4), |seen| !seen.ready().is_empty()).await;
     assert_eq!(seen.ready_reason(), "Pending");
 }
 

@@ -26,10 +26,10 @@ use crate::{
 };
 
 /// How long the first status of a resource waits for AWS to say whose credentials these are.
-const FIRST_STATUS: Duration = Duration::from_millis(200);
+const FIRST_STATUS: Duration = Duration::from_millis(100);
 
 /// How long a pass waits for a slot: as long as it takes while AWS is quick.
-const SLOT_WAIT: Duration = Duration::from_millis(300);
+const SLOT_WAIT: Duration = Duration::from_millis(50);
 
 /// What all passes share.
 pub struct Context {
