@@ -98,7 +98,7 @@ async fn whatever_aws_answers_again_and_again_the_end_is_the_same() {
 
 #[tokio::test]
 async fn whatever_becomes_of_a_status_write_the_end_is_the_same() {
-    let cells = request(Verb::Patch, "taskdefinitionretirements/status", 3);
+    let cells = request(Verb::Patch, "taskdefinitionretirements/status", 2);
     all("cells, Kubernetes error x patch status", runs(false, cells).await).await;
 }
 
