@@ -88,6 +88,7 @@ bench: tools ## Measure the released binary against its goals, into docs/benchma
 .PHONY: verify
 verify: fmt-check lint drift ## All that continuous integration runs
 	$(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory chaos
 
 .PHONY: fmt-check
 fmt-check:

@@ -91,10 +91,10 @@ async fn waiting_for_a_turn_costs_no_passes() {
         .filter(|line| line.starts_with("controller_runtime_reconcile_total{"))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .sum();
-    // One to look and queue up, one for the deed, and for some one more, which had to queue up for the look as well or came while as
-    // many as may be were at work. Each that asked again at each turn would make thousands.
+    // One to queue up for the look, one to look and queue up for the deed, one for the deed, and at the most one more each, which came
+    // while as many as may be were at work. Each that asked again at each turn would make thousands.
     println!("passes for 60 resources that waited in line: {passes}");
-    assert!(passes <= 180.0, "{text}");
+    assert!(passes <= 240.0, "{text}");
 }
 
 #[tokio::test]

@@ -73,8 +73,8 @@ pub(super) async fn act(
     let pass = Pass { api, resource, session, context, holder: holder(resource) };
     let mut slice = pass.watch(entries, rows);
     let rest = entries.iter().filter(|entry| !slice.watched.contains(&entry.revision));
-    let began = Instant::now();
-    for entry in retry::slice(rest, rows) {
+    let (began, mut is_refused) = (Instant::now(), false);
+    for entry in retry::slice(rest, rows, (context.clock)()) {
         let Target::Here(arn) = &entry.target else { continue };
         let Some(_claim) = context.claims.take(arn) else { continue };
         if !(context.may_act)() || began.elapsed() > retry::SLICE_TIME {
@@ -84,6 +84,11 @@ pub(super) async fn act(
         let recorded = recorded_row(entry, rows);
         let outcome = match pass.step(arn, recorded).await {
             Ok(outcome) => outcome,
+            // While ECS refuses, none is worth a place in the line that has been tried before: it is tried again after a pause.
+            Err(Stop::Now(Progress::Queued)) if is_refused && is_retry(recorded) => {
+                slice.progress = Progress::Made;
+                break;
+            }
             Err(Stop::Now(progress)) => {
                 slice.progress = progress;
                 break;
@@ -93,6 +98,7 @@ pub(super) async fn act(
                 break;
             }
         };
+        is_refused |= outcome.failure().is_some_and(|kind| kind != FailureKind::Absent);
         // More calls now would only make it worse; but a look for a time only is not worth the others' turn.
         slice.progress = match outcome.failure().filter(|_| !recorded.is_some_and(is_retired)) {
             Some(FailureKind::Throttled) => Progress::Throttled,
@@ -212,6 +218,10 @@ impl Pass<'_> {
         };
         Outcome::Asked { before, reply, after }
     }
+}
+
+fn is_retry(recorded: Option<&RevisionStatus>) -> bool {
+    recorded.is_some_and(|row| retry::turn(row.reason) != retry::Turn::Untried)
 }
 
 fn is_throttled(answer: &Seen) -> bool {

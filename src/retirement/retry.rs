@@ -73,12 +73,16 @@ pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
         || invalid()
 }
 
-/// The entries that a pass looks at: first those that are owed no more than a look, then those never tried,
-/// and those that ECS refused last, so that none of them keeps another waiting. Among equals the oldest revision is first: if
+/// The entries that a pass looks at: first those never tried, then those that are owed no more than a look, and last those that
+/// failed, each time from another one on, so that none of them keeps another waiting. Otherwise the oldest revision is first: if
 /// anything turns out wrong on the way, the newest are still there.
 #[must_use]
-pub fn slice<'a>(entries: impl Iterator<Item = &'a Entry>, rows: &[RevisionStatus]) -> Vec<&'a Entry> {
-    let mut due: Vec<((u8, i32), &Entry)> = entries
+pub fn slice<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    rows: &[RevisionStatus],
+    now: Timestamp,
+) -> Vec<&'a Entry> {
+    let mut due: Vec<((Turn, i32), &Entry)> = entries
         .filter_map(|entry| {
             let Target::Here(arn) = &entry.target else { return None };
             let row = recorded_row(entry, rows)?;
@@ -86,15 +90,29 @@ pub fn slice<'a>(entries: impl Iterator<Item = &'a Entry>, rows: &[RevisionStatu
         })
         .collect();
     due.sort_by_key(|(order, _)| *order);
+    let untroubled = due.partition_point(|((turn, _), _)| *turn < Turn::Failed);
+    let failed = &mut due[untroubled..];
+    if let Some(from) = scattered(now.as_second()).checked_rem(failed.len()) {
+        failed.rotate_left(from);
+    }
     due.into_iter().take(SLICE).map(|(_, entry)| entry).collect()
 }
 
-fn turn(reason: Reason) -> u8 {
+/// When an entry's turn is, among those of its resource.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Turn {
+    Untried,
+    OwedALook,
+    Failed,
+}
+
+/// When the turn of an entry is that is recorded for `reason`.
+#[must_use]
+pub fn turn(reason: Reason) -> Turn {
     match reason {
-        Reason::Retired | Reason::Deleting | Reason::Deleted => 0,
-        Reason::Pending => 1,
-        Reason::Throttled | Reason::Unavailable => 2,
-        _ => 3,
+        Reason::Pending | Reason::InUse | Reason::Quiet => Turn::Untried,
+        Reason::Retired | Reason::Deleting | Reason::Deleted => Turn::OwedALook,
+        _ => Turn::Failed,
     }
 }
 
@@ -201,10 +219,14 @@ fn backoff(status: &TaskDefinitionRetirementStatus, now: Timestamp) -> Duration 
 
 /// Adds up to a fifth, always the same for one resource.
 fn spread(delay: Duration, uid: &str) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    uid.hash(&mut hasher);
-    let fifth = u32::try_from(hasher.finish() % 200).unwrap_or_default();
+    let fifth = u32::try_from(scattered(uid) % 200).unwrap_or_default();
     delay + delay * fifth / 1000
+}
+
+fn scattered(value: impl Hash) -> usize {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    usize::try_from(hasher.finish() >> 32).unwrap_or_default()
 }
 
 #[cfg(test)]

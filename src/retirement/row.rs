@@ -183,8 +183,9 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
             )
         }
         Use::Unknown(failure) => {
+            // Even for a dry run this is no answer yet.
             let message = format!("{USE_UNKNOWN}: {}", failure.message);
-            (failed(row, &Failure { message: message.clone(), ..failure.clone() }), message)
+            return failed(row, &Failure { message, ..failure.clone() });
         }
     };
     if spec.dry_run {

@@ -106,14 +106,20 @@ fn declared(count: usize) -> Vec<Entry> {
 
 #[test]
 fn what_was_refused_keeps_nothing_else_waiting() {
-    let mut reasons = vec![Reason::Refused; SLICE];
-    reasons.extend([Reason::Unavailable, Reason::Pending, Reason::Retired]);
+    let mut reasons = vec![Reason::Refused; SLICE + 5];
+    reasons.extend([Reason::Unavailable, Reason::Retired, Reason::Pending]);
     let mut rows = rows(&reasons);
-    rows[SLICE + 2].message = Some("a look is due".to_owned());
+    rows[SLICE + 6].message = Some("a look is due".to_owned());
     let entries = declared(reasons.len());
-    let slice: Vec<&str> = slice(entries.iter(), &rows).iter().map(|entry| entry.revision.as_str()).collect();
-    assert_eq!(slice[..4], ["api:13", "api:12", "api:11", "api:1"]);
-    assert_eq!(slice.len(), SLICE);
+    let mut looked_at = BTreeSet::new();
+    for pass in 0..100 {
+        let slice = slice(entries.iter(), &rows, Timestamp::from_second(pass * 600).expect("a time"));
+        let slice: Vec<String> = slice.iter().map(|entry| entry.revision.clone()).collect();
+        assert_eq!(slice[..2], ["api:18", "api:17"]);
+        assert_eq!(slice.len(), SLICE);
+        looked_at.extend(slice);
+    }
+    assert_eq!(looked_at.len(), reasons.len(), "none is passed over for ever");
 }
 
 #[test]
