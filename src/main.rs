@@ -92,7 +92,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Run(flags) => {
-            telemetry::start(flags.log_level, flags.log_format);
+            telemetry::start(flags.log_level, flags.log_format)
+                .map_err(|error| format!("RUST_LOG must be like `info` or `info,kube=debug`: {error}"))?;
             let namespaces: BTreeSet<String> =
                 flags.watch_namespace.into_iter().filter(|namespace| !namespace.is_empty()).collect();
             let election = flags.leader_elect.then_some(Election {

@@ -225,4 +225,8 @@ async fn what_is_wrong_with_the_command_line_is_told_in_one_line() {
     let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{told}");
     assert!(errors[0].contains("/no/such/kubeconfig"), "{told}");
+
+    let (code, _, told) = run(&["run"], &[("RUST_LOG", "kube=loud")]).await;
+    assert_eq!(code, Some(1));
+    assert!(told.starts_with("error: RUST_LOG must be like `info` or `info,kube=debug`"), "{told}");
 }

@@ -47,6 +47,9 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// For how many seconds the API server serves one watch before it is to be asked for another: no call pends for ever.
 const WATCH_SECONDS: u32 = 25;
 
+/// How many resources the API server lists at once: with their managed fields, of 500 at once only the memory would be left.
+const PAGE: u32 = 100;
+
 /// What the passes of all controllers share.
 pub struct Shared {
     pub context: Arc<Context>,
@@ -64,7 +67,8 @@ pub fn controller(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> (Cache, BoxFuture<'static, ()>) {
     let (reader, writer) = store();
-    let objects = watcher::watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)).default_backoff();
+    let objects = watcher::watcher(api, watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE))
+        .default_backoff();
     let queue = shared.clone();
     let forget = shared.clone();
     let changes = reflector(writer, objects.modify(slim))

@@ -1,7 +1,14 @@
 //! The log: text or JSON, on standard error.
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::{EnvFilter, Layer, filter::FilterFn, layer::SubscriberExt, util::SubscriberInitExt};
+use std::env;
+
+use tracing::{Level, Metadata, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer,
+    filter::{FilterFn, ParseError, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -10,9 +17,17 @@ pub enum Format {
     Json,
 }
 
-/// Starts the log at `level`; `RUST_LOG` refines it.
-pub fn start(level: Level, format: Format) {
-    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+/// Starts the log at `level`; `RUST_LOG` refines it, by targets and their levels as in `info,kube=debug`.
+///
+/// # Errors
+/// Where `RUST_LOG` is not that.
+pub fn start(level: Level, format: Format) -> Result<(), ParseError> {
+    let refined = match env::var("RUST_LOG") {
+        Ok(refined) if !refined.trim().is_empty() => refined.parse()?,
+        _ => Targets::new(),
+    };
+    let default = refined.default_level().unwrap_or(LevelFilter::from_level(level));
+    let filter = refined.with_default(default);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         Format::Text => lines.with_ansi(false).boxed(),
@@ -20,6 +35,7 @@ pub fn start(level: Level, format: Format) {
     };
     let registry = tracing_subscriber::registry().with(lines.with_filter(filter));
     registry.with(FilterFn::new(is_safe)).init();
+    Ok(())
 }
 
 /// The SDK and the HTTP stack print whole answers below `info`, and a task definition's environment may hold secrets.
