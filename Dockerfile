@@ -14,7 +14,7 @@ RUN case $TARGETARCH in \
       arm64) other="gcc-aarch64-linux-gnu libc6-dev-arm64-cross" ;; \
     esac \
  && apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates cmake $other \
+ && apt-get install --yes --no-install-recommends ca-certificates $other \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY . .

@@ -78,8 +78,8 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: bench
-bench: tools ## Measure the released binary against its goals, into docs/benchmarks.md (10 minutes); `ONLY='latency stop'` prints a part
-	cargo build --release --locked --bin ecs-retirement-controller
+bench: tools ## Measure the image's binary against its goals, into docs/benchmarks.md (10 minutes); `ONLY='latency stop'` prints a part
+	hack/rootfs.sh $$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/') $${CARGO_TARGET_DIR:-target}/rootfs
 	cargo build --workspace --bins --locked
 	$${CARGO_TARGET_DIR:-target}/debug/bench $(ONLY)
 

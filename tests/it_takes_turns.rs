@@ -9,6 +9,7 @@ use aws_sdk_ecs::config::{BehaviorVersion, Credentials, Region, retry::RetryConf
 use serde_json::json;
 use testkit::{
     process::free_port,
+    sdk,
     simulated_ecs::{ACCESS_KEY, ACCOUNT, Action, Fault},
 };
 
@@ -144,6 +145,7 @@ async fn two_regions_do_not_slow_each_other() {
 async fn deploy(world: &World<'_>, per_second: f64, registrations: u32) -> usize {
     let config = aws_sdk_ecs::Config::builder()
         .behavior_version(BehaviorVersion::latest())
+        .http_client(sdk::http_client())
         .endpoint_url(world.ecs.endpoint())
         .region(Region::new("us-west-2"))
         .credentials_provider(Credentials::new(ACCESS_KEY, "secret", None, None, "test"))

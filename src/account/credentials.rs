@@ -7,11 +7,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_config::{BehaviorVersion, SdkConfig, default_provider::credentials::DefaultCredentialsChain};
+use aws_config::{
+    BehaviorVersion, SdkConfig, default_provider::credentials::DefaultCredentialsChain,
+    provider_config::ProviderConfig,
+};
 use aws_credential_types::{
     Credentials,
     provider::{self, ProvideCredentials, future},
 };
+use aws_smithy_http_client::{
+    Builder, Connector,
+    proxy::ProxyConfig,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::{http::SharedHttpClient, runtime_components::RuntimeComponents};
 use tokio::sync::Mutex;
 
 /// How long before they expire credentials are loaded anew, so that none expire on their way.
@@ -20,14 +29,29 @@ const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 /// The credentials, region and endpoints of the environment, as every AWS tool reads them.
 /// Source: "AWS SDKs and Tools Reference Guide".
 pub async fn environment() -> SdkConfig {
-    let credentials = RotatingCredentials::default();
-    aws_config::defaults(BehaviorVersion::latest()).credentials_provider(credentials).load().await
+    let http = https_client();
+    let credentials = RotatingCredentials { http: http.clone(), loaded: Arc::default() };
+    let config = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
+    config.credentials_provider(credentials).load().await
+}
+
+/// The SDK's default HTTP client, proxies of the environment included, but with the cryptography of ring, which is smaller.
+fn https_client() -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(|settings, components| {
+        let mut connector = Connector::builder()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .proxy_config(ProxyConfig::from_env());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        connector.build()
+    })
 }
 
 /// The default chain, which itself reads the shared files only once and for ever.
 /// Source: `aws_config::profile::ProfileFileCredentialsProvider`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct RotatingCredentials {
+    http: SharedHttpClient,
     loaded: Arc<Mutex<Option<Loaded>>>,
 }
 
@@ -45,7 +69,8 @@ impl RotatingCredentials {
         let loaded = match &mut *loaded {
             Some(loaded) if loaded.files == files => loaded,
             stale => {
-                let chain = DefaultCredentialsChain::builder().build().await;
+                let config = ProviderConfig::default().with_http_client(self.http.clone());
+                let chain = DefaultCredentialsChain::builder().configure(config).build().await;
                 stale.insert(Loaded { chain, files, credentials: None })
             }
         };

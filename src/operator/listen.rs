@@ -4,10 +4,22 @@ use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
+    time::Duration,
 };
 
 use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use tokio::net::TcpListener;
+
+/// How long a client may take to say what it wants.
+const HEADER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long to wait after a connection could not be taken, for example since too many files are open.
+const ACCEPT_DELAY: Duration = Duration::from_secs(1);
 
 /// A value of `--metrics-bind-address` or `--health-probe-bind-address`, as controller-runtime takes them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,8 +69,26 @@ pub async fn serve(address: BindAddress, router: Router) -> std::io::Result<()> 
             Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?,
         },
     };
-    tokio::spawn(axum::serve(listener, router).into_future());
+    tokio::spawn(accept(listener, router));
     Ok(())
+}
+
+/// Speaks HTTP/1.1 only, as probes and Prometheus do.
+async fn accept(listener: TcpListener, router: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_DELAY).await;
+            }
+        }
+    }
 }
 
 #[cfg(test)]

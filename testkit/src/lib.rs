@@ -10,5 +10,6 @@ pub mod namespace;
 pub mod process;
 pub mod promtool;
 pub mod proxy;
+pub mod sdk;
 pub mod simulated_ecs;
 pub mod tools;

@@ -8,10 +8,6 @@ use aws_sdk_ecs::{
     error::ProvideErrorMetadata,
     types::{ContainerDefinition, TaskDefinitionStatus},
 };
-use aws_smithy_http_client::{
-    Builder,
-    tls::{Provider, rustls_provider::CryptoMode},
-};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,7 +16,7 @@ use tokio::{
 
 use crate::{
     process::{Folder, Process, free_port},
-    tools,
+    sdk, tools,
 };
 
 const ATTEMPTS: u32 = 3;
@@ -100,10 +96,8 @@ impl Moto {
     /// A new client, for the async runtime of the caller: one made in another test dies with that test's runtime.
     #[must_use]
     pub fn client(&self) -> Client {
-        // The SDK's own HTTP client would go through HTTP_PROXY, even to 127.0.0.1.
-        let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
         let config = Config::builder()
-            .http_client(http)
+            .http_client(sdk::http_client())
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(Self::REGION))
             .endpoint_url(self.endpoint())

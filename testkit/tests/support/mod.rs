@@ -5,13 +5,14 @@ use aws_sdk_ecs::{
     config::{Credentials, SharedCredentialsProvider},
     error::{ProvideErrorMetadata, SdkError},
 };
-use testkit::simulated_ecs::SimulatedEcs;
+use testkit::{sdk, simulated_ecs::SimulatedEcs};
 
 /// The configuration of a client that never retries.
 pub fn config(ecs: &SimulatedEcs, access_key: &str, region: &'static str) -> SdkConfig {
     let credentials = Credentials::new(access_key, "secret", None, None, "test");
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
+        .http_client(sdk::http_client())
         .endpoint_url(ecs.endpoint())
         .region(Region::new(region))
         .credentials_provider(SharedCredentialsProvider::new(credentials))

@@ -7,7 +7,10 @@ use aws_sdk_ecs::{
     config::{BehaviorVersion, Credentials, Region, retry::RetryConfig},
     types::ContainerDefinition,
 };
-use testkit::simulated_ecs::{ACCESS_KEY, SimulatedEcs};
+use testkit::{
+    sdk,
+    simulated_ecs::{ACCESS_KEY, SimulatedEcs},
+};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -71,6 +74,7 @@ impl Deploy {
 pub fn client(ecs: &SimulatedEcs, retries: RetryConfig) -> Client {
     let config = aws_sdk_ecs::Config::builder()
         .behavior_version(BehaviorVersion::latest())
+        .http_client(sdk::http_client())
         .endpoint_url(ecs.endpoint())
         .region(Region::new("us-west-2"))
         .credentials_provider(Credentials::new(ACCESS_KEY, "secret", None, None, "bench"))

@@ -114,7 +114,7 @@ async fn measure(name: &str, bench: &Bench, report: &mut Report) {
 fn released() -> Result<PathBuf, Failure> {
     let own = env::current_exe()?;
     let target = own.ancestors().nth(2).ok_or("this program is in no target folder")?;
-    let binary = target.join("release/ecs-retirement-controller");
+    let binary = target.join("rootfs/ecs-retirement-controller");
     if binary.is_file() {
         Ok(binary)
     } else {
