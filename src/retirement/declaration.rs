@@ -250,6 +250,7 @@ mod tests {
             |name: &str| TaskDefinitionRetirementSpec { region: Some(name.to_owned()), ..spec(&["api:1"]) };
         assert_eq!(region(&spec(&[]), None, Some("us-west-2")), Err(InvalidSpec::Empty));
         assert_eq!(region(&spec(&many), None, Some("us-west-2")), Err(InvalidSpec::TooMany(501)));
+        assert_eq!(region(&spec(&many[1..]), None, Some("us-west-2")), Ok("us-west-2".to_owned()));
         assert_eq!(region(&spec(&["api:1"]), None, None), Err(InvalidSpec::NoRegion));
         assert_eq!(region(&named("Oregon"), None, None), Err(InvalidSpec::Region("Oregon".to_owned())));
         assert!(matches!(
@@ -258,6 +259,30 @@ mod tests {
         ));
         assert_eq!(region(&named("eu-west-1"), Some(&moved), None), Ok("eu-west-1".to_owned()));
         assert_eq!(region(&spec(&["api:1"]), None, Some("us-west-2")), Ok("us-west-2".to_owned()));
+    }
+
+    #[test]
+    fn a_quiet_time_is_a_duration_and_only_for_those_who_wait() {
+        let quiet = |unused_for: &str, in_use| {
+            let unused_for = Some(unused_for.to_owned());
+            let spec = TaskDefinitionRetirementSpec { unused_for, in_use, ..spec(&["api:1"]) };
+            region(&spec, None, Some("us-west-2"))
+        };
+        assert_eq!(quiet("1h30m", InUse::Wait), Ok("us-west-2".to_owned()));
+        assert_eq!(quiet("soon", InUse::Wait), Err(InvalidSpec::UnusedFor("soon".to_owned())));
+        assert_eq!(quiet("24h", InUse::Retire), Err(InvalidSpec::UnusedForWithoutWait));
+    }
+
+    #[test]
+    fn a_row_keeps_its_key_when_the_account_changes() {
+        let of_other = "arn:aws:ecs:us-west-2:999999999999:task-definition/cpu-wave:1";
+        let keys = |account| {
+            let entries = entries(&spec(&["cpu-wave:2", of_other]), Some(&identity()), Some(account));
+            entries.into_iter().map(|entry| entry.revision).collect::<Vec<_>>()
+        };
+        assert_eq!(keys("999999999999"), ["cpu-wave:2", "cpu-wave:1"], "resolved there before");
+        assert_eq!(keys("012345678910"), ["cpu-wave:2", of_other]);
+        assert_eq!(keys("111111111111"), ["cpu-wave:2", of_other]);
     }
 
     proptest! {
