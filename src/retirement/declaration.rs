@@ -265,7 +265,7 @@ mod tests {
     fn a_quiet_time_is_a_duration_and_only_for_those_who_wait() {
         let quiet = |unused_for: &str, in_use| {
             let unused_for = Some(unused_for.to_owned());
-            let spec = TaskDefinitionRetirementSpec { unused_for, in_use, ..spec(&["api:1"]) };
+            let spec = TaskDefinitionRetirementSpec { in_use, unused_for, ..spec(&["api:1"]) };
             region(&spec, None, Some("us-west-2"))
         };
         assert_eq!(quiet("1h30m", InUse::Wait), Ok("us-west-2".to_owned()));

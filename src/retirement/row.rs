@@ -262,3 +262,6 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
     };
     RevisionStatus { reason, message: Some(message), used_by: Vec::new(), ..row }
 }
+
+#[cfg(test)]
+mod tests;
