@@ -129,6 +129,10 @@ fn credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Cred
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_ecs::{
+        error::ErrorMetadata, operation::describe_task_definition::DescribeTaskDefinitionError,
+    };
+
     use super::*;
 
     #[test]
@@ -140,7 +144,11 @@ mod tests {
             ("ExpiredToken", "The security token is expired", 403, FailureKind::AccessDenied),
             ("ServerException", "Internal", 400, FailureKind::ServerFault),
             ("", "", 500, FailureKind::ServerFault),
+            ("", "", 501, FailureKind::ServerFault),
+            ("", "", 499, FailureKind::Refused),
             ("", "", 503, FailureKind::Unavailable),
+            ("ThrottlingException", "Rate exceeded", 503, FailureKind::Throttled),
+            ("BrandNewException", "Unable to describe task definition.", 400, FailureKind::Refused),
             ("ClientException", "Unable to describe task definition.", 400, FailureKind::Absent),
             ("ClientException", "The specified task definition does not exist.", 400, FailureKind::Absent),
             ("ClientException", "Too many concurrent attempts", 400, FailureKind::Refused),
@@ -152,11 +160,61 @@ mod tests {
         }
     }
 
+    fn error(code: &str, status: u16) -> SdkError<DescribeTaskDefinitionError, HttpResponse> {
+        let metadata = ErrorMetadata::builder().code(code).message("No.").build();
+        let status = status.try_into().expect("a status");
+        SdkError::service_error(
+            DescribeTaskDefinitionError::generic(metadata),
+            HttpResponse::new(status, "".into()),
+        )
+    }
+
+    #[test]
+    fn a_metric_names_the_codes_that_are_known_and_no_others() {
+        for known in ["ThrottlingException", "ExpiredToken", "ServerException", "ClientException"] {
+            assert_eq!(code(&error(known, 400)), known);
+        }
+        assert_eq!(code(&error("BrandNewException", 400)), "Other");
+        let unanswered = SdkError::<DescribeTaskDefinitionError, _>::timeout_error("late");
+        assert_eq!(code(&unanswered), "NoAnswer");
+    }
+
+    #[test]
+    fn without_an_answer_the_message_says_whether_aws_or_the_credentials_are_missing() {
+        let answered = failure(&error("ExpiredToken", 403));
+        assert_eq!(
+            (answered.kind, answered.message.as_str()),
+            (FailureKind::AccessDenied, "ExpiredToken: No.")
+        );
+
+        let without = |cause: Box<dyn StdError + Send + Sync>| {
+            failure(&SdkError::<DescribeTaskDefinitionError, HttpResponse>::construction_failure(cause))
+        };
+        let silent = without("reset".into());
+        let told = (silent.kind, silent.message.as_str());
+        assert_eq!(told, (FailureKind::Unavailable, "AWS could not be reached, or did not answer in time"));
+        for missing in [CredentialsError::not_loaded("none"), CredentialsError::invalid_configuration("bad")]
+        {
+            let missing = without(missing.into());
+            assert_eq!(missing.kind, FailureKind::AccessDenied);
+            assert!(missing.message.starts_with("the controller has no AWS credentials: give its"));
+        }
+        let stale = without(CredentialsError::provider_error("STS is down").into());
+        let told = (stale.kind, stale.message.as_str());
+        assert_eq!(
+            told,
+            (FailureKind::Unavailable, "the AWS credentials of the controller could not be refreshed")
+        );
+    }
+
     #[test]
     fn a_refusal_keeps_the_code_and_the_text_of_aws() {
         let failure = answered(Some("ClientException"), Some("No."), 400);
         assert_eq!(failure.message, "ClientException: No.");
         assert_eq!(answered(None, None, 404).message, "HTTP status 404");
         assert_eq!(answered(Some("ClientException"), None, 400).message, "ClientException");
+        let long = "ü".repeat(TEXT_LENGTH + 1);
+        let kept = answered(Some("ClientException"), Some(&long), 400).message;
+        assert_eq!(kept, format!("ClientException: {}", "ü".repeat(TEXT_LENGTH)));
     }
 }

@@ -234,6 +234,32 @@ mod tests {
     }
 
     #[test]
+    fn users_are_told_to_a_person_in_words() {
+        let web = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
+        let users = |more| Users { named: vec![web.clone(), task("a")], more };
+        assert_eq!(users(0).to_string(), "service web in cluster prod, task a in cluster prod");
+        assert_eq!(users(2).to_string(), "service web in cluster prod, task a in cluster prod and 2 more");
+    }
+
+    #[test]
+    fn nobody_is_the_same_whenever_it_was_found_out() {
+        let nobody = |second| Use::Nobody { at: Timestamp::from_second(second).expect("a time") };
+        let by = |id: &str| Use::By(Users { named: vec![task(id)], more: 0 });
+        assert!(nobody(1).says_the_same_as(&nobody(2)));
+        assert!(by("a").says_the_same_as(&by("a")));
+        assert!(!by("a").says_the_same_as(&by("b")));
+        assert!(!by("a").says_the_same_as(&nobody(1)));
+        assert!(!nobody(1).says_the_same_as(&by("a")));
+    }
+
+    #[test]
+    fn a_scan_knows_how_old_it_is_and_how_long_it_took() {
+        let scan = scan(2, Ok(Found::default()), None);
+        assert_eq!(scan.age(after(30, &scan)), Duration::from_secs(30));
+        assert_eq!(scan.took(), Duration::from_secs(2));
+    }
+
+    #[test]
     fn a_scan_is_good_for_a_minute_or_until_the_next_one_can_be_done() {
         let quick = scan(2, Ok(Found::default()), None);
         assert!(quick.is_fresh(after(59, &quick)));

@@ -223,3 +223,6 @@ impl Elector {
         calls::kubernetes("replace lease", self.api.replace(&self.name, &PostParams::default(), &lease)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

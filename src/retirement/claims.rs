@@ -33,3 +33,24 @@ impl Drop for Claim<'_> {
         self.claims.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.arn);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task_definition::Reference;
+
+    #[test]
+    fn a_revision_is_in_one_hand_at_a_time() {
+        let arn = |revision| {
+            let text = format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{revision}");
+            let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
+            arn
+        };
+        let claims = Claims::default();
+        let claim = claims.take(&arn("api:1")).expect("nobody has it");
+        assert!(claims.take(&arn("api:1")).is_none());
+        assert!(claims.take(&arn("api:2")).is_some());
+        drop(claim);
+        assert!(claims.take(&arn("api:1")).is_some());
+    }
+}

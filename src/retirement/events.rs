@@ -128,6 +128,15 @@ mod tests {
     }
 
     #[test]
+    fn a_retirement_is_told_with_the_request_id_of_aws() {
+        let mut after = status(&[("api:1", Reason::Retired, "its time is still to be asked")]);
+        after.revisions[0].request_id = Some("f00".to_owned());
+        assert_eq!(notices(&status(&[]), &after)[0].note, "api:1 (AWS request id f00)");
+        let held = status(&[("api:1", Reason::DryRun, "")]);
+        assert_eq!(notices(&status(&[]), &held)[0].note, "api:1");
+    }
+
+    #[test]
     fn waiting_and_trying_again_is_no_event() {
         let before = status(&[("api:1", Reason::Pending, ""), ("api:2", Reason::Pending, "")]);
         let after = status(&[("api:1", Reason::Throttled, "slow"), ("api:2", Reason::Unavailable, "down")]);
@@ -157,8 +166,10 @@ mod tests {
             .map(|revision| (revision, Reason::Refused, long.as_str()))
             .collect();
         let notices = notices(&status(&[]), &status(&rows));
-        assert!(notices[0].note.len() <= NOTE_LENGTH);
+        assert!((NOTE_LENGTH - 1..=NOTE_LENGTH).contains(&notices[0].note.len()));
         assert!(notices[0].note.starts_with("7 revisions, 2 more than named here: a:1: üü"));
         assert!(notices[0].note.ends_with("ü..."));
+        let as_long_as_may_be = "x".repeat(NOTE_LENGTH);
+        assert_eq!(cut(as_long_as_may_be.clone()), as_long_as_may_be);
     }
 }

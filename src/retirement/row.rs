@@ -198,7 +198,7 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
 /// The row of a revision that was just deregistered: ECS gives its time only to those who look afterwards.
 fn timed(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, after: Option<&Seen>) -> RevisionStatus {
     let row = match after {
-        Some(Ok(after)) if after.status.is_retired() => described(row, spec, after),
+        Some(Ok(after)) => described(row, spec, after),
         _ => row,
     };
     let message = row.deregistered_at.is_none().then(|| TIME_IS_DUE.to_owned());

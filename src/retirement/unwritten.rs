@@ -87,6 +87,18 @@ mod tests {
     }
 
     #[test]
+    fn the_latest_row_of_each_revision_is_kept_even_where_none_is_recorded() {
+        let unwritten = Unwritten::default();
+        let (first, other) =
+            (row("api:1", "INACTIVE", Some("first")), row("api:2", "INACTIVE", Some("other")));
+        let latest = row("api:1", "INACTIVE", Some("latest"));
+        unwritten.keep("uid", [first, other.clone()].into_iter());
+        unwritten.keep("uid", [latest.clone(), row("api:3", "ACTIVE", None)].into_iter());
+        assert_eq!(restored(&unwritten, Vec::new()), [other, latest], "what is ACTIVE can be learned again");
+        assert_eq!(unwritten.restore("uid", None), None);
+    }
+
+    #[test]
     fn what_another_process_recorded_since_is_only_completed() {
         let unwritten = Unwritten::default();
         unwritten

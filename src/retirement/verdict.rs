@@ -279,13 +279,28 @@ mod tests {
         let expected = "0 of 2 revisions retired, 2 waiting: 29 of 40 resources are before it in the line for a deregistration; done by about 1970-01-01 00:05 UTC";
         assert_eq!(told(0), expected);
         assert_eq!(told(100), expected, "the same for a while");
+        // Its second turn comes after all the others' first, 30 + 40 turns from now.
+        assert!(told(159).ends_with("00:05 UTC") && told(160).ends_with("00:10 UTC"));
+
+        let (place, now) = (Place { ahead: 29, waiting: 40, per_second: 0.5 }, Timestamp::UNIX_EPOCH);
+        let throttled = [row("api:1", Reason::Throttled, None), row("api:2", Reason::Pending, None)];
+        let hindered = Verdict::of(&throttled, Some((place, now))).message;
+        assert_eq!(hindered, "0 of 2 revisions retired, 2 waiting", "what hinders it is another thing");
+        let stopped = Place { per_second: 0.0, ..place };
+        assert!(
+            Verdict::of(&rows, Some((stopped, now))).message.ends_with("done by about nobody knows when")
+        );
     }
 
     #[test]
     fn what_was_retired_before_the_spec_became_invalid_still_counts() {
-        let rows = [row("api:1", Reason::Retired, None), row("api:2", Reason::Pending, None)];
+        let rows = [
+            row("api:1", Reason::Retired, None),
+            row("api:2", Reason::Pending, None),
+            row("api:3", Reason::Deleted, None),
+        ];
         let verdict = Verdict::invalid(&InvalidSpec::TooMany(501), 501, &rows);
-        assert_eq!((verdict.retired, verdict.waiting, verdict.rejected), (1, 0, 500));
+        assert_eq!((verdict.retired, verdict.waiting, verdict.rejected), (2, 0, 499));
         let verdict = Verdict::invalid(&InvalidSpec::Empty, 0, &rows);
         assert_eq!((verdict.declared, verdict.retired, verdict.rejected), (0, 0, 0));
     }

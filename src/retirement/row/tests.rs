@@ -220,8 +220,10 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     let dry_run = after(&dry, in_use.clone(), used(&nobody));
     assert_eq!(told(&dry_run), (Reason::DryRun, Some("ACTIVE"), but.as_str()));
 
-    let unseen = Outcome::Used { before: None, usage: nobody };
-    assert_eq!(told(&after(&spec, recorded(Reason::InUse), unseen)), (Reason::Quiet, None, until));
+    let slow = after(&spec, in_use.clone(), Outcome::Seen(Err(failure(FailureKind::Throttled))));
+    assert!(slow.used_by.is_empty(), "it is not known any more");
+    let unseen = after(&spec, in_use.clone(), Outcome::Used { before: None, usage: nobody });
+    assert_eq!((told(&unseen), unseen.used_by.len()), ((Reason::Quiet, Some("ACTIVE"), until), 0));
     let free = after(&spec, in_use, Outcome::Free);
     assert_eq!((told(&free), free.used_by.len()), ((Reason::Pending, Some("ACTIVE"), ""), 0));
     assert_eq!(after(&spec, quiet_before, Outcome::Free).unused_since, Some(Time(time(5))));
