@@ -1,10 +1,13 @@
 //! Bad input is never guessed: admission refuses it and says what to write, and so does the controller by itself.
 
+use std::time::{Duration, Instant};
+
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use testkit::{control_plane::ControlPlane, simulated_ecs::Action};
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::sleep};
 
-use crate::support::{CRD, World};
+use crate::support::{CRD, DEADLINE, World};
 
 /// An API server whose CRD lets everything in, as an older release's might.
 async fn lenient_world() -> World<'static> {
@@ -15,9 +18,11 @@ async fn lenient_world() -> World<'static> {
 
 fn lenient_crd() -> String {
     let mut crd: Value = serde_saphyr::from_str(CRD).expect("the CRD is YAML");
-    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
-    let spec = crd.pointer_mut(spec).expect("the CRD has a spec");
-    *spec = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    for part in ["spec", "status"] {
+        let part = format!("/spec/versions/0/schema/openAPIV3Schema/properties/{part}");
+        let part = crd.pointer_mut(&part).expect("the CRD has it");
+        *part = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    }
     crd.to_string()
 }
 
@@ -198,4 +203,26 @@ async fn an_object_that_does_not_parse_is_told_where_and_stops_no_other() {
 
     world.apply("broken", json!({ "revisions": ["web:1"] })).await.expect("mended");
     world.wait_ready("broken").await;
+}
+
+#[tokio::test]
+async fn a_status_of_another_version_is_left_as_it_is() {
+    let world = lenient_world().await;
+    world.west.register("web");
+    world.declare("later", &["web:1"]).await;
+    let row = json!({ "revision": "web:1", "reason": "Archived", "requestId": "request" });
+    let status = json!({ "status": { "observedGeneration": 1, "revisions": [row] } });
+    let patch = Patch::Merge(&status);
+    world.api().patch_status("later", &PatchParams::default(), &patch).await.expect("it lets that in");
+    let before = world.seen("later").await;
+
+    let controller = world.start();
+    world.declare("web", &["web:1"]).await;
+    world.wait_ready("web").await;
+    let began = Instant::now();
+    while !controller.log().contains("status.revisions[0].reason") {
+        assert!(began.elapsed() < DEADLINE, "the log does not tell of it: {}", controller.log());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(world.seen("later").await.version(), before.version());
 }

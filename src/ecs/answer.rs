@@ -139,3 +139,52 @@ pub fn same_revision(asked: &Arn, answered: Option<&str>) -> Result<(), Failure>
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task_definition::Reference;
+
+    #[test]
+    fn an_answer_for_another_revision_is_refused() {
+        let text = "arn:aws:ecs:us-west-2:012345678910:task-definition/api:1";
+        let Ok(Reference::Arn(asked)) = text.parse() else { panic!("an ARN") };
+        assert_eq!(same_revision(&asked, Some(text)), Ok(()));
+        let namesake = text.replace("us-west-2", "eu-west-1");
+        for (answered, told) in [(Some(namesake.as_str()), namesake.as_str()), (None, "none")] {
+            let refusal = same_revision(&asked, answered).expect_err("another");
+            assert_eq!(refusal.kind, FailureKind::Refused);
+            assert_eq!(refusal.message, format!("asked ECS for {text}, and it answered for {told}"));
+        }
+    }
+
+    #[test]
+    fn a_look_afterwards_is_due_for_a_time_or_for_a_refusal() {
+        let wants = |answer| Reply { answer, request_id: None }.wants_a_look();
+        let failed = |kind| wants(Err(Failure { kind, message: String::new() }));
+        assert!(wants(Ok(Description {
+            status: Status::Inactive,
+            registered_at: None,
+            deregistered_at: None
+        })));
+        assert!(failed(FailureKind::Refused) && failed(FailureKind::Absent));
+        assert!(!failed(FailureKind::Throttled) && !failed(FailureKind::Unavailable));
+        assert!(!failed(FailureKind::ServerFault) && !failed(FailureKind::AccessDenied));
+    }
+
+    #[test]
+    fn what_failed_is_told_by_the_call_that_mattered() {
+        let failure = |kind| Failure { kind, message: String::new() };
+        let before = Description { status: Status::Active, registered_at: None, deregistered_at: None };
+        let asked = |answer| Outcome::Asked {
+            before: before.clone(),
+            reply: Reply { answer, request_id: None },
+            after: Some(Err(failure(FailureKind::Throttled))),
+        };
+        let refused = FailureKind::Refused;
+        assert_eq!(Outcome::Seen(Err(failure(refused))).failure(), Some(refused));
+        assert_eq!(asked(Err(failure(refused))).failure(), Some(refused));
+        assert_eq!(asked(Ok(before.clone())).failure(), None, "the look afterwards does not matter");
+        assert_eq!(Outcome::Free.failure(), None);
+    }
+}

@@ -9,8 +9,7 @@ use std::{
 
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use kube::{
-    Api, Resource, ResourceExt,
-    core::DeserializeGuard,
+    Api, ResourceExt,
     runtime::{
         Controller, Predicate, PredicateConfig, WatchStreamExt,
         controller::{self, Action},
@@ -26,10 +25,11 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
-    api::{REQUESTED_AT, TaskDefinitionRetirement},
+    api::REQUESTED_AT,
     ecs::turns::Holder,
     operator::{metrics, queue::Queue},
     retirement::{
+        guarded::Guarded,
         reconcile::{self, Context},
         retry,
     },
@@ -38,17 +38,14 @@ use crate::{
 /// The resources of one watched namespace, or of all, as the watch last told.
 pub type Cache = Store<Guarded>;
 
-/// A resource that may not parse; one that does not stops no other.
-pub type Guarded = DeserializeGuard<TaskDefinitionRetirement>;
-
 /// An annotation that repeats the whole object, and is not worth the memory.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// For how many seconds the API server serves one watch before it is to be asked for another: no call pends for ever.
 const WATCH_SECONDS: u32 = 25;
 
-/// How many resources the API server lists at once: with their managed fields, of 500 at once only the memory would be left.
-const PAGE: u32 = 100;
+/// How many resources the API server lists at once: the text of a page stays in memory while it is read.
+const PAGE: u32 = 250;
 
 /// What the passes of all controllers share.
 pub struct Shared {
@@ -122,8 +119,6 @@ fn is_due(object: &Guarded) -> bool {
 /// Drops what would take most of the memory and is never read here: a pass reads the resource anew, and the cache tells no more than
 /// where it stands.
 fn slim(object: &mut Guarded) {
-    // Not cleared, which would keep the room that they took.
-    object.meta_mut().managed_fields = None;
     object.annotations_mut().remove(LAST_APPLIED);
     let status = object.0.as_mut().ok().and_then(|resource| resource.status.as_mut());
     for row in status.into_iter().flat_map(|status| &mut status.revisions) {

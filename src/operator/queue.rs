@@ -8,9 +8,9 @@ use std::{
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
-use crate::operator::{
-    controllers::Guarded,
-    metrics::{WORKQUEUE_ADDS, WORKQUEUE_SECONDS},
+use crate::{
+    operator::metrics::{WORKQUEUE_ADDS, WORKQUEUE_SECONDS},
+    retirement::guarded::Guarded,
 };
 
 /// When each resource that is scheduled is due.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus, conditions::READY},
+    api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus},
     retirement::verdict::{INVALID_SPEC, Standing, standing},
 };
 
@@ -69,9 +69,8 @@ fn invalid(
     after: &TaskDefinitionRetirementStatus,
 ) -> Option<Notice> {
     let message = |status: &TaskDefinitionRetirementStatus| {
-        let is_invalid = |reason: &str| reason == INVALID_SPEC;
-        let ready = status.conditions.iter().find(|it| it.type_ == READY && is_invalid(&it.reason))?;
-        Some(ready.message.clone())
+        let invalid = status.conditions.iter().find(|it| it.reason == INVALID_SPEC)?;
+        Some(invalid.message.clone())
     };
     let note = message(after).filter(|text| message(before).as_ref() != Some(text))?;
     Some(Notice { is_warning: true, reason: INVALID_SPEC.to_owned(), note: cut(note) })
@@ -156,6 +155,9 @@ mod tests {
         assert!(notices(&none, &empty)[0].is_warning);
         assert_eq!(notices(&empty, &empty), []);
         assert_eq!(notices(&empty, &invalid(&InvalidSpec::NoRegion)).len(), 1);
+        let conditions = Verdict::of(&[], None).conditions(&[], None, Timestamp::UNIX_EPOCH);
+        let valid = TaskDefinitionRetirementStatus { conditions, ..Default::default() };
+        assert_eq!(notices(&empty, &valid), []);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The retirement of declared revisions: what is declared, what to do about it, and what to tell.
 
+pub mod guarded;
 pub mod declaration;
 pub mod plan;
 pub mod status;

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
-use kube::{
-    Api, Client, ResourceExt,
-    core::{DeserializeGuard, error_boundary::InvalidObject},
-};
+use kube::{Api, Client, ResourceExt};
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
@@ -18,6 +15,7 @@ use crate::{
         act::{Slice, act},
         claims::Claims,
         declaration,
+        guarded::Guarded,
         record::{self, Record},
         retry::{self, Progress},
         status::{Caller, Finding, Renewal, summarize},
@@ -75,10 +73,7 @@ pub enum Error {
 ///
 /// # Errors
 /// Where Kubernetes does not take or give the resource; nothing else ends a pass.
-pub async fn reconcile(
-    object: Arc<DeserializeGuard<TaskDefinitionRetirement>>,
-    context: Arc<Context>,
-) -> Result<Option<Duration>, Error> {
+pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Option<Duration>, Error> {
     if !(context.may_act)() {
         return Ok(None);
     }
@@ -88,7 +83,7 @@ pub async fn reconcile(
             context.account.leave(&holder(settled));
             Ok(None)
         }
-        Err(InvalidObject { metadata, .. }) => record::report_unreadable(metadata, &context).await,
+        Err(metadata) => record::report_unreadable(metadata, &context).await,
     }
 }
 

@@ -10,6 +10,7 @@ use kube::{
     Api, Resource, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -149,8 +150,18 @@ pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Resu
     let Err(error) = serde_path_to_error::deserialize::<_, TaskDefinitionRetirement>(whole) else {
         return Ok(None);
     };
-    let recorded = object.data["status"].clone();
-    let recorded: TaskDefinitionRetirementStatus = serde_json::from_value(recorded).unwrap_or_default();
+    let recorded = Option::<TaskDefinitionRetirementStatus>::deserialize(&object.data["status"]);
+    let Ok(recorded) = recorded.map(Option::unwrap_or_default) else {
+        // Of a later version of the CRD, say: to tell of it there would lose what it holds.
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(
+            namespace,
+            name,
+            error,
+            "the resource cannot be read: install the CRD of this version"
+        );
+        return Ok(None);
+    };
     let generation = object.metadata.generation;
     let conditions =
         Verdict::unreadable(&error).conditions(&recorded.conditions, generation, (context.clock)());

@@ -12,7 +12,7 @@ use crate::{
     api::{
         Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
         TaskDefinitionRetirementStatus,
-        conditions::{READY, RECONCILING, STALLED},
+        conditions::{RECONCILING, STALLED},
     },
     ecs::pacer::Place,
     retirement::{
@@ -66,7 +66,7 @@ pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
         return false;
     }
     let Some(status) = &resource.status else { return true };
-    let invalid = || status.conditions.iter().any(|it| it.type_ == READY && it.reason == INVALID_SPEC);
+    let invalid = || status.conditions.iter().any(|it| it.reason == INVALID_SPEC);
     Renewal::of(resource, status).is_due()
         || status.conditions.is_empty()
         || status.revisions.iter().any(wants_a_look)

@@ -103,8 +103,9 @@ mod tests {
         let unwritten = Unwritten::default();
         unwritten
             .keep("uid", [row("api:1", "INACTIVE", Some("ours")), row("api:2", "ACTIVE", None)].into_iter());
-        let recorded = vec![row("api:1", "INACTIVE", None), row("api:2", "INACTIVE", Some("theirs"))];
-        let expected = [row("api:1", "INACTIVE", Some("ours")), row("api:2", "INACTIVE", Some("theirs"))];
+        let deleted = |request_id| row("api:1", "DELETE_IN_PROGRESS", request_id);
+        let recorded = vec![deleted(None), row("api:2", "INACTIVE", Some("theirs"))];
+        let expected = [deleted(Some("ours")), row("api:2", "INACTIVE", Some("theirs"))];
         assert_eq!(restored(&unwritten, recorded), expected);
     }
 }

@@ -29,6 +29,7 @@ fn each_is_called_once_in_the_order_they_came() {
     for who in ["a", "b", "c"] {
         assert_eq!(line.take(&who, start), Turn::Later);
     }
+    assert_eq!(line.waiting(), 3);
     assert_eq!(line.place(&"c", start).map(|place| (place.ahead, place.waiting)), Some((2, 3)));
     let mut now = start;
     for who in ["a", "b", "c"] {
@@ -73,9 +74,23 @@ fn a_place_or_a_turn_that_is_not_used_is_given_on() {
         ["next", "last"],
         "the turns of ten seconds, and the one that was not taken"
     );
+    assert!(!line.is_called(&"silent"));
+    assert!((line.tokens_at(later) - 2.0).abs() < 1e-9, "three of the burst and one given back, less two");
     assert_eq!(line.take(&"next", later), Turn::Now);
     line.give_back(later);
     assert_eq!(line.take(&"new", later), Turn::Now);
+}
+
+#[test]
+fn a_turn_that_is_not_taken_is_given_on_before_the_next_one_comes() {
+    let start = Instant::now();
+    let mut line = Line::new(Pacing { per_second: 0.05, burst: 3 }, start);
+    line.take(&"silent", start);
+    line.take(&"next", start);
+    let now = start + seconds(20.0);
+    assert_eq!(line.call(now), ["silent"]);
+    assert_eq!(line.next_call(now), Some(now + TURN_KEPT));
+    assert_eq!(line.call(now + TURN_KEPT), ["next"]);
 }
 
 #[test]

@@ -91,6 +91,45 @@ fn resources_that_were_refused_together_do_not_ask_again_together() {
     let delays: std::collections::BTreeSet<Duration> =
         (0..100).map(|uid| spread(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
     assert!(delays.len() > 50);
+    let longest = LONGEST_DELAY * 6 / 5;
+    assert!(delays.iter().all(|delay| (LONGEST_DELAY..longest).contains(delay)));
+    assert!(delays.iter().any(|delay| *delay > LONGEST_DELAY * 11 / 10), "over the whole fifth");
+}
+
+#[test]
+fn whatever_failed_is_tried_again_after_a_pause() {
+    for (delay, shortest) in [
+        (after_outage("uid"), OUTAGE_DELAY),
+        (without_slot("uid"), SLOT_DELAY),
+        (after_error("uid"), SHORTEST_DELAY),
+        (after_conflict("uid"), CONFLICT_DELAY),
+        (after_panic("uid"), PANIC_DELAY),
+    ] {
+        assert!((shortest..shortest * 6 / 5).contains(&delay), "{delay:?} for {shortest:?}");
+    }
+}
+
+#[test]
+fn one_that_is_called_looks_by_itself_only_if_the_call_is_missed() {
+    let (spec, none) = (TaskDefinitionRetirementSpec::default(), BTreeSet::new());
+    let status = refused_for(0, &[Reason::Pending]);
+    let delay = |progress, place| next_look(&spec, &status, &none, progress, place, "uid", NOW);
+    assert_eq!(delay(Progress::Scanning, None), Some(MISSED_NEWS));
+    assert_eq!(delay(Progress::Queued, None), Some(MISSED_CALL));
+    let place = Place { ahead: 9, waiting: 20, per_second: 0.5 };
+    assert_eq!(delay(Progress::Queued, Some(place)), Some(Duration::from_secs(20) + MISSED_CALL));
+    let stopped = Place { per_second: 0.0, ..place };
+    assert_eq!(delay(Progress::Queued, Some(stopped)), Some(LONGEST_DELAY + MISSED_CALL));
+}
+
+#[test]
+fn a_refusal_has_lasted_since_the_resource_stalled_and_not_since_it_was_made() {
+    let mut status = refused_for(40, &[Reason::Refused]);
+    status.conditions[0].last_transition_time = Time(NOW - SignedDuration::from_hours(9));
+    let (spec, none) = (TaskDefinitionRetirementSpec::default(), BTreeSet::new());
+    let delay =
+        next_look(&spec, &status, &none, Progress::Made, None, "uid", NOW).expect("it is asked again");
+    assert!((Duration::from_secs(40)..Duration::from_secs(48)).contains(&delay), "{delay:?}");
 }
 
 fn declared(count: usize) -> Vec<Entry> {

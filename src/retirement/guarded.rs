@@ -1,0 +1,138 @@
+//! A resource as the API server tells it, whether it parses or not.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Time};
+use kube::{Resource, api::ObjectMeta};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::api::TaskDefinitionRetirement;
+
+/// A resource, or the metadata of one that does not parse: such a one stops no other.
+///
+/// kube's `DeserializeGuard` does the same for any kind, and copies each object on the way, managed fields and all: over ten
+/// thousand resources, that is most of what a restart takes.
+#[derive(Clone, Debug)]
+pub struct Guarded(pub Result<TaskDefinitionRetirement, ObjectMeta>);
+
+#[derive(Deserialize)]
+struct Parts {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Value,
+}
+
+/// What is read here of an object's metadata, and no more: the managed fields alone are longer than all else.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    namespace: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+    generation: Option<i64>,
+    resource_version: Option<String>,
+    deletion_timestamp: Option<Time>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl From<Metadata> for ObjectMeta {
+    fn from(read: Metadata) -> Self {
+        let Metadata { namespace, name, uid, generation, resource_version, deletion_timestamp, annotations } =
+            read;
+        Self {
+            namespace,
+            name,
+            uid,
+            generation,
+            resource_version,
+            deletion_timestamp,
+            annotations,
+            ..Self::default()
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Guarded {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Parts { metadata, spec, status } = Parts::deserialize(deserializer)?;
+        let metadata = metadata.into();
+        let parsed = (Deserialize::deserialize(&spec), Deserialize::deserialize(&status));
+        Ok(Self(match parsed {
+            (Ok(spec), Ok(status)) => Ok(TaskDefinitionRetirement { metadata, spec, status }),
+            _ => Err(metadata),
+        }))
+    }
+}
+
+impl Resource for Guarded {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        TaskDefinitionRetirement::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        TaskDefinitionRetirement::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        TaskDefinitionRetirement::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        TaskDefinitionRetirement::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.0.as_ref().map_or_else(|metadata| metadata, |resource| &resource.metadata)
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        match &mut self.0 {
+            Ok(resource) => &mut resource.metadata,
+            Err(metadata) => metadata,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::ResourceExt;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(spec: &Value, status: &Value) -> Guarded {
+        let object = json!({
+            "apiVersion": TaskDefinitionRetirement::api_version(&()),
+            "kind": Guarded::kind(&()),
+            "metadata": { "namespace": "platform", "name": "web" },
+            "spec": spec,
+            "status": status,
+        });
+        // As text: that is how it comes.
+        serde_json::from_str(&object.to_string()).expect("an object with metadata")
+    }
+
+    #[test]
+    fn what_does_not_parse_keeps_its_name() {
+        let good = (json!({ "revisions": ["api:1"] }), json!({ "progress": "0/1" }));
+        let whole = read(&good.0, &good.1);
+        let resource = whole.0.as_ref().expect("it parses");
+        assert_eq!(resource.spec.revisions, ["api:1"]);
+        assert_eq!(resource.status.as_ref().map(|status| status.progress.as_str()), Some("0/1"));
+        assert!(read(&good.0, &Value::Null).0.expect("without a status too").status.is_none());
+        assert_eq!(whole.name_any(), "web");
+
+        let bad_spec = json!({ "revisions": "api:1" });
+        let bad_status = json!({ "revisions": 7 });
+        for bad in [read(&bad_spec, &good.1), read(&good.0, &bad_status), read(&Value::Null, &good.1)] {
+            assert!(bad.0.is_err());
+            assert_eq!((bad.namespace().as_deref(), bad.name_any().as_str()), (Some("platform"), "web"));
+        }
+    }
+}
