@@ -8,11 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
 use testkit::model_api::{Answer, Asked, ModelApi};
-use tokio::{
-    sync::oneshot,
-    task::JoinHandle,
-    time::{self, sleep},
-};
+use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use tower::{BoxError, service_fn};
 
 use super::*;
@@ -121,11 +117,19 @@ impl Candidate {
 
 /// Waits until `candidate` leads, and holds that it and `other` never do at once. For how long.
 async fn until_leading(candidate: &Candidate, other: &Candidate) -> Duration {
-    let began = Instant::now();
-    while !candidate.leads() {
-        assert!(began.elapsed() < Duration::from_mins(5), "nobody takes over");
-        sleep(TICK).await;
+    until("it leads", || {
         assert!(!(candidate.leads() && other.leads()), "two lead");
+        candidate.leads()
+    })
+    .await
+}
+
+/// Waits until something is so. For how long.
+async fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_mins(5), "never: {what}");
+        sleep(TICK).await;
     }
     began.elapsed()
 }
@@ -199,11 +203,7 @@ async fn a_leader_stops_ten_seconds_after_its_last_renewal() {
     sleep(TICK).await;
     assert!(leader.leads());
     leader.is_cut_off.store(true, SeqCst);
-    let began = Instant::now();
-    while leader.leads() {
-        sleep(TICK).await;
-    }
-    let led = began.elapsed();
+    let led = until("it stops", || !leader.leads()).await;
     assert!((Duration::from_millis(9_700)..=Duration::from_secs(10)).contains(&led), "{led:?}");
 
     leader.is_cut_off.store(false, SeqCst);
@@ -262,11 +262,7 @@ async fn a_lease_of_another_is_taken_once_it_was_seen_unchanged_for_its_duration
             json!({ "holderIdentity": "another", "leaseDurationSeconds": duration, "renewTime": renewed });
         cluster.held(spec);
         let candidate = cluster.candidate("candidate");
-        let began = Instant::now();
-        while !candidate.leads() {
-            time::timeout(Duration::from_mins(2), sleep(TICK)).await.expect("it leads in time");
-        }
-        let waited = began.elapsed();
+        let waited = until("it leads", || candidate.leads()).await;
         let expected = Duration::from_secs(wait);
         assert!((expected..expected + 2 * TICK).contains(&waited), "{waited:?} for {expected:?}");
         assert_eq!(cluster.lease().lease_transitions, Some(1));
