@@ -101,16 +101,16 @@ impl Resource for Guarded {
 
 #[cfg(test)]
 mod tests {
-    use kube::ResourceExt;
+    use kube::{ResourceExt, api::ApiResource};
     use serde_json::json;
 
     use super::*;
 
     fn read(spec: &Value, status: &Value) -> Guarded {
         let object = json!({
-            "apiVersion": TaskDefinitionRetirement::api_version(&()),
-            "kind": Guarded::kind(&()),
-            "metadata": { "namespace": "platform", "name": "web" },
+            "apiVersion": "ecs-retirement.dev/v1alpha1",
+            "kind": "TaskDefinitionRetirement",
+            "metadata": { "namespace": "platform", "name": "web", "annotations": { "note": "long" } },
             "spec": spec,
             "status": status,
         });
@@ -133,6 +133,18 @@ mod tests {
         for bad in [read(&bad_spec, &good.1), read(&good.0, &bad_status), read(&Value::Null, &good.1)] {
             assert!(bad.0.is_err());
             assert_eq!((bad.namespace().as_deref(), bad.name_any().as_str()), (Some("platform"), "web"));
+        }
+    }
+
+    #[test]
+    fn whether_it_parses_or_not_it_is_the_same_kind_and_its_annotations_can_be_dropped() {
+        let kind = ApiResource::erase::<TaskDefinitionRetirement>(&());
+        assert_eq!(ApiResource::erase::<Guarded>(&()), kind);
+        for spec in [json!({ "revisions": ["api:1"] }), Value::Null] {
+            let mut object = read(&spec, &Value::Null);
+            assert_eq!(object.annotations().len(), 1);
+            object.annotations_mut().clear();
+            assert!(object.annotations().is_empty());
         }
     }
 }
