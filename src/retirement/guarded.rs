@@ -101,6 +101,7 @@ impl Resource for Guarded {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::jiff::Timestamp;
     use kube::{ResourceExt, api::ApiResource};
     use serde_json::json;
 
@@ -110,7 +111,16 @@ mod tests {
         let object = json!({
             "apiVersion": "ecs-retirement.dev/v1alpha1",
             "kind": "TaskDefinitionRetirement",
-            "metadata": { "namespace": "platform", "name": "web", "annotations": { "note": "long" } },
+            "metadata": {
+                "namespace": "platform",
+                "name": "web",
+                "uid": "5f2c",
+                "generation": 3,
+                "resourceVersion": "7",
+                "deletionTimestamp": "1970-01-01T00:00:00Z",
+                "annotations": { "note": "long" },
+                "managedFields": [{ "manager": "kubectl", "operation": "Apply" }],
+            },
             "spec": spec,
             "status": status,
         });
@@ -119,14 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_keeps_its_name() {
+    fn what_does_not_parse_keeps_its_metadata() {
         let good = (json!({ "revisions": ["api:1"] }), json!({ "progress": "0/1" }));
         let whole = read(&good.0, &good.1);
         let resource = whole.0.as_ref().expect("it parses");
         assert_eq!(resource.spec.revisions, ["api:1"]);
         assert_eq!(resource.status.as_ref().map(|status| status.progress.as_str()), Some("0/1"));
         assert!(read(&good.0, &Value::Null).0.expect("without a status too").status.is_none());
-        assert_eq!(whole.name_any(), "web");
+        let metadata = ObjectMeta {
+            namespace: Some("platform".to_owned()),
+            name: Some("web".to_owned()),
+            uid: Some("5f2c".to_owned()),
+            generation: Some(3),
+            resource_version: Some("7".to_owned()),
+            deletion_timestamp: Some(Time(Timestamp::UNIX_EPOCH)),
+            annotations: Some([("note".to_owned(), "long".to_owned())].into()),
+            ..ObjectMeta::default()
+        };
+        assert_eq!(whole.meta(), &metadata, "all that is read of it, and no managed fields");
 
         let bad_spec = json!({ "revisions": "api:1" });
         let bad_status = json!({ "revisions": 7 });
