@@ -194,6 +194,8 @@ async fn a_leader_that_is_cut_off_stops_before_another_leads() {
     seconds(30).await;
     assert!(!first.leads() && second.leads());
     assert_eq!((cluster.holder().as_str(), first.terms(), second.terms()), ("second", 1, 1));
+    let renewed = cluster.lease();
+    assert_eq!((renewed.lease_transitions, &renewed.acquire_time), (Some(1), &taken.acquire_time));
 }
 
 #[tokio::test(start_paused = true)]
