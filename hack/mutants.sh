@@ -15,18 +15,19 @@ shift
 [[ -x $root/bin/cargo-mutants ]] || cargo install --quiet --locked --root "$root" --version "$version" cargo-mutants
 
 shells=(src/retirement/{act,reconcile,record}.rs src/ecs/{client,scan,turns,view}.rs)
-arguments=(--no-shuffle --output "target/mutants-$part")
+arguments=(--profile mutants --no-shuffle --output "target/mutants-$part")
 case $part in
   pure)
     for file in src/task_definition.rs 'src/retirement/*.rs' 'src/ecs/*.rs' src/operator/leader.rs; do arguments+=(--file "$file"); done
     for file in "${shells[@]}"; do arguments+=(--exclude "$file"); done
-    arguments+=(--profile mutants --cargo-arg=--lib --timeout 60)
+    arguments+=(--cargo-arg=--lib --timeout 60)
     tests=()
     ;;
   shells)
     for file in "${shells[@]}"; do arguments+=(--file "$file"); done
-    arguments+=(--profile chaos --cargo-arg=--test=promises --timeout 120)
+    arguments+=(--cargo-arg=--test=promises --timeout 120)
     tests=(-- whatever_fails_by_seed)
+    export SEEDS=${SEEDS:-20}
     ;;
   *) printf 'mutants: %s is neither pure nor shells\n' "$part" >&2; exit 1 ;;
 esac
