@@ -158,7 +158,7 @@ pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Resu
             namespace,
             name,
             error,
-            "the resource cannot be read: install the CRD of this version"
+            "the status cannot be read and is left as it is: run the version of the controller that wrote it"
         );
         return Ok(None);
     };
