@@ -1,6 +1,6 @@
 //! The calls that find out who uses which revisions in an account and region: one after another, at half of ECS's own rates.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::{
@@ -333,10 +333,13 @@ impl Bucket {
 
     async fn take(&mut self) {
         while self.0.take(&(), Instant::now()) == Turn::Later {
-            let wait = Duration::from_millis(1);
-            let due = self.0.next_call(Instant::now()).unwrap_or_else(|| Instant::now() + wait);
-            tokio::time::sleep_until(due).await;
+            if let Some(due) = self.0.next_call(Instant::now()) {
+                tokio::time::sleep_until(due).await;
+            }
             self.0.call(Instant::now());
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! The shell of the pacer in one account and region: calls those whose turn has come, and holds no worker meanwhile.
 
 use std::{
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -30,14 +29,7 @@ pub struct Holder {
 #[derive(Clone)]
 pub struct Waker(pub Arc<dyn Fn(&Holder) + Send + Sync>);
 
-impl fmt::Debug for Waker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Waker")
-    }
-}
-
 /// The turns at one of ECS's buckets in one account and region.
-#[derive(Debug)]
 pub struct Turns {
     bucket: &'static str,
     region: String,
@@ -46,7 +38,6 @@ pub struct Turns {
 }
 
 /// A turn that was taken: used up, or given on when dropped.
-#[derive(Debug)]
 #[must_use = "a turn that is not used is given on"]
 pub struct Taken<'a> {
     turns: &'a Turns,
@@ -150,3 +141,6 @@ async fn call(turns: Weak<Turns>, waker: Waker) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -55,12 +54,6 @@ struct State {
     owner: Option<String>,
     /// Rises whenever what a scan under way finds is of no use any more.
     epoch: u64,
-}
-
-impl fmt::Debug for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View").field("region", &self.region).finish_non_exhaustive()
-    }
 }
 
 impl View {
@@ -208,3 +201,6 @@ async fn scan(view: Arc<View>, mut scanner: Scanner, may_act: MayAct, clock: Clo
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

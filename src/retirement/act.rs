@@ -227,3 +227,6 @@ fn is_retry(recorded: Option<&RevisionStatus>) -> bool {
 fn is_throttled(answer: &Seen) -> bool {
     answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
 }
+
+#[cfg(test)]
+mod tests;

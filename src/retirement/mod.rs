@@ -16,3 +16,5 @@ mod act;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;

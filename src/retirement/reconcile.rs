@@ -218,3 +218,6 @@ pub(super) async fn read(
     let live = calls::kubernetes("get resource", api.get_opt(&name)).await.map_err(Error::ReadResource)?;
     Ok(live.filter(|live| live.uid() == known.uid() && live.metadata.deletion_timestamp.is_none()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,3 +175,6 @@ pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Resu
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests;

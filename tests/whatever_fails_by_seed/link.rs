@@ -135,10 +135,7 @@ impl Link {
         self: Arc<Self>,
         request: Request<kube::client::Body>,
     ) -> Result<Response<Body>, BoxError> {
-        let (head, body) = request.into_parts();
-        let body = body.collect_bytes().await?;
-        let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
-        let asked = Asked::read(head.method.as_str(), path, query, &body);
+        let asked = Asked::receive(request).await?;
         let name = format!("{:?} {} {:?}", asked.verb, asked.plural, asked.name);
         let refuse = |effect| match effect {
             // A conflict is of writes, and a version that is gone of watches.

@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use ecs_retirement_controller::{
     ecs::pacer::Pacing,
     operator::{
@@ -13,7 +11,7 @@ use ecs_retirement_controller::{
     },
 };
 use kube::client::ClientBuilder;
-use testkit::simulated_ecs::{ACCESS_KEY, in_process::http_client};
+use testkit::simulated_ecs::in_process;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
@@ -67,20 +65,11 @@ impl Running {
         let (work, began) = runtime.block_on(async {
             let wire = link.clone();
             let service = service_fn(move |request| wire.clone().kubernetes(request));
-            let credentials = Credentials::builder().access_key_id(ACCESS_KEY).secret_access_key("secret");
-            let credentials = credentials.provider_name("test").build();
-            let aws = SdkConfig::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::from_static(REGION))
-                .endpoint_url("http://ecs.test")
-                .credentials_provider(SharedCredentialsProvider::new(credentials))
-                .http_client(http_client(link.aws()))
-                .build();
             let time = world.time.clone();
             let surroundings = Surroundings {
                 client: kubernetes::bounded(ClientBuilder::new(service, NAMESPACE)),
                 own_namespace: NAMESPACE.to_owned(),
-                aws,
+                aws: in_process::config(REGION, link.aws()),
                 clock: Arc::new(move || time.wall()),
                 instance: identity(by),
                 identity: identity(by),

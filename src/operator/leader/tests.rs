@@ -93,9 +93,7 @@ async fn answer(
     if is_cut_off.load(SeqCst) {
         return Err("the connection broke".into());
     }
-    let (head, body) = request.into_parts();
-    let body = body.collect_bytes().await?;
-    let asked = Asked::read(head.method.as_str(), head.uri.path(), "", &body);
+    let asked = Asked::receive(request).await?;
     let Answer::Whole(status, body) = api.answer(&asked) else { return Err("no watch was expected".into()) };
     Ok(Response::builder().status(status).body(Body::from(body.to_string()))?)
 }

@@ -61,6 +61,11 @@ impl ModelApi {
                 self.write(|store, now| store.create(&asked.plural, &asked.namespace, &asked.body, now))
             }
             Verb::Replace => self.write(|store, _| store.replace(&key(), &asked.body)),
+            Verb::ApplyStatus if asked.field_manager.is_none() => failure(
+                422,
+                "Invalid",
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ),
             Verb::ApplyStatus => self.write(|store, _| store.apply_status(&key(), &asked.body)),
             Verb::Unknown => failure(405, "MethodNotAllowed", "this model does not know the request"),
         };

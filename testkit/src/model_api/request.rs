@@ -1,5 +1,7 @@
 //! Reads an HTTP request as one of Kubernetes; pure.
 
+use axum::http::Request;
+use kube::client::Body;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -37,11 +39,24 @@ pub struct Asked {
     pub resource_version: Option<u64>,
     /// How long a watch lasts.
     pub timeout: Duration,
+    /// Who writes, where the request says so.
+    pub field_manager: Option<String>,
     /// Null without one.
     pub body: Value,
 }
 
 impl Asked {
+    /// Receives a request of kube's client.
+    ///
+    /// # Errors
+    ///
+    /// Where its body cannot be had.
+    pub async fn receive(request: Request<Body>) -> kube::Result<Self> {
+        let (head, body) = request.into_parts();
+        let body = body.collect_bytes().await?;
+        Ok(Self::read(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or_default(), &body))
+    }
+
     /// Reads a request for a kind of any API group.
     #[must_use]
     pub fn read(method: &str, path: &str, query: &str, body: &[u8]) -> Self {
@@ -75,6 +90,7 @@ impl Asked {
             name: name.map(str::to_owned),
             resource_version: parameter("resourceVersion").and_then(|version| version.parse().ok()),
             timeout: Duration::from_secs(seconds),
+            field_manager: parameter("fieldManager").map(str::to_owned),
             body: serde_json::from_slice(body).unwrap_or_default(),
         }
     }
@@ -93,8 +109,9 @@ mod tests {
         assert_eq!(Asked::read("GET", all, "&limit=500", b"").verb, Verb::List);
         let one =
             "/apis/ecs-retirement.dev/v1alpha1/namespaces/platform/taskdefinitionretirements/web/status";
-        let apply = Asked::read("PATCH", one, "&force=true", br#"{"status": {}}"#);
+        let apply = Asked::read("PATCH", one, "&force=true&fieldManager=controller", br#"{"status": {}}"#);
         assert_eq!((apply.verb, apply.plural.as_str()), (Verb::ApplyStatus, "taskdefinitionretirements"));
+        assert_eq!(apply.field_manager.as_deref(), Some("controller"));
         assert_eq!((apply.namespace.as_str(), apply.name.as_deref()), ("platform", Some("web")));
     }
 }

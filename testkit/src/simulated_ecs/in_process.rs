@@ -1,11 +1,12 @@
 //! The simulation without a socket: calls are carried out where they are made, and a clock of the test says when.
 
 use super::{
-    SimulatedEcs,
+    ACCESS_KEY, SimulatedEcs,
     request::Request,
     simulation::{Delivery, Moment, Simulation},
 };
-use aws_sdk_ecs::config::{SharedHttpClient, http::HttpResponse};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ecs::config::{Credentials, SharedCredentialsProvider, SharedHttpClient, http::HttpResponse};
 use aws_smithy_runtime_api::client::{
     http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
     orchestrator::HttpRequest,
@@ -15,13 +16,17 @@ use axum::{
     body::Bytes,
     http::{HeaderMap, HeaderName, HeaderValue},
 };
-use futures::future::BoxFuture;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
 use jiff::Timestamp;
 use std::{
     fmt, io,
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::time::sleep;
 
 /// A call as it leaves the SDK.
 #[derive(Clone, Debug)]
@@ -84,9 +89,45 @@ impl SimulatedEcs {
 /// How calls get from the SDK to [`SimulatedEcs::answer`]; `None` is a connection that broke.
 pub type Transport = Arc<dyn Fn(Sent) -> BoxFuture<'static, Option<Received>> + Send + Sync>;
 
-/// An HTTP client for the configuration of the SDK.
+impl SimulatedEcs {
+    /// Carries calls out, hooks included, and delivers each answer as its fault has it, by tokio's clock.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        let simulation = Arc::clone(&self.simulation);
+        Arc::new(move |sent| {
+            let request = Request::read(&sent.headers, &sent.body);
+            let delivery = Arc::clone(&simulation).take_call(request);
+            async move {
+                match delivery.await {
+                    Delivery::Now(reply) => Some(reply.into()),
+                    Delivery::Late(delay, reply) => {
+                        sleep(delay).await;
+                        Some(reply.into())
+                    }
+                    Delivery::CutConnection => None,
+                    Delivery::Never => pending().await,
+                }
+            }
+            .boxed()
+        })
+    }
+}
+
+/// The configuration of an SDK in a region, with the credentials of [`ACCESS_KEY`].
 #[must_use]
-pub fn http_client(transport: Transport) -> SharedHttpClient {
+pub fn config(region: &'static str, transport: Transport) -> SdkConfig {
+    let credentials = Credentials::new(ACCESS_KEY, "secret", None, None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static(region))
+        .endpoint_url("http://ecs.test")
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .http_client(http_client(transport))
+        .build()
+}
+
+/// An HTTP client for the configuration of the SDK.
+fn http_client(transport: Transport) -> SharedHttpClient {
     let connector = SharedHttpConnector::new(Connector(transport));
     http_client_fn(move |_, _| connector.clone())
 }

@@ -1,0 +1,187 @@
+//! What resources are told of the use of revisions, by a clock that jumps to whatever is next.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use k8s_openapi::jiff::Timestamp;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use testkit::simulated_ecs::{ACCOUNT, Action, Cluster, Fault, SimulatedEcs, Task, in_process};
+use tokio::time::sleep;
+
+use super::*;
+use crate::task_definition::Reference;
+
+const REGION: &str = "us-west-2";
+
+struct Bench {
+    ecs: SimulatedEcs,
+    cluster: Cluster,
+    view: Arc<View>,
+    may_act: Arc<AtomicBool>,
+    woken: Arc<Mutex<Vec<String>>>,
+}
+
+fn holder(name: &str) -> Holder {
+    Holder { namespace: "platform".to_owned(), name: name.to_owned() }
+}
+
+fn arn(revision: &str) -> Arn {
+    let text = format!("arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{revision}");
+    let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
+    arn
+}
+
+async fn seconds(seconds: u64) {
+    sleep(Duration::from_secs(seconds)).await;
+}
+
+impl Bench {
+    fn begin() -> Self {
+        let began = Instant::now();
+        let clock: Clock = Arc::new(move || Timestamp::UNIX_EPOCH + began.elapsed());
+        let time = clock.clone();
+        let ecs = SimulatedEcs::in_process(move || time());
+        let (may_act, woken) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::<Vec<String>>::default()));
+        let (asked, told) = (may_act.clone(), woken.clone());
+        let waker =
+            Waker(Arc::new(move |holder: &Holder| told.lock().expect("a list").push(holder.name.clone())));
+        let config = in_process::config(REGION, ecs.transport());
+        let view = View::begin(&config, REGION, waker, Arc::new(move || asked.load(SeqCst)), clock);
+        let cluster = ecs.region(ACCOUNT, REGION).cluster("prod");
+        Self { ecs, cluster, view, may_act, woken }
+    }
+
+    fn scans(&self) -> usize {
+        self.ecs.calls_of(Action::ListClusters).len()
+    }
+
+    fn woken(&self) -> Vec<String> {
+        let mut woken: Vec<String> = self.woken.lock().expect("a list").drain(..).collect();
+        woken.sort();
+        woken
+    }
+
+    /// What a resource is told of `web:1`.
+    fn told(&self, name: &str) -> &'static str {
+        match self.view.of(&holder(name), &arn("web:1")) {
+            None => "nothing yet",
+            Some(Use::Nobody { .. }) => "nobody",
+            Some(Use::By(_)) => "somebody",
+            Some(Use::Unknown(_)) => "unknown",
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_scanned_until_somebody_asks_and_one_scan_serves_all() {
+    let bench = Bench::begin();
+    seconds(300).await;
+    assert_eq!(bench.scans(), 0);
+    assert!(!bench.view.is_awaited());
+    assert_eq!((bench.told("web"), bench.told("other")), ("nothing yet", "nothing yet"));
+    assert!(bench.view.is_awaited());
+    seconds(1).await;
+    assert_eq!((bench.scans(), bench.woken()), (1, vec!["other".to_owned(), "web".to_owned()]));
+    assert!(!bench.view.is_awaited(), "it is known now");
+    assert_eq!((bench.told("web"), bench.told("other")), ("nobody", "nobody"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_somebody_waits_scans_go_on_and_wake_whoever_has_something_to_learn() {
+    let bench = Bench::begin();
+    bench.told("web");
+    seconds(1).await;
+    assert_eq!((bench.woken().len(), bench.told("web")), (1, "nobody"));
+    seconds(110).await;
+    assert_eq!((bench.scans(), bench.woken().len()), (3, 0), "one each 55 s, and no news");
+    bench.cluster.put_task(Task::running("a", "web:1"));
+    seconds(55).await;
+    assert_eq!((bench.woken(), bench.told("web")), (vec!["web".to_owned()], "somebody"));
+    bench.view.leave(&holder("web"));
+    let scans = bench.scans();
+    seconds(300).await;
+    assert_eq!(bench.scans(), scans, "nobody waits any more");
+    assert_eq!(bench.told("web"), "nothing yet", "what was known is too old");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_may_not_act_scans_nothing() {
+    let bench = Bench::begin();
+    bench.may_act.store(false, SeqCst);
+    bench.told("web");
+    seconds(300).await;
+    assert_eq!(bench.scans(), 0);
+    assert!(!bench.view.is_awaited(), "whoever waited is another process's now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_learned_by_other_credentials_is_forgotten_even_by_a_scan_under_way() {
+    let bench = Bench::begin();
+    bench.view.belongs_to("first");
+    bench.told("web");
+    seconds(1).await;
+    bench.view.belongs_to("first");
+    assert_eq!(bench.told("web"), "nobody");
+    bench.view.belongs_to("second");
+    assert_eq!(bench.told("web"), "nothing yet");
+
+    bench.ecs.fault(Fault::on(Action::ListClusters).times(1).delay(Duration::from_secs(4)));
+    seconds(2).await;
+    bench.view.belongs_to("third");
+    bench.woken();
+    seconds(2).await;
+    assert_eq!((bench.woken().len(), bench.told("web")), (0, "nothing yet"), "of no use any more");
+    seconds(2).await;
+    assert_eq!((bench.woken().len(), bench.told("web")), (1, "nobody"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_revision_is_told_once_that_another_has_retired_it() {
+    let bench = Bench::begin();
+    for (name, revision) in [("web", "web:1"), ("same", "web:1"), ("gone", "web:1"), ("other", "web:2")] {
+        bench.told(name);
+        bench.view.leave(&holder(name));
+        assert_eq!(bench.view.of(&holder(name), &arn(revision)), None);
+    }
+    bench.view.doubt(&holder("web"), &arn("web:1"));
+    assert_eq!(bench.woken(), ["gone", "same"]);
+    bench.view.forget(&holder("gone"));
+    for (name, is_told) in
+        [("web", false), ("same", true), ("same", false), ("gone", false), ("other", false)]
+    {
+        assert_eq!(bench.view.takes_doubt(&holder(name), &arn("web:1")), is_told, "{name}");
+    }
+    for name in ["web", "same", "other"] {
+        bench.view.forget(&holder(name));
+    }
+    assert!(!bench.view.is_awaited());
+}
+
+/// The value of the only series of a metric, if it has one.
+fn value(recorder: &PrometheusRecorder, series: &str) -> Option<f64> {
+    let text = recorder.handle().render();
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metrics_know_the_scans_and_how_old_what_is_known_is() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recorded = metrics::set_default_local_recorder(&recorder);
+    let bench = Bench::begin();
+    let age = || {
+        bench.view.measure();
+        value(&recorder, "ecs_retirement_usage_age_seconds{region=\"us-west-2\"}")
+    };
+    assert_eq!(age(), Some(0.0));
+    bench.ecs.fault(Fault::on(Action::ListClusters).times(1).access_denied());
+    bench.told("web");
+    seconds(1).await;
+    assert_eq!(bench.told("web"), "unknown");
+    seconds(5).await;
+    let scans = |result| value(&recorder, &format!("{SCANS}{{region=\"us-west-2\",result=\"{result}\"}}"));
+    assert_eq!((scans("error"), scans("success")), (Some(1.0), Some(1.0)));
+    assert_eq!(value(&recorder, &format!("{SCAN_SECONDS}_count{{region=\"us-west-2\"}}")), Some(2.0));
+    seconds(10).await;
+    assert!(age().is_some_and(|age| (10.0..12.0).contains(&age)), "{:?}", age());
+    bench.view.leave(&holder("web"));
+    assert_eq!(age(), Some(0.0), "nobody waits");
+}

@@ -1,0 +1,291 @@
+//! Passes over resources of a modelled API server, at a simulated ECS in the same process, by a clock that jumps to whatever is next.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use axum::{
+    BoxError,
+    body::Body,
+    http::{Request, Response},
+};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use serde_json::{Value, json};
+use testkit::{
+    model_api::{Answer, Asked, ModelApi, failure},
+    simulated_ecs::{ACCOUNT, Action, Region, SimulatedEcs, in_process},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+use tower::service_fn;
+
+use crate::{
+    account::session::{Account, Session},
+    api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus},
+    clock::Clock,
+    ecs::{
+        pacer::Pacing,
+        turns::{Holder, Waker},
+        view::MayAct,
+    },
+    retirement::{
+        claims::Claims,
+        guarded::Guarded,
+        reconcile::{Context, Error, reconcile},
+        unwritten::Unwritten,
+    },
+};
+
+pub const REGION: &str = "us-west-2";
+const NAMESPACE: &str = "platform";
+const RETIREMENTS: &str = "taskdefinitionretirements";
+
+/// The requests that a pass makes to the API server, as [`World::before`] takes them.
+pub const GET: &str = "Get taskdefinitionretirements";
+pub const APPLY: &str = "ApplyStatus taskdefinitionretirements";
+pub const CREATE_EVENT: &str = "Create events";
+
+/// What comes between a request and its answer.
+pub enum Between {
+    /// Something else happens first.
+    Do(Box<dyn FnOnce() + Send>),
+    /// It is answered with this code instead.
+    Refuse(u16),
+    /// It takes that long.
+    Delay(Duration),
+}
+
+/// The API server and AWS, and a process that makes passes.
+pub struct World {
+    pub api: ModelApi,
+    pub ecs: SimulatedEcs,
+    pub west: Region,
+    pub context: Arc<Context>,
+    pub may_act: Arc<AtomicBool>,
+    wire: Arc<Wire>,
+    woken: Arc<Mutex<Vec<String>>>,
+}
+
+/// The connection to the API server.
+#[derive(Default)]
+struct Wire {
+    planned: Mutex<Vec<(String, Between)>>,
+    asked: Mutex<Vec<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Wire {
+    /// Lets happen what is planned for a request. The code that it is answered with instead, if that is planned.
+    async fn carry(&self, request: String) -> Option<u16> {
+        let planned = {
+            let mut planned = lock(&self.planned);
+            let index = planned.iter().position(|(it, _)| *it == request);
+            index.map(|index| planned.remove(index).1)
+        };
+        lock(&self.asked).push(request);
+        match planned? {
+            Between::Do(act) => act(),
+            Between::Refuse(code) => return Some(code),
+            Between::Delay(delay) => sleep(delay).await,
+        }
+        None
+    }
+}
+
+async fn kubernetes(
+    api: ModelApi,
+    wire: Arc<Wire>,
+    request: Request<kube::client::Body>,
+) -> Result<Response<Body>, BoxError> {
+    let asked = Asked::receive(request).await?;
+    let refused = wire.carry(format!("{:?} {}", asked.verb, asked.plural)).await;
+    let answer =
+        refused.map(|code| failure(code, if code == 409 { "Conflict" } else { "InternalError" }, "planned"));
+    let answer = answer.map_or_else(|| api.answer(&asked), |(code, body)| Answer::Whole(code, body));
+    let Answer::Whole(status, body) = answer else { return Err("no watch was expected".into()) };
+    Ok(Response::builder().status(status).body(Body::from(body.to_string()))?)
+}
+
+fn resource(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "ecs-retirement.dev/v1alpha1",
+        "kind": "TaskDefinitionRetirement",
+        "metadata": { "name": name },
+        "spec": spec,
+    })
+}
+
+/// Whether a pause is that many seconds, but for the fifth by which resources are spread.
+pub fn is_about(seconds: u64, pause: Option<Duration>) -> bool {
+    let shortest = Duration::from_secs(seconds);
+    pause.is_some_and(|pause| (shortest..=shortest * 6 / 5).contains(&pause))
+}
+
+impl World {
+    /// A process that has just begun, of so many calls at once and so many slots.
+    pub fn paced(burst: u32, slots: usize) -> Self {
+        let began = Instant::now();
+        let clock: Clock = Arc::new(move || Timestamp::UNIX_EPOCH + began.elapsed());
+        let (for_api, for_ecs) = (clock.clone(), clock.clone());
+        let api = ModelApi::new(move || for_api());
+        let ecs = SimulatedEcs::in_process(move || for_ecs());
+        let (wire, woken) = (Arc::<Wire>::default(), Arc::new(Mutex::<Vec<String>>::default()));
+        let (served, carrying) = (api.clone(), wire.clone());
+        let service = service_fn(move |request| kubernetes(served.clone(), carrying.clone(), request));
+        let may_act = Arc::new(AtomicBool::new(true));
+        let (asked, told) = (may_act.clone(), woken.clone());
+        let may: MayAct = Arc::new(move || asked.load(SeqCst));
+        let waker = Waker(Arc::new(move |holder: &Holder| lock(&told).push(holder.name.clone())));
+        let pacing = Pacing { per_second: 1.0, burst };
+        let config = in_process::config(REGION, ecs.transport());
+        let context = Context {
+            client: Client::new(service, NAMESPACE),
+            account: Account::new(&config, pacing, waker, may.clone(), clock.clone()),
+            claims: Claims::default(),
+            unwritten: Unwritten::default(),
+            instance: "controller-1".to_owned(),
+            may_act: may,
+            clock,
+            slots: Semaphore::new(slots),
+        };
+        let west = ecs.region(ACCOUNT, REGION);
+        Self { api, ecs, west, context: Arc::new(context), may_act, wire, woken }
+    }
+
+    /// Waits until all turns are there.
+    pub async fn rest(&self) {
+        self.session();
+        sleep(Duration::from_secs(30)).await;
+    }
+
+    pub fn session(&self) -> Arc<Session> {
+        self.context.account.session(REGION)
+    }
+
+    /// Plans something for the next request of that name that has no plan yet.
+    pub fn before(&self, request: &str, between: Between) {
+        lock(&self.wire.planned).push((request.to_owned(), between));
+    }
+
+    /// A resource that declares those revisions, and says `more`.
+    pub fn make(&self, name: &str, revisions: &[&str], mut more: Value) {
+        more["revisions"] = json!(revisions);
+        self.api.make(RETIREMENTS, NAMESPACE, &resource(name, &more));
+    }
+
+    /// Gives a resource another spec.
+    pub fn edit(&self, name: &str, spec: &Value) {
+        self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &Value::Null);
+    }
+
+    /// A resource as another process has left it.
+    pub fn put(&self, object: &Value) {
+        self.api.make(RETIREMENTS, NAMESPACE, object);
+    }
+
+    /// What a person may do meanwhile.
+    pub fn change(api: &ModelApi, name: &str, becomes: &str) {
+        let spec = json!({ "revisions": ["web:1"], "inUse": "Retire", "suspend": becomes == "suspended" });
+        match becomes {
+            "suspended" => api.edit(RETIREMENTS, NAMESPACE, name, &spec, &Value::Null),
+            _ => api.delete(RETIREMENTS, NAMESPACE, name),
+        }
+        if becomes == "made again" {
+            api.make(RETIREMENTS, NAMESPACE, &resource(name, &spec));
+        }
+    }
+
+    pub fn object(&self, name: &str) -> Value {
+        let mut objects = self.api.objects(RETIREMENTS).into_iter();
+        objects.find(|it| it["metadata"]["name"] == name).expect("a resource of that name")
+    }
+
+    pub fn status(&self, name: &str) -> TaskDefinitionRetirementStatus {
+        serde_json::from_value(self.object(name)["status"].clone()).expect("a status")
+    }
+
+    pub fn row(&self, name: &str, revision: &str) -> RevisionStatus {
+        let rows = self.status(name).revisions.into_iter();
+        rows.clone()
+            .find(|row| row.revision == revision)
+            .unwrap_or_else(|| panic!("a row of {revision}: {rows:?}"))
+    }
+
+    pub fn reasons(&self, name: &str) -> Vec<Reason> {
+        self.status(name).revisions.iter().map(|row| row.reason).collect()
+    }
+
+    /// How often a resource was written since it was made.
+    pub fn writes(&self, name: &str) -> usize {
+        let versions = self.api.versions(RETIREMENTS);
+        versions.iter().filter(|version| version.key.name == name).count() - 1
+    }
+
+    pub fn count(&self, action: Action) -> usize {
+        self.ecs.calls_of(action).len()
+    }
+
+    /// The revisions that were described, or deregistered, in order.
+    pub fn called(&self, action: Action) -> Vec<String> {
+        let calls = self.ecs.calls_of(action).into_iter();
+        calls.filter_map(|call| Some(call.task_definition?.rsplit('/').next()?.to_owned())).collect()
+    }
+
+    /// The requests to the API server since this was last asked.
+    pub fn requests(&self) -> Vec<String> {
+        lock(&self.wire.asked).drain(..).collect()
+    }
+
+    /// Who has been woken since this was last asked.
+    pub fn woken(&self) -> Vec<String> {
+        lock(&self.woken).drain(..).collect()
+    }
+
+    /// Where a resource stands in the line for a turn to deregister, if it does.
+    pub fn place(&self, name: &str) -> Option<usize> {
+        let holder = Holder { namespace: NAMESPACE.to_owned(), name: name.to_owned() };
+        Some(self.session().turns.place(&holder)?.ahead)
+    }
+
+    /// Waits until a resource is woken.
+    pub async fn until_woken(&self, name: &str) {
+        let began = Instant::now();
+        while !self.woken().iter().any(|it| it == name) {
+            assert!(began.elapsed() < Duration::from_mins(10), "{name} is never woken");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A pass over the resource as it is.
+    pub async fn pass(&self, name: &str) -> Result<Option<Duration>, Error> {
+        self.pass_over(self.object(name)).await
+    }
+
+    /// A pass over the resource as it was.
+    pub async fn pass_over(&self, object: Value) -> Result<Option<Duration>, Error> {
+        let cached: Guarded = serde_json::from_value(object).expect("an object");
+        reconcile(Arc::new(cached), self.context.clone()).await
+    }
+
+    /// Passes over the resource, each when it is due or called, until there is nothing left to do.
+    pub async fn settle(&self, name: &str) {
+        let until = Instant::now() + Duration::from_mins(30);
+        while let Some(delay) = self.pass(name).await.expect("Kubernetes answers") {
+            let due = Instant::now() + delay;
+            assert!(due < until, "it never settles: {:?}", self.status(name));
+            while Instant::now() < due && !self.woken().iter().any(|it| it == name) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
