@@ -1,7 +1,7 @@
 //! The gate before ECS in one region: while ECS does not answer, one call at a time finds out whether it does again.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +19,14 @@ pub struct Gate {
 }
 
 #[derive(Debug, Default)]
-enum State {
+struct State {
+    door: Door,
+    /// When ECS last answered.
+    answered: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+enum Door {
     #[default]
     Open,
     /// Closed by a call that got no answer; the first to come after `until` may try.
@@ -32,6 +39,7 @@ enum State {
 #[derive(Debug)]
 pub struct Pass<'a> {
     gate: &'a Gate,
+    began: Instant,
     is_settled: bool,
 }
 
@@ -41,51 +49,55 @@ impl Gate {
     /// # Errors
     /// Why the last call got no answer, while that still holds.
     pub fn enter(&self, now: Instant) -> Result<Pass<'_>, Failure> {
-        let mut state = self.lock();
-        match &*state {
-            State::Open => {}
-            State::Closed { until, failure } if *until <= now => {
-                *state = State::Tried { failure: failure.clone() };
+        let door = &mut self.lock().door;
+        match door {
+            Door::Open => {}
+            Door::Closed { until, failure } if *until <= now => {
+                *door = Door::Tried { failure: failure.clone() };
             }
-            State::Closed { failure, .. } | State::Tried { failure } => return Err(failure.clone()),
+            Door::Closed { failure, .. } | Door::Tried { failure } => return Err(failure.clone()),
         }
-        Ok(Pass { gate: self, is_settled: false })
+        Ok(Pass { gate: self, began: now, is_settled: false })
     }
 
     /// Whether a call at `now` would be turned away.
     #[must_use]
     pub fn is_closed(&self, now: Instant) -> bool {
-        match &*self.lock() {
-            State::Open => false,
-            State::Closed { until, .. } => now < *until,
-            State::Tried { .. } => true,
+        match &self.lock().door {
+            Door::Open => false,
+            Door::Closed { until, .. } => now < *until,
+            Door::Tried { .. } => true,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pass<'_> {
-    /// Tells what came of the call: any answer opens the gate, and none closes it.
+    /// Tells what came of the call: any answer opens the gate. None closes it, unless others have been answered since the call
+    /// began: then it is the trouble of that call alone.
     pub fn settle<T>(mut self, answer: &Result<T, Failure>, now: Instant) {
         self.is_settled = true;
-        *self.gate.lock() = match answer {
+        let mut state = self.gate.lock();
+        match answer {
             Err(failure) if failure.kind == FailureKind::Unavailable => {
-                State::Closed { until: now + HOLD, failure: failure.clone() }
+                if state.answered.is_none_or(|at| at <= self.began) {
+                    state.door = Door::Closed { until: now + HOLD, failure: failure.clone() };
+                }
             }
-            _ => State::Open,
-        };
+            _ => *state = State { door: Door::Open, answered: Some(now) },
+        }
     }
 }
 
 impl Drop for Pass<'_> {
     /// Of a call that was given up nothing is known: another may try at once.
     fn drop(&mut self) {
-        let mut state = self.gate.lock();
-        if let (false, State::Tried { .. }) = (self.is_settled, &*state) {
-            *state = State::Open;
+        let door = &mut self.gate.lock().door;
+        if let (false, Door::Tried { .. }) = (self.is_settled, &*door) {
+            *door = Door::Open;
         }
     }
 }
@@ -116,6 +128,17 @@ mod tests {
 
         second.settle(&Ok(()), later);
         gate.enter(later).expect("any answer opens it");
+    }
+
+    #[test]
+    fn a_call_without_an_answer_closes_nothing_where_others_were_answered_meanwhile() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        let hanging = gate.enter(now).expect("open");
+        gate.enter(now + HOLD).expect("open").settle(&Ok(()), now + HOLD);
+        hanging.settle(&no_answer(), now + 2 * HOLD);
+        let next = gate.enter(now + 2 * HOLD).expect("the trouble of that one call");
+        next.settle(&no_answer(), now + 3 * HOLD);
+        gate.enter(now + 3 * HOLD).expect_err("nobody was answered since it began");
     }
 
     #[test]
