@@ -43,9 +43,12 @@ use crate::{
     },
 };
 
-pub const REGION: &str = "us-west-2";
+const REGION: &str = "us-west-2";
 const NAMESPACE: &str = "platform";
 const RETIREMENTS: &str = "taskdefinitionretirements";
+
+/// How many passes may be at work at AWS at once.
+pub const SLOTS: u32 = 16;
 
 /// The requests that a pass makes to the API server, as [`World::before`] takes them.
 pub const GET: &str = "Get taskdefinitionretirements";
@@ -132,8 +135,8 @@ pub fn is_about(seconds: u64, pause: Option<Duration>) -> bool {
 }
 
 impl World {
-    /// A process that has just begun, of so many calls at once and so many slots.
-    pub fn paced(burst: u32, slots: usize) -> Self {
+    /// A process that has just begun, and nine revisions of `web`.
+    pub fn begin(burst: u32) -> Self {
         let began = Instant::now();
         let clock: Clock = Arc::new(move || Timestamp::UNIX_EPOCH + began.elapsed());
         let (for_api, for_ecs) = (clock.clone(), clock.clone());
@@ -156,10 +159,18 @@ impl World {
             instance: "controller-1".to_owned(),
             may_act: may,
             clock,
-            slots: Semaphore::new(slots),
+            slots: Semaphore::new(SLOTS as usize),
         };
         let west = ecs.region(ACCOUNT, REGION);
+        west.register_many("web", 9);
         Self { api, ecs, west, context: Arc::new(context), may_act, wire, woken }
+    }
+
+    /// A process that has all turns, of which there are more than it takes.
+    pub async fn rested() -> Self {
+        let world = Self::begin(10);
+        world.rest().await;
+        world
     }
 
     /// Waits until all turns are there.

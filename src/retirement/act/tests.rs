@@ -13,16 +13,9 @@ use crate::{
     retirement::tests::{Between, GET, World, is_about},
 };
 
-async fn world() -> World {
-    let world = World::paced(10, 16);
-    world.west.register_many("web", 9);
-    world.rest().await;
-    world
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_pass_deregisters_what_there_are_turns_for() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1", "web:2", "web:3"], json!({ "inUse": "Retire" }));
     assert_eq!(world.pass("web").await.expect("a pass"), None);
     assert_eq!(world.called(DeregisterTaskDefinition), ["web:1", "web:2", "web:3"]);
@@ -32,7 +25,7 @@ async fn a_pass_deregisters_what_there_are_turns_for() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_throttle_a_pass_makes_no_more_calls_and_all_step_back() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     world.make("other", &["web:3"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).times(1).throttle());
@@ -50,7 +43,7 @@ async fn after_a_throttle_a_pass_makes_no_more_calls_and_all_step_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_look_that_is_throttled_makes_all_look_more_slowly() {
-    let world = world().await;
+    let world = World::rested().await;
     for (name, revision) in [("web", "web:1"), ("other", "web:2")] {
         world.make(name, &[revision], json!({ "inUse": "Retire" }));
     }
@@ -63,7 +56,7 @@ async fn a_look_that_is_throttled_makes_all_look_more_slowly() {
 
 #[tokio::test(start_paused = true)]
 async fn while_aws_does_not_answer_a_pass_makes_no_more_calls() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).times(1).unavailable());
     let delay = world.pass("web").await.expect("a pass");
@@ -74,8 +67,7 @@ async fn while_aws_does_not_answer_a_pass_makes_no_more_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_takes_a_place_in_the_line_only_the_first_time() {
-    let world = World::paced(2, 16);
-    world.west.register_many("web", 3);
+    let world = World::begin(2);
     world.rest().await;
     world.make("web", &["web:1", "web:2", "web:3"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).access_denied());
@@ -100,7 +92,7 @@ async fn what_is_refused_takes_a_place_in_the_line_only_the_first_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pass_leaves_its_worker_to_others_when_its_time_is_over() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1", "web:2", "web:3", "web:4"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).delay(Duration::from_secs(1)));
     assert_eq!(world.pass("web").await.expect("a pass"), Some(Duration::ZERO));
@@ -115,7 +107,7 @@ async fn a_pass_leaves_its_worker_to_others_when_its_time_is_over() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_must_stop_ends_what_it_has_begun_and_no_more() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     let may_act = world.may_act.clone();
     world.ecs.before(DeregisterTaskDefinition, 1, async move { may_act.store(false, SeqCst) });
@@ -126,7 +118,7 @@ async fn a_process_that_must_stop_ends_what_it_has_begun_and_no_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_lost_the_lead_while_it_looked_deregisters_nothing() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let may_act = world.may_act.clone();
     world.before(GET, Between::Do(Box::new(|| {})));
@@ -139,7 +131,7 @@ async fn a_process_that_lost_the_lead_while_it_looked_deregisters_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_is_no_longer_declared_right_before_the_call_is_not_deregistered() {
     for changes in ["suspended", "deleted", "made again"] {
-        let world = world().await;
+        let world = World::rested().await;
         world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
         let api = world.api.clone();
         let change = move || World::change(&api, "web", changes);
@@ -153,7 +145,7 @@ async fn what_is_no_longer_declared_right_before_the_call_is_not_deregistered() 
 
 #[tokio::test(start_paused = true)]
 async fn a_revision_in_use_waits_without_a_call_until_nobody_uses_it() {
-    let world = world().await;
+    let world = World::rested().await;
     world.west.cluster("prod").put_service(Service::steady("shop", "web:1"));
     world.make("web", &["web:1"], json!({}));
     assert_eq!(world.pass("web").await.expect("a pass"), Some(Duration::from_mins(10)), "it is told before");
@@ -177,7 +169,7 @@ async fn a_revision_in_use_waits_without_a_call_until_nobody_uses_it() {
 
 #[tokio::test(start_paused = true)]
 async fn while_a_scan_is_under_way_nobody_looks_who_would_have_to_look_again() {
-    let world = world().await;
+    let world = World::rested().await;
     world.ecs.fault(Fault::on(ListClusters).delay(Duration::from_secs(3)));
     world.make("web", &["web:1"], json!({}));
     world.make("other", &["web:2"], json!({}));
@@ -191,7 +183,7 @@ async fn while_a_scan_is_under_way_nobody_looks_who_would_have_to_look_again() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_asks_who_uses_what_is_retired_already() {
-    let world = world().await;
+    let world = World::rested().await;
     world.west.set_status("web:1", Status::Inactive);
     world.make("web", &["web:1"], json!({}));
     assert_eq!(world.pass("web").await.expect("a pass"), None);
@@ -202,7 +194,7 @@ async fn nobody_asks_who_uses_what_is_retired_already() {
 
 #[tokio::test(start_paused = true)]
 async fn what_another_resource_has_retired_is_looked_at_without_waiting_for_the_end_of_its_use() {
-    let world = world().await;
+    let world = World::rested().await;
     world.west.cluster("prod").put_service(Service::steady("shop", "web:1"));
     world.make("patient", &["web:1"], json!({}));
     world.pass("patient").await.expect("a pass");
@@ -220,7 +212,7 @@ async fn what_another_resource_has_retired_is_looked_at_without_waiting_for_the_
 
 #[tokio::test(start_paused = true)]
 async fn who_has_begun_to_use_a_revision_right_before_the_call_keeps_it() {
-    let world = world().await;
+    let world = World::rested().await;
     let cluster = world.west.cluster("prod");
     cluster.put_service(Service::steady("shop", "web:2"));
     world.make("other", &["web:2"], json!({}));

@@ -10,14 +10,7 @@ use testkit::simulated_ecs::{
 use tokio::time::sleep;
 
 use super::*;
-use crate::retirement::tests::{APPLY, Between, GET, World, is_about};
-
-async fn world() -> World {
-    let world = World::paced(10, 16);
-    world.west.register_many("web", 9);
-    world.rest().await;
-    world
-}
+use crate::retirement::tests::{APPLY, Between, GET, SLOTS, World, is_about};
 
 fn is_half_a_second(pause: Option<Duration>) -> bool {
     pause.is_some_and(|pause| (500..=600).contains(&pause.as_millis()))
@@ -34,7 +27,7 @@ async fn queue(world: &World, name: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_may_not_act_does_nothing() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.may_act.store(false, SeqCst);
     assert_eq!(world.pass("web").await.expect("nothing"), None);
@@ -46,7 +39,7 @@ async fn a_process_that_may_not_act_does_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_settled_resource_costs_no_request_and_no_call() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let (first, writes) = (world.object("web"), world.writes("web"));
     world.settle("web").await;
@@ -58,7 +51,7 @@ async fn a_settled_resource_costs_no_request_and_no_call() {
 
     // An older view of it costs a look at it, and a process that has just begun does not even ask who it is in AWS.
     let settled = world.object("web");
-    let restarted = self::world().await;
+    let restarted = World::rested().await;
     restarted.put(&settled);
     assert_eq!(restarted.pass_over(first).await.expect("nothing"), None);
     assert_eq!(restarted.requests(), [GET]);
@@ -67,8 +60,7 @@ async fn a_settled_resource_costs_no_request_and_no_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_resource_that_is_gone_leaves_its_place_in_the_line() {
-    let world = World::paced(1, 16);
-    world.west.register_many("web", 2);
+    let world = World::begin(1);
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.make("other", &["web:2"], json!({ "inUse": "Retire" }));
     queue(&world, "web").await;
@@ -82,7 +74,7 @@ async fn a_resource_that_is_gone_leaves_its_place_in_the_line() {
 
 #[tokio::test(start_paused = true)]
 async fn a_resource_made_again_under_its_name_is_not_the_one_it_was() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let gone = world.object("web");
     World::change(&world.api, "web", "made again");
@@ -93,7 +85,7 @@ async fn a_resource_made_again_under_its_name_is_not_the_one_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_conflict_a_resource_is_tried_again_soon_and_after_an_error_later() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     for (request, code, shortest) in [(APPLY, 409, 200), (APPLY, 500, 5000), (GET, 409, 5000)] {
         world.before(request, Between::Refuse(code));
@@ -105,7 +97,7 @@ async fn after_a_conflict_a_resource_is_tried_again_soon_and_after_an_error_late
 
 #[tokio::test(start_paused = true)]
 async fn whatever_aws_takes_a_resource_soon_says_what_it_is_about() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let soon = |generation: i64| {
         let world = &world;
@@ -128,9 +120,9 @@ async fn whatever_aws_takes_a_resource_soon_says_what_it_is_about() {
 
 #[tokio::test(start_paused = true)]
 async fn while_all_slots_are_taken_a_resource_says_what_it_is_about_and_waits() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
-    let taken = world.context.slots.acquire_many(16).await.expect("all are free");
+    let taken = world.context.slots.acquire_many(SLOTS).await.expect("all are free");
     let pause = world.pass("web").await.expect("a pass");
     assert!(is_half_a_second(pause), "{pause:?}");
     assert_eq!(world.reasons("web"), [Reason::Pending]);
@@ -151,19 +143,18 @@ async fn while_all_slots_are_taken_a_resource_says_what_it_is_about_and_waits() 
 
 #[tokio::test(start_paused = true)]
 async fn a_resource_whose_turn_has_come_waits_for_no_slot() {
-    let world = World::paced(1, 16);
-    world.west.register("web");
+    let world = World::begin(1);
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     queue(&world, "web").await;
     world.until_woken("web").await;
-    let _taken = world.context.slots.acquire_many(16).await.expect("all are free");
+    let _taken = world.context.slots.acquire_many(SLOTS).await.expect("all are free");
     assert_eq!(world.pass("web").await.expect("a pass"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_written_is_written_with_what_the_next_pass_learns() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).nth(2).throttle());
     world.before(APPLY, Between::Do(Box::new(|| {})));
@@ -180,7 +171,7 @@ async fn what_could_not_be_written_is_written_with_what_the_next_pass_learns() {
 
 #[tokio::test(start_paused = true)]
 async fn while_aws_is_out_of_reach_only_what_is_asked_anew_costs_a_request() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DescribeTaskDefinition).times(1).unavailable());
     let pause = world.pass("web").await.expect("a pass");
@@ -203,7 +194,7 @@ async fn while_aws_is_out_of_reach_only_what_is_asked_anew_costs_a_request() {
 
 #[tokio::test(start_paused = true)]
 async fn while_nobody_knows_who_the_credentials_belong_to_it_is_asked_again_soon() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(GetCallerIdentity).times(1).unavailable());
     let pause = world.pass("web").await.expect("a pass");

@@ -8,16 +8,9 @@ use crate::{
     retirement::tests::{Between, CREATE_EVENT, GET, World},
 };
 
-async fn world() -> World {
-    let world = World::paced(10, 16);
-    world.west.register_many("web", 3);
-    world.rest().await;
-    world
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_event_says_who_did_what_to_which_resource_and_when() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1", "999999999999"], json!({ "inUse": "Retire" }));
     world.pass("web").await.expect("a pass");
     let id = &world.ecs.calls_of(DeregisterTaskDefinition)[0].request_id;
@@ -46,7 +39,7 @@ async fn an_event_says_who_did_what_to_which_resource_and_when() {
 
 #[tokio::test(start_paused = true)]
 async fn an_event_that_cannot_be_published_holds_up_nothing() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.before(CREATE_EVENT, Between::Refuse(500));
     assert_eq!(world.pass("web").await.expect("a pass"), None);
@@ -55,7 +48,7 @@ async fn an_event_that_cannot_be_published_holds_up_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_parse_is_told_in_its_status_once() {
-    let world = world().await;
+    let world = World::rested().await;
     world.make("web", &[], json!({}));
     world.edit("web", &json!({ "revisions": "web:1" }));
     assert_eq!(world.pass("web").await.expect("a pass"), None);
