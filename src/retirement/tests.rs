@@ -79,7 +79,8 @@ pub struct World {
 /// The connection to the API server.
 #[derive(Default)]
 struct Wire {
-    planned: Mutex<Vec<(String, Between)>>,
+    /// What is planned for which request of a name, counted down to 0.
+    planned: Mutex<Vec<(String, u32, Between)>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -92,8 +93,9 @@ impl Wire {
     async fn carry(&self, request: String) -> Option<u16> {
         let planned = {
             let mut planned = lock(&self.planned);
-            let index = planned.iter().position(|(it, _)| *it == request);
-            index.map(|index| planned.remove(index).1)
+            planned.iter_mut().filter(|(it, ..)| *it == request).for_each(|(_, left, _)| *left -= 1);
+            let index = planned.iter().position(|(_, left, _)| *left == 0);
+            index.map(|index| planned.remove(index).2)
         };
         lock(&self.asked).push(request);
         match planned? {
@@ -183,9 +185,9 @@ impl World {
         self.context.account.session(REGION)
     }
 
-    /// Plans something for the next request of that name that has no plan yet.
-    pub fn before(&self, request: &str, between: Between) {
-        lock(&self.wire.planned).push((request.to_owned(), between));
+    /// Plans something for the nth request of that name from now, from 1.
+    pub fn before(&self, request: &str, nth: u32, between: Between) {
+        lock(&self.wire.planned).push((request.to_owned(), nth, between));
     }
 
     /// A resource that declares those revisions, and says `more`.
@@ -290,13 +292,13 @@ impl World {
 
     /// Passes over the resource, each when it is due or called, until there is nothing left to do.
     pub async fn settle(&self, name: &str) {
-        let until = Instant::now() + Duration::from_mins(30);
-        while let Some(delay) = self.pass(name).await.expect("Kubernetes answers") {
-            let due = Instant::now() + delay;
-            assert!(due < until, "it never settles: {:?}", self.status(name));
+        for _ in 0..1_000 {
+            let Some(pause) = self.pass(name).await.expect("Kubernetes answers") else { return };
+            let due = Instant::now() + pause;
             while Instant::now() < due && !self.woken().iter().any(|it| it == name) {
                 sleep(Duration::from_millis(10)).await;
             }
         }
+        panic!("{name} never settles: {:?}", self.status(name));
     }
 }

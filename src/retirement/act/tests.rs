@@ -121,8 +121,7 @@ async fn a_process_that_lost_the_lead_while_it_looked_deregisters_nothing() {
     let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let may_act = world.may_act.clone();
-    world.before(GET, Between::Do(Box::new(|| {})));
-    world.before(GET, Between::Do(Box::new(move || may_act.store(false, SeqCst))));
+    world.before(GET, 2, Between::Do(Box::new(move || may_act.store(false, SeqCst))));
     world.pass("web").await.expect("a pass");
     assert_eq!(world.count(DescribeTaskDefinition), 1);
     assert_eq!(world.count(DeregisterTaskDefinition), 0);
@@ -135,8 +134,7 @@ async fn what_is_no_longer_declared_right_before_the_call_is_not_deregistered() 
         world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
         let api = world.api.clone();
         let change = move || World::change(&api, "web", changes);
-        world.before(GET, Between::Do(Box::new(|| {})));
-        world.before(GET, Between::Do(Box::new(change)));
+        world.before(GET, 2, Between::Do(Box::new(change)));
         world.pass("web").await.ok();
         assert_eq!(world.count(DescribeTaskDefinition), 1, "{changes}");
         assert_eq!(world.count(DeregisterTaskDefinition), 0, "{changes}");
@@ -224,8 +222,7 @@ async fn who_has_begun_to_use_a_revision_right_before_the_call_keeps_it() {
     // By the scan of 50 s ago nobody uses it; the next one comes while the resource is read for the last time.
     tokio::time::sleep(Duration::from_secs(50)).await;
     world.make("web", &["web:1"], json!({}));
-    world.before(GET, Between::Do(Box::new(|| {})));
-    world.before(GET, Between::Delay(Duration::from_secs(9)));
+    world.before(GET, 2, Between::Delay(Duration::from_secs(9)));
     cluster.put_service(Service::steady("late", "web:1"));
     world.pass("web").await.expect("a pass");
     assert_eq!(world.count(DeregisterTaskDefinition), 0);

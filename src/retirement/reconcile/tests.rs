@@ -88,7 +88,7 @@ async fn after_a_conflict_a_resource_is_tried_again_soon_and_after_an_error_late
     let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     for (request, code, shortest) in [(APPLY, 409, 200), (APPLY, 500, 5000), (GET, 409, 5000)] {
-        world.before(request, Between::Refuse(code));
+        world.before(request, 1, Between::Refuse(code));
         let error = world.pass("web").await.expect_err("refused");
         let pause = retry_after(&error, "uid").as_millis();
         assert!((shortest..=shortest * 6 / 5).contains(&pause), "{request} {code}: {pause} ms");
@@ -157,8 +157,7 @@ async fn what_could_not_be_written_is_written_with_what_the_next_pass_learns() {
     let world = World::rested().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).nth(2).throttle());
-    world.before(APPLY, Between::Do(Box::new(|| {})));
-    world.before(APPLY, Between::Refuse(500));
+    world.before(APPLY, 2, Between::Refuse(500));
     world.pass("web").await.expect_err("not written");
     assert_eq!((world.writes("web"), world.reasons("web")), (1, vec![Reason::Pending; 2]));
     let id = world.ecs.calls_of(DeregisterTaskDefinition)[0].request_id.clone();

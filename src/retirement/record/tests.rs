@@ -41,7 +41,7 @@ async fn an_event_says_who_did_what_to_which_resource_and_when() {
 async fn an_event_that_cannot_be_published_holds_up_nothing() {
     let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
-    world.before(CREATE_EVENT, Between::Refuse(500));
+    world.before(CREATE_EVENT, 1, Between::Refuse(500));
     assert_eq!(world.pass("web").await.expect("a pass"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }
