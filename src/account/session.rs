@@ -237,9 +237,11 @@ impl Session {
         let answer = observed("GetCallerIdentity", self.sts.get_caller_identity().send()).await;
         let answer = answer.map_err(|error| failure(&error))?;
         let (arn, account) = (answer.arn().unwrap_or_default(), answer.account().unwrap_or_default());
-        Identity::of_caller(arn, account, &self.region).ok_or_else(|| Failure {
-            kind: FailureKind::Unavailable,
-            message: "sts:GetCallerIdentity answered without a usable Arn and Account".to_owned(),
+        Identity::of_caller(arn, account, &self.region).ok_or_else(|| {
+            Failure::new(
+                FailureKind::Unavailable,
+                "sts:GetCallerIdentity answered without a usable Arn and Account".to_owned(),
+            )
         })
     }
 }

@@ -61,6 +61,14 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// A failure of `kind` with a message for users.
+    #[must_use]
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FailureKind {
     /// ECS has no such revision.
@@ -133,10 +141,10 @@ impl Outcome {
 pub fn same_revision(asked: &Arn, answered: Option<&str>) -> Result<(), Failure> {
     match answered {
         Some(answered) if answered == asked.to_string() => Ok(()),
-        other => Err(Failure {
-            kind: FailureKind::Refused,
-            message: format!("asked ECS for {asked}, and it answered for {}", other.unwrap_or("none")),
-        }),
+        other => Err(Failure::new(
+            FailureKind::Refused,
+            format!("asked ECS for {asked}, and it answered for {}", other.unwrap_or("none")),
+        )),
     }
 }
 
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn a_look_afterwards_is_due_for_a_time_or_for_a_refusal() {
         let wants = |answer| Reply { answer, request_id: None }.wants_a_look();
-        let failed = |kind| wants(Err(Failure { kind, message: String::new() }));
+        let failed = |kind| wants(Err(Failure::new(kind, String::new())));
         assert!(wants(Ok(Description {
             status: Status::Inactive,
             registered_at: None,
@@ -174,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_failed_is_told_by_the_call_that_mattered() {
-        let failure = |kind| Failure { kind, message: String::new() };
+        let failure = |kind| Failure::new(kind, String::new());
         let before = Description { status: Status::Active, registered_at: None, deregistered_at: None };
         let asked = |answer| Outcome::Asked {
             before: before.clone(),

@@ -118,9 +118,11 @@ fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {
                 deregistered_at: timestamp(definition.deregistered_at()),
             })
         })
-        .ok_or_else(|| Failure {
-            kind: FailureKind::ServerFault,
-            message: "ECS answered without the status of the revision".to_owned(),
+        .ok_or_else(|| {
+            Failure::new(
+                FailureKind::ServerFault,
+                "ECS answered without the status of the revision".to_owned(),
+            )
         })
 }
 

@@ -76,9 +76,11 @@ where
     }
     // Which way it failed may change from try to try, and the message must not.
     credentials_error(error).map_or_else(
-        || Failure {
-            kind: FailureKind::Unavailable,
-            message: "AWS could not be reached, or did not answer in time".to_owned(),
+        || {
+            Failure::new(
+                FailureKind::Unavailable,
+                "AWS could not be reached, or did not answer in time".to_owned(),
+            )
         },
         no_credentials,
     )
@@ -87,14 +89,16 @@ where
 /// What it means that there are no credentials to call with.
 pub(crate) fn no_credentials(error: &CredentialsError) -> Failure {
     match error {
-        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => Failure {
-            kind: FailureKind::AccessDenied,
-            message: "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)".to_owned(),
-        },
-        _ => Failure {
-            kind: FailureKind::Unavailable,
-            message: "the AWS credentials of the controller could not be refreshed".to_owned(),
-        },
+        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
+            Failure::new(
+                FailureKind::AccessDenied,
+                "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)",
+            )
+        }
+        _ => Failure::new(
+            FailureKind::Unavailable,
+            "the AWS credentials of the controller could not be refreshed",
+        ),
     }
 }
 
@@ -120,7 +124,7 @@ fn answered(code: Option<&str>, text: Option<&str>, http_status: u16) -> Failure
         (code, "") => code.to_owned(),
         (code, text) => format!("{code}: {text}"),
     };
-    Failure { kind, message }
+    Failure::new(kind, message)
 }
 
 fn credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn no_answer() -> Result<(), Failure> {
-        Err(Failure { kind: FailureKind::Unavailable, message: "no answer".to_owned() })
+        Err(Failure::new(FailureKind::Unavailable, "no answer"))
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_refusal_is_an_answer() {
         let (gate, now) = (Gate::default(), Instant::now());
-        let refusal = Failure { kind: FailureKind::ServerFault, message: "a fault".to_owned() };
+        let refusal = Failure::new(FailureKind::ServerFault, "a fault");
         gate.enter(now).expect("open").settle::<()>(&Err(refusal), now);
         gate.enter(now).expect("still open");
     }

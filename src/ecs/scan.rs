@@ -292,7 +292,7 @@ where
             tracing::warn!(operation, message = failure.message, "call to AWS failed");
             // That something is gone while one looks says nothing of revisions.
             let kind = if failure.kind == FailureKind::Absent { FailureKind::Refused } else { failure.kind };
-            return Err(Failure { kind, message: format!("ecs:{operation}: {}", failure.message) });
+            return Err(Failure::new(kind, format!("ecs:{operation}: {}", failure.message)));
         }
         // Whatever the reason, the next one is to come later.
         bucket.0.throttled(Instant::now());
@@ -320,7 +320,7 @@ fn complete<T>(
 }
 
 fn refused(operation: &str, text: &str) -> Failure {
-    Failure { kind: FailureKind::Refused, message: format!("ecs:{operation}: {text}") }
+    Failure::new(FailureKind::Refused, format!("ecs:{operation}: {text}"))
 }
 
 /// One of ECS's buckets, for the one scan at a time.

@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn failed(before: Option<&Scan>) -> Scan {
-        let failure = Failure { kind: FailureKind::AccessDenied, message: "no".to_owned() };
+        let failure = Failure::new(FailureKind::AccessDenied, "no");
         scan(0, Err(failure), before)
     }
 
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_scan_that_fails_takes_nothing_back_that_is_still_fresh() {
         let first = scan(2, Ok(Found::default()), None);
-        let failure = || Failure { kind: FailureKind::ServerFault, message: "a fault".to_owned() };
+        let failure = || Failure::new(FailureKind::ServerFault, "a fault");
         let late = |seconds| (after(seconds, &first), Timestamp::UNIX_EPOCH);
         let second = Scan::new(late(53), after(55, &first), Err(failure()), Some(&first));
         assert!(matches!(second.of(&arn("web:3")), Use::Nobody { .. }));

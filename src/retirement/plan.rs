@@ -157,13 +157,13 @@ mod tests {
         ];
         prop_oneof![
             3 => status.prop_map(|status| Ok(Description { status, registered_at: None, deregistered_at: None })),
-            1 => kind.prop_map(|kind| Err(Failure { kind, message: String::new() })),
+            1 => kind.prop_map(|kind| Err(Failure::new(kind, String::new()))),
         ]
     }
 
     fn any_use() -> impl Strategy<Value = Option<Use>> {
         let user = User::Task { cluster: "prod".to_owned(), id: "a".to_owned() };
-        let failure = Failure { kind: FailureKind::AccessDenied, message: String::new() };
+        let failure = Failure::new(FailureKind::AccessDenied, String::new());
         prop_oneof![
             Just(None),
             Just(Some(Use::By(Users { named: vec![user], more: 0 }))),

@@ -55,13 +55,13 @@ fn any_seen() -> impl Strategy<Value = Seen> {
     ];
     prop_oneof![
         3 => status.prop_map(|status| Ok(description(status))),
-        1 => kind.prop_map(|kind| Err(Failure { kind, message: format!("{kind:?}") })),
+        1 => kind.prop_map(|kind| Err(Failure::new(kind, format!("{kind:?}")))),
     ]
 }
 
 fn any_use() -> impl Strategy<Value = Option<Use>> {
     let user = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
-    let failure = Failure { kind: FailureKind::AccessDenied, message: "no".to_owned() };
+    let failure = Failure::new(FailureKind::AccessDenied, "no");
     prop_oneof![
         1 => Just(None),
         3 => Just(Some(Use::Nobody { at: Timestamp::UNIX_EPOCH })),
@@ -145,7 +145,7 @@ fn run(
         resource.annotations_mut().insert(REQUESTED_AT.to_owned(), requested.to_string());
     }
     let identity = identity();
-    let unknown = Failure { kind: FailureKind::Unavailable, message: "no answer".to_owned() };
+    let unknown = Failure::new(FailureKind::Unavailable, "no answer");
     let caller = if pass.caller_known { Caller::Known(&identity) } else { Caller::Unknown(&unknown) };
     let entries = declaration::entries(&resource.spec, pass.caller_known.then_some(&identity), None);
     let rows = resource.status.clone().unwrap_or_default().revisions;

@@ -151,8 +151,8 @@ fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &O
                 (Err(_), Some(Ok(after))) if after.status.is_retired() => described(row, spec, after),
                 (Err(_), Some(Err(after))) if after.kind == FailureKind::Absent => failed(row, after),
                 // That it is gone is believed only once a look says so as well.
-                (Err(Failure { kind: FailureKind::Absent, message }), _) => {
-                    failed(row, &Failure { kind: FailureKind::Refused, message: message.clone() })
+                (Err(Failure { kind: FailureKind::Absent, message, .. }), _) => {
+                    failed(row, &Failure::new(FailureKind::Refused, message.clone()))
                 }
                 (Err(failure), _) => failed(row, failure),
             }

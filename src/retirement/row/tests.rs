@@ -47,7 +47,7 @@ fn description(status: Status) -> Description {
 }
 
 fn failure(kind: FailureKind) -> Failure {
-    Failure { kind, message: "no".to_owned() }
+    Failure::new(kind, "no")
 }
 
 /// A look that shows `status`.
