@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
-# The image: a static binary, the certificates of public authorities, and nothing else.
+# The image contains a static binary and the CA certificates of public authorities, and nothing else.
 #
 #   docker build --tag ecs-retirement-controller:0.1.0 .
 #   docker buildx build --platform linux/amd64,linux/arm64 --tag REGISTRY/ecs-retirement-controller:0.1.0 --push .
 
-# Compiles on the builder's own processor for that of the image, since emulation would take hours.
+# Cross-compiles on the build platform, because emulation would take hours.
 FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS build
 ARG BUILDARCH
 ARG TARGETARCH
@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 
 FROM scratch
 COPY --from=build /rootfs /
-# The user and group that the chart asks for; there is no file of users to look a name up in.
+# The user and group ID that the chart sets. They are numeric because the image has no /etc/passwd.
 USER 65532:65532
 ENTRYPOINT ["/ecs-retirement-controller"]
 LABEL org.opencontainers.image.title="ecs-retirement-controller" \

@@ -1,13 +1,13 @@
-# `make` alone lists what can be done; `make verify` is what continuous integration runs.
+# `make` alone lists the targets; continuous integration runs `make verify`.
 
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-# How many schedules `make chaos` tries.
+# Number of schedules that `make chaos` tries.
 SEEDS ?= 1000
 
-# Every kind, as the binary prints it.
+# The CRDs of all kinds, as printed by the binary.
 CRDS := crds/ecs-retirement.dev_taskdefinitionretirements.yaml
 CHART := charts/ecs-retirement-controller
 CYCLONEDX := 0.5.9
@@ -21,56 +21,56 @@ help: ## List these targets
 	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: ## See it work on a real API server and a simulated ECS; `make demo KEEP=1` stays up to be tried
+demo: ## Run a demo on a real API server and a simulated ECS; `make demo KEEP=1` keeps it running
 	@KEEP='$(KEEP)' hack/demo.sh
 
 .PHONY: tools
-tools: ## Get what the tests and the demo run: an API server, kubectl, Helm, promtool, moto (15 minutes once)
+tools: ## Install the tools of the tests and the demo: an API server, kubectl, Helm, promtool, moto (15 minutes once)
 	@hack/tools.sh
 
-##@ Change something
+##@ Development
 
 .PHONY: build
 build: ## Compile everything
 	cargo build --workspace --locked
 
 .PHONY: test
-test: tools ## Run every test, those on the real API server included
+test: tools ## Run every test, including those on the real API server
 	cargo test --workspace --locked
 
 .PHONY: chaos
-chaos: ## Try random schedules of faults; `SEEDS=50000` for a night, `SEED=7` for that one and its journal
+chaos: ## Run randomized fault schedules; `SEEDS=50000` for a nightly run, `SEED=7` to replay one
 	SEEDS='$(SEEDS)' $(if $(SEED),SEED='$(SEED)') cargo test --profile chaos --test promises --locked -- --nocapture whatever_fails_by_seed
 
 .PHONY: faults
-faults: tools ## Let everything round it fail, at every point of its work; `make faults FULL=1` samples nothing
+faults: tools ## Inject faults at every point of the controller's work; `make faults FULL=1` disables sampling
 	FAULTS_FULL='$(FULL)' cargo test --locked --test faults -- --nocapture
 
 .PHONY: planted
-planted: tools ## Plant a fault after another in a copy of the code, and see that the tests of faults notice
+planted: tools ## Inject defects into a copy of the code, one at a time, and check that the fault tests catch them
 	@hack/planted.sh
 
 .PHONY: soak
-soak: tools ## Ten minutes of work and faults: memory, open files and threads must stay flat
+soak: tools ## Soak test: ten minutes of work and faults; memory, open files and threads must stay flat
 	cargo test --locked --test faults -- --ignored --nocapture a_soak
 
 .PHONY: mutants
-mutants: ## Change the code in every way that cargo-mutants knows, and list what no test notices (hours)
+mutants: ## Run cargo-mutants on the core modules and list the mutants that no unit test catches (hours)
 	@hack/mutants.sh
 
 .PHONY: crds
-crds: ## Write the CRDs in crds/ and in the chart from the types in src/api
+crds: ## Generate the CRDs in crds/ and in the chart from the types in src/api
 	mkdir -p $(dir $(CRDS))
 	cargo run --quiet --locked -- crd > $(CRDS).new
 	mv $(CRDS).new $(CRDS)
 	cp $(CRDS) $(CHART)/files/crds/
 
 .PHONY: manifests
-manifests: ## Write config/ and dist/install.yaml from the chart
+manifests: ## Generate config/ and dist/install.yaml from the chart
 	hack/manifests.sh
 
 .PHONY: api-docs
-api-docs: ## Write docs/api.md from crds/
+api-docs: ## Generate docs/api.md from crds/
 	WRITE_API_REFERENCE=1 cargo test --quiet --locked --test promises the_api_reference
 
 .PHONY: fmt
@@ -78,7 +78,7 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: bench
-bench: tools ## Measure the image's binary against its goals, into docs/benchmarks.md (10 minutes); `ONLY='latency stop'` prints a part
+bench: tools ## Benchmark the release binary into docs/benchmarks.md (10 minutes); `ONLY='latency stop'` prints a subset
 	hack/rootfs.sh $$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/') $${CARGO_TARGET_DIR:-target}/rootfs
 	cargo build --workspace --bins --locked
 	$${CARGO_TARGET_DIR:-target}/debug/bench $(ONLY)
@@ -86,7 +86,7 @@ bench: tools ## Measure the image's binary against its goals, into docs/benchmar
 ##@ Before a pull request
 
 .PHONY: verify
-verify: fmt-check lint drift ## All that continuous integration runs
+verify: fmt-check lint drift ## Run everything that continuous integration runs
 	$(MAKE) --no-print-directory test
 	$(MAKE) --no-print-directory chaos
 
@@ -99,7 +99,7 @@ lint: ## Check the code with clippy
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 .PHONY: drift
-drift: ## Check that what is made of the types in src/api and of the chart says what they say
+drift: ## Check that the files generated from src/api and from the chart are up to date
 	cargo run --quiet --locked -- crd | diff -u $(CRDS) - || { echo "run \`make crds\`" >&2; exit 1; }
 	diff -ru crds $(CHART)/files/crds || { echo "run \`make crds\`" >&2; exit 1; }
 	hack/manifests.sh check
@@ -107,17 +107,17 @@ drift: ## Check that what is made of the types in src/api and of the chart says 
 ##@ Before a release
 
 .PHONY: image-check
-image-check: ## Run the binary in the image's root file system alone, and look at its size; needs root (12 minutes)
+image-check: ## Run the binary in nothing but the image's root file system and check its size; needs root (12 minutes)
 	hack/tools.sh kubernetes moto
 	.tools/moto/bin/python hack/image-check.py
 
 .PHONY: package
-package: ## Pack the chart into target/
+package: ## Package the chart into target/
 	hack/tools.sh helm
 	.tools/bin/helm package $(CHART) --destination target
 
 .PHONY: sbom
-sbom: ## Write what the binary is made of to target/sbom.cdx.json, by cargo-cyclonedx (3 minutes once)
+sbom: ## Write the software bill of materials to target/sbom.cdx.json with cargo-cyclonedx (3 minutes once)
 	cargo install --quiet --locked --root .tools --version $(CYCLONEDX) cargo-cyclonedx
 	PATH="$$PWD/.tools/bin:$$PATH" cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename sbom.cdx
 	rm testkit/sbom.cdx.json

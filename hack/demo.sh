@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Shows the controller at work on a real API server and on moto, a simulated Amazon ECS: what `make demo` runs.
+# Demonstrates the controller on a real API server and on moto, an Amazon ECS emulator. `make demo` runs this script.
 #
-#   hack/demo.sh          tells the story and ends
-#   KEEP=1 hack/demo.sh   stays up afterwards, to be tried, until Ctrl-C
+#   hack/demo.sh          runs the demo and exits
+#   KEEP=1 hack/demo.sh   keeps everything running afterwards, until Ctrl-C
 #
-# Each command is shown as it is typed, with what it really printed; where anything turns out otherwise than it should,
-# the demo says what and fails. Its files are in the folder of `control-plane`, which ends and removes it when its input
-# closes, and the controller is bound to this shell: nothing is left, however this shell ends.
+# The demo prints each command and its real output. If a result is not as expected, it reports the difference and fails.
+# Its files are in the directory of `control-plane`, which exits and removes the directory when its standard input
+# closes. The controller is killed with this shell. So nothing is left behind, however this shell ends.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,7 +20,7 @@ say() { printf 'demo: %s\n' "$*"; }
 fail() {
   printf '\ndemo: FAILED: %s\n' "$*" >&2
   if [[ -n $log ]]; then
-    printf 'demo: the last lines of the controller:\n' >&2
+    printf 'demo: the last lines of the controller log:\n' >&2
     tail -n 20 "$log" >&2
   fi
   exit 1
@@ -39,7 +39,7 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# step WHAT COMMAND...: one line of progress; what COMMAND prints is shown only when it fails.
+# step WHAT COMMAND...: prints one line of progress, and the output of COMMAND only if it fails.
 step() {
   local what=$1 began=$SECONDS output
   shift
@@ -48,8 +48,8 @@ step() {
   printf ' %s s\n' $((SECONDS - began))
 }
 
-# start_servers: leaves in `isolated` what runs a program with the servers at hand and nothing of the user's own, such
-# as a kubeconfig, an AWS profile or a proxy.
+# start_servers: sets `isolated` to a command prefix that runs a program against these servers, without the user's own
+# settings such as a kubeconfig, an AWS profile or a proxy.
 start_servers() {
   local began=$SECONDS line environment
   printf 'demo: starting etcd, kube-apiserver and moto ...'
@@ -63,7 +63,7 @@ start_servers() {
   isolated=(env -i "PATH=$root/.tools/bin:$PATH" "HOME=$folder" "${environment[@]}")
 }
 
-# start_controller: as the chart's ServiceAccount, by a token of it, since there are no nodes to run pods.
+# start_controller: runs the controller with a token of the chart's ServiceAccount, since there are no nodes for pods.
 start_controller() {
   local kubeconfig=$folder/controller.kubeconfig token
   token=$("${isolated[@]}" kubectl --namespace ecs-retirement create token ecs-retirement-controller --duration 24h)
@@ -77,7 +77,7 @@ start_controller() {
   controller=$!
 }
 
-# ecs register FAMILY NUMBER, ecs status REVISION...: asks moto, as every AWS client asks ECS.
+# ecs register FAMILY NUMBER, ecs status REVISION...: calls moto with an ordinary AWS client.
 ecs() {
   "${isolated[@]}" "$python" - "$@" <<'PYTHON'
 import os, sys
@@ -100,37 +100,37 @@ tell() { printf '\n# %s\n' "$*"; }
 
 fit() { fold -s -w 100 | sed 's/ *$//'; }
 
-# show COMMAND...: the command as it is typed, and what it prints.
+# show COMMAND...: prints the command and its output.
 show() {
   printf '\n$ %s\n' "$*"
   "${isolated[@]}" "$@" 2>&1 | fit || fail "this command should have succeeded: $*"
 }
 
-# show_refusal TEXT COMMAND...: the same for a command that must fail and say TEXT.
+# show_refusal TEXT COMMAND...: the same for a command that must fail with a message that contains TEXT.
 show_refusal() {
   local text=$1 output
   shift
   printf '\n$ %s\n' "$*"
   if output=$("${isolated[@]}" "$@" 2>&1); then
-    fail "this command should have been refused: $* (it says: $output)"
+    fail "this command should have been rejected: $* (output: $output)"
   fi
   fit <<<"$output"
-  [[ $output == *"$text"* ]] || fail "the refusal should say: $text"
+  [[ $output == *"$text"* ]] || fail "the error message should contain: $text"
 }
 
-# expect NAME JSONPATH VALUE: waits until the TaskDefinitionRetirement NAME holds VALUE.
+# expect NAME JSONPATH VALUE: waits until the field of the TaskDefinitionRetirement NAME has this value.
 expect() {
   "${isolated[@]}" kubectl wait "tdr/$1" "--for=jsonpath=$2=$3" --timeout=30s >/dev/null 2>&1 ||
     fail "$1 should have $2 = $3, but has $("${isolated[@]}" kubectl get tdr "$1" -o "jsonpath=$2" 2>&1)"
 }
 
-# show_ecs ANSWER...: what moto itself answers about revisions, which must be these, such as `cpu-wave:1 INACTIVE`.
+# show_ecs STATUS...: prints the status of revisions in moto and checks it, such as `cpu-wave:1 INACTIVE`.
 show_ecs() {
   local answers expected
   expected=$(printf '%s\n' "$@")
-  answers=$(ecs status "${@% *}") || fail "moto does not answer"
+  answers=$(ecs status "${@% *}") || fail "moto does not respond"
   printf '\nAsked directly, ECS says:\n  %s\n' "${answers//$'\n'/$'\n  '}"
-  [[ $answers == "$expected" ]] || fail "ECS should say: ${expected//$'\n'/, }"
+  [[ $answers == "$expected" ]] || fail "ECS should report: ${expected//$'\n'/, }"
 }
 
 hack/tools.sh kubernetes helm moto
@@ -138,13 +138,13 @@ step "building the controller (about 4 minutes the first time)" cargo build --wo
 start_servers
 step "registering two revisions of the family cpu-wave in ECS" ecs register cpu-wave 2
 
-tell "The chart installs the kind and the rights; the controller is started by its ServiceAccount."
+tell "The chart installs the CRD and the RBAC rules; the controller runs with its ServiceAccount."
 show helm install ecs-retirement-controller charts/ecs-retirement-controller --namespace ecs-retirement --create-namespace --hide-notes
 "${isolated[@]}" kubectl wait --for=condition=Established -f crds/ --timeout=30s >/dev/null ||
-  fail "the API server does not serve the kind"
+  fail "the API server does not serve the CRD"
 start_controller
 
-tell "ECS holds two revisions, and the first must be retired."
+tell "ECS has two revisions, and the first one must be retired."
 show_ecs "cpu-wave:1 ACTIVE" "cpu-wave:2 ACTIVE"
 show kubectl apply -f examples/cpu-wave.yaml
 show kubectl wait --for=condition=Ready tdr/cpu-wave --timeout=30s
@@ -155,16 +155,16 @@ expect cpu-wave '{.status.revisions[0].status}' INACTIVE
 expect cpu-wave '{.status.revisions[0].reason}' Retired
 show_ecs "cpu-wave:1 INACTIVE" "cpu-wave:2 ACTIVE"
 
-tell "A revision that does not exist is reported, and not tried again by itself."
+tell "A revision that does not exist is reported, and not retried automatically."
 show kubectl apply -f examples/missing-revision.yaml
 show kubectl wait --for=condition=Stalled tdr/missing-revision --timeout=30s
 show kubectl describe tdr missing-revision
 expect missing-revision '{.status.revisions[0].reason}' NotFound
 
-tell "A family without a revision could mean any of them: refused at admission."
+tell "A family without a revision number could mean any revision: rejected at admission."
 show_refusal "write family:revision" kubectl apply -f examples/refused.yaml
 
-tell "Held back by its author, or only tried: neither deregisters anything."
+tell "A suspended resource and a dry run: neither deregisters anything."
 show kubectl apply -f examples/suspend.yaml -f examples/dry-run.yaml
 expect suspend '{.status.revisions[0].reason}' Suspended
 expect dry-run '{.status.revisions[1].reason}' DryRun
@@ -172,12 +172,12 @@ show kubectl get tdr
 show_ecs "cpu-wave:1 INACTIVE" "cpu-wave:2 ACTIVE"
 
 printf '\n'
-say "all as it should be"
+say "all results are as expected"
 [[ -n ${KEEP:-} ]] || exit 0
 
 trap 'printf "\n"; exit 0' INT TERM
 cat <<TEXT
-demo: it stays up until Ctrl-C; in another terminal, try:
+demo: running until Ctrl-C; in another terminal, try:
 
 export KUBECONFIG=$KUBECONFIG
 export PATH=$root/.tools/bin:\$PATH
@@ -189,4 +189,4 @@ kubectl events
 tail -f $log
 TEXT
 wait -n "$controller" "$control_plane" || true
-fail "the controller or the control plane has ended"
+fail "the controller or the control plane has exited"

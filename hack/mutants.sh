@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Changes the code of the promises in every way that cargo-mutants knows, and runs the unit tests on each.
-# Usage: hack/mutants.sh [ARGUMENT...], which are passed on to cargo-mutants, such as --file src/retirement/plan.rs.
+# Runs cargo-mutants on the modules that implement the guarantees, with the unit tests.
+# Usage: hack/mutants.sh [ARGUMENT...]; passes its arguments to cargo-mutants, such as --file src/retirement/plan.rs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 version=27.1.0
@@ -13,6 +13,6 @@ if [[ " $* " != *" --file "* ]]; then
   for file in src/task_definition.rs 'src/retirement/*.rs' 'src/ecs/*.rs' src/operator/leader.rs; do arguments+=(--file "$file"); done
 fi
 mkdir -p target/mutants-out
-# Or what has caught one mutant would help to catch the next.
+# Otherwise, a failing input stored for one mutant would help to catch the next one.
 export PROPTEST_DISABLE_FAILURE_PERSISTENCE=true
 exec env PATH="$PWD/$root/bin:$PATH" cargo mutants "${arguments[@]}" "$@"

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Plants each fault of testkit/planted in a copy of the tree, and demands that the tests notice. Usage: hack/planted.sh [NAME...]
+# Applies each defect in testkit/planted to a copy of the tree, one at a time. Fails if the fault tests do not catch it.
+# Usage: hack/planted.sh [NAME...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 work=$root/target/planted
 tree=$work/tree
 export CARGO_TARGET_DIR=$work/target
-# The copy is no part of this repository.
+# Git must not treat the copy as a part of this repository.
 export GIT_CEILING_DIRECTORIES=$work
 
 copy() {
   mkdir -p "$tree"
   git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -cf - | tar -xf - -C "$tree"
-  # The tools are keyed by what is in hack/, and so the same.
+  # The tools depend only on hack/, so the copy can share them.
   ln -sfn "$root/.tools" "$tree/.tools"
 }
 
@@ -26,8 +27,8 @@ for patch in testkit/planted/*.patch; do
   copy
   (cd "$tree" && git apply "$root/$patch")
   test=$(field "$patch" "Caught by")
-  echo "planted $name; running $test" >&2
-  (cd "$tree" && cargo test --quiet --locked --test faults --no-run) # a fault that does not compile proves nothing
+  echo "applied $name; running $test" >&2
+  (cd "$tree" && cargo test --quiet --locked --test faults --no-run) # a defect that does not compile proves nothing
   began=$SECONDS
   if (cd "$tree" && cargo test --quiet --locked --test faults "$test") >"$work/$name.log" 2>&1; then
     verdict=MISSED missed=$((missed + 1)) sign=""
@@ -40,4 +41,4 @@ for patch in testkit/planted/*.patch; do
   (cd "$tree" && git apply -R "$root/$patch")
 done
 printf '\n%s' "$table"
-[[ $missed -eq 0 ]] || { echo "$missed faults were missed" >&2; exit 1; }
+[[ $missed -eq 0 ]] || { echo "$missed defects were missed" >&2; exit 1; }
