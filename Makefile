@@ -11,6 +11,7 @@ SEEDS ?= 1000
 CRDS := crds/ecs-retirement.dev_taskdefinitionretirements.yaml
 CHART := charts/ecs-retirement-controller
 CYCLONEDX := 0.5.9
+CARGO_DENY := 0.20.2
 
 ##@ Start here
 
@@ -86,7 +87,7 @@ bench: tools ## Benchmark the release binary into docs/benchmarks.md (10 minutes
 ##@ Before a pull request
 
 .PHONY: verify
-verify: fmt-check lint drift ## Run everything that continuous integration runs
+verify: fmt-check lint deny drift ## Run everything that continuous integration runs
 	$(MAKE) --no-print-directory test
 	$(MAKE) --no-print-directory chaos
 
@@ -97,6 +98,13 @@ fmt-check:
 .PHONY: lint
 lint: ## Check the code with clippy
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: deny
+deny: ## Check licences, sources, duplicates and advisories of dependencies with cargo-deny
+	cargo install --quiet --locked --root .tools --version $(CARGO_DENY) cargo-deny
+	.tools/bin/cargo-deny --locked check bans licenses sources
+	if .tools/bin/cargo-deny fetch db; then .tools/bin/cargo-deny --locked check advisories; \
+	  else echo 'deny: the RustSec database cannot be fetched from github.com: advisories were not checked' >&2; fi
 
 .PHONY: drift
 drift: ## Check that the files generated from src/api and from the chart are up to date
