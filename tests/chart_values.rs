@@ -11,9 +11,9 @@ use crate::support::CHART;
 const VALUES: &str = include_str!("../charts/ecs-retirement-controller/values.yaml");
 const SCHEMA: &str = include_str!("../charts/ecs-retirement-controller/values.schema.json");
 
-/// Renders every template.
-const ALL_TEMPLATES: &str =
-    "--set=networkPolicy.enabled=true,prometheusRule.enabled=true,grafanaDashboard.enabled=true";
+/// Renders every template but the PodMonitor, which excludes the ServiceMonitor.
+const ALL_TEMPLATES: &str = "--set=networkPolicy.enabled=true,prometheusRule.enabled=true,\
+    grafanaDashboard.enabled=true,serviceMonitor.enabled=true";
 
 /// Maps in which null removes an entry of the default.
 const REMOVABLE: [&str; 2] = ["resources.", "grafanaDashboard.labels."];
@@ -96,7 +96,7 @@ fn null_defect(path: &[String], outcome: &Result<Vec<Value>, String>, default: &
 async fn null_values_use_the_default_or_are_rejected_by_name() {
     let (folder, default) = (Folder::create().expect("a folder"), rendered(&[ALL_TEMPLATES]).await);
     let paths = paths(default_values().as_object().expect("values are a map"));
-    assert!(paths.len() > 100, "{paths:?}");
+    assert!(paths.len() > 50, "{paths:?}");
     // The flag overrides a null for these maps as a whole; without it they render less.
     let is_enabled = |path: &[String]| path.len() == 1 && ALL_TEMPLATES.contains(&format!("{}.", path[0]));
     let small = rendered(&[]).await;
@@ -266,6 +266,25 @@ async fn write_access_is_aggregated_only_on_request() {
             .flat_map(|rule| rule["verbs"].as_array().into_iter().flatten().filter_map(Value::as_str))
             .collect();
         assert_eq!(verbs, expected.iter().copied().collect(), "{values}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_look_like_numbers_stay_strings() {
+    let values = "--set-string=fullnameOverride=34,nameOverride=56,serviceAccount.name=78,priorityClassName=9,\
+        watchNamespaces={10},serviceMonitor.namespace=11,podMonitor.namespace=12,prometheusRule.namespace=13";
+    for templates in [ALL_TEMPLATES, "--set=podMonitor.enabled=true"] {
+        let arguments = ["1234", CHART, "--namespace=5678", "--set=crds.enabled=false", templates, values];
+        let objects = helm::template(&arguments).await.expect("it renders");
+        for value in objects.iter().flat_map(walk) {
+            for field in ["name", "namespace", "serviceAccountName", "priorityClassName"] {
+                assert!(value[field].is_null() || value[field].is_string(), "{field}: {value}");
+            }
+            for field in ["labels", "matchLabels", "matchNames", "resourceNames"] {
+                let are_strings = walk(&value[field]).into_iter().skip(1).all(Value::is_string);
+                assert!(are_strings, "{field}: {value}");
+            }
+        }
     }
 }
 

@@ -20,10 +20,7 @@ const VALUE_SETS: [(&str, &[&str]); 5] = [
     ("watched", &["--set=watchNamespaces={default,kube-system}"]),
     ("pods", &["--set=podMonitor.enabled=true,metrics.port=9090,serviceAccount.create=false"]),
     // Names that YAML would read as numbers.
-    (
-        "1234",
-        &["--set-string=fullnameOverride=retirement,nameOverride=56,podLabels.number=7,serviceAccount.name=89"],
-    ),
+    ("1234", &["--set-string=fullnameOverride=retirement,nameOverride=56,watchNamespaces={1234}"]),
 ];
 
 const CRD_NAME: &str = "crd/taskdefinitionretirements.ecs-retirement.dev";
