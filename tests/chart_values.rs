@@ -209,6 +209,27 @@ async fn values_that_would_be_ignored_or_fail_later_are_rejected_with_a_sentence
 }
 
 #[tokio::test]
+async fn extra_arguments_and_variables_cannot_repeat_a_flag_that_the_chart_sets() {
+    let values = ["--values=tests/chart/everything.yaml", "--set=extraArgs=null,watchNamespaces={default}"];
+    let objects = rendered(&values).await;
+    let arguments = pod(&objects)["containers"][0]["args"].as_array().expect("arguments").iter();
+    let flags: Vec<&str> =
+        arguments.filter_map(|flag| flag.as_str()?.split_once('=')).map(|(flag, _)| flag).collect();
+    assert!(flags.len() > 8, "{flags:?}");
+    for flag in flags {
+        let variable = flag.trim_start_matches('-').replace('-', "_").to_uppercase();
+        for (values, sentence) in [
+            (format!("extraArgs={{{flag}=x}}"), format!("extraArgs must not contain {flag}: set ")),
+            (format!("extraArgs={{{flag},x}}"), format!("extraArgs must not contain {flag}: set ")),
+            (format!("extraEnv[0].name={variable}"), format!("extraEnv must not contain {variable}: set ")),
+        ] {
+            let message = render(&["--set", &values]).await.expect_err(flag);
+            assert!(message.contains(&sentence), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn alert_labels_replace_the_severity_which_is_warning_by_default() {
     for (labels, severity) in [("team=platform", "warning"), ("severity=info", "info")] {
         let values = format!("--set=prometheusRule.enabled=true,prometheusRule.alertLabels.{labels}");
@@ -271,8 +292,9 @@ async fn write_access_is_aggregated_only_on_request() {
 
 #[tokio::test]
 async fn names_that_look_like_numbers_stay_strings() {
-    let values = "--set-string=fullnameOverride=34,nameOverride=56,serviceAccount.name=78,priorityClassName=9,\
-        watchNamespaces={10},serviceMonitor.namespace=11,podMonitor.namespace=12,prometheusRule.namespace=13";
+    let values = "--set-string=fullnameOverride=34,nameOverride=56,serviceAccount.name=78,\
+        priorityClassName=9,watchNamespaces={10},serviceMonitor.namespace=11,\
+        podMonitor.namespace=12,prometheusRule.namespace=13";
     for templates in [ALL_TEMPLATES, "--set=podMonitor.enabled=true"] {
         let arguments = ["1234", CHART, "--namespace=5678", "--set=crds.enabled=false", templates, values];
         let objects = helm::template(&arguments).await.expect("it renders");
