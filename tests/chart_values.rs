@@ -11,7 +11,7 @@ use crate::support::CHART;
 const VALUES: &str = include_str!("../charts/ecs-retirement-controller/values.yaml");
 const SCHEMA: &str = include_str!("../charts/ecs-retirement-controller/values.schema.json");
 
-/// Renders every template but the PodMonitor, which excludes the ServiceMonitor.
+/// Renders every template but the `PodMonitor`, which excludes the `ServiceMonitor`.
 const ALL_TEMPLATES: &str = "--set=networkPolicy.enabled=true,prometheusRule.enabled=true,\
     grafanaDashboard.enabled=true,serviceMonitor.enabled=true";
 
