@@ -16,6 +16,9 @@ use crate::support::{CHART, World, page};
 
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 
+/// Where the runbooks are published.
+const RUNBOOKS: &str = "--set=prometheusRule.runbookBaseUrl=https://runbooks.example.com/operations";
+
 /// How every metric goes while all is well, a sample a minute.
 const HEALTHY: [(&str, &str); 15] = [
     ("ecs_retirement_build_info{pod='a'}", "1x120"),
@@ -121,7 +124,7 @@ const CASES: [(&str, Series, Series); 12] = [
 /// The objects of a release with all alerts and the dashboard.
 async fn objects() -> Vec<Value> {
     let on = "--set=prometheusRule.enabled=true,serviceMonitor.enabled=true,grafanaDashboard.enabled=true";
-    let arguments = ["retirement", CHART, "--namespace", "ecs-retirement", on];
+    let arguments = ["retirement", CHART, "--namespace", "ecs-retirement", on, RUNBOOKS];
     helm::template(&arguments).await.expect("the chart renders")
 }
 
@@ -201,7 +204,7 @@ async fn each_alert_has_a_runbook_and_each_runbook_an_alert() {
             !text(annotations, "summary").is_empty() && !text(annotations, "description").is_empty(),
             "{name}"
         );
-        let url = format!("docs/operations.md#{}", name.to_lowercase());
+        let url = format!("https://runbooks.example.com/operations#{}", name.to_lowercase());
         assert_eq!(text(annotations, "runbook_url"), url);
         let runbook =
             OPERATIONS.split(&format!("\n### {name}\n")).nth(1).expect("a section in docs/operations.md");

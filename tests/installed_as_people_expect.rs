@@ -14,11 +14,13 @@ use testkit::{
 use crate::support::{CHART, CRD, DEADLINE, World};
 
 /// What the chart is installed with, by whom it may concern.
-const VALUE_SETS: [(&str, &[&str]); 4] = [
+const VALUE_SETS: [(&str, &[&str]); 5] = [
     ("defaults", &[]),
     ("everything", &["--values=tests/chart/everything.yaml"]),
     ("watched", &["--set=watchNamespaces={default,kube-system}"]),
     ("pods", &["--set=podMonitor.enabled=true,metrics.port=9090,serviceAccount.create=false"]),
+    // Names that YAML would read as numbers.
+    ("1234", &["--set-string=fullnameOverride=retirement,nameOverride=56,watchNamespaces={1234}"]),
 ];
 
 const CRD_NAME: &str = "crd/taskdefinitionretirements.ecs-retirement.dev";

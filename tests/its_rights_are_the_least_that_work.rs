@@ -271,7 +271,7 @@ async fn every_verb_on_every_resource_is_refused_but_these() {
 async fn whoever_may_view_or_edit_a_namespace_may_do_so_with_retirements() {
     let namespace = Namespace::fresh().await;
     let (plane, client, own) = (namespace.control_plane(), namespace.client(), namespace.name());
-    install(plane, own, &["--set=crds.enabled=false"]).await;
+    install(plane, own, &["--set=crds.enabled=false,rbac.aggregateToEdit=true"]).await;
     let role = |verb: &str| format!("{own}:{NAME}:{verb}");
     for (verb, joins) in [("view", &["view", "edit", "admin"][..]), ("edit", &["edit", "admin"])] {
         let labels =

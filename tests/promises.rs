@@ -15,6 +15,7 @@ mod whatever_fails_by_seed;
 mod operators_trust_it;
 mod read_and_operated_as_people_expect;
 mod installed_as_people_expect;
+mod chart_values;
 mod its_rights_are_the_least_that_work;
 mod alerts_say_what_to_do;
 mod the_same_on_moto;

@@ -27,17 +27,34 @@
 {{- end }}
 {{- end }}
 
+{{/* The image. The first part of a repository is a registry if it has a dot or a port, or is localhost. */}}
 {{- define "ecs-retirement-controller.image" -}}
+{{- $repository := .Values.image.repository }}
+{{- with (.Values.global).imageRegistry }}
+{{- $path := regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "" }}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) $path }}
+{{- end }}
 {{- if .Values.image.digest }}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- printf "%s@%s" $repository .Values.image.digest }}
 {{- else }}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* The pull secrets of the chart and of a parent chart, given as names or as {name: ...}; empty if there are none. */}}
+{{- define "ecs-retirement-controller.pullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat (.Values.image.pullSecrets | default list) ((.Values.global).imagePullSecrets | default list) }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- with uniq $secrets }}
+{{- toYaml . }}
 {{- end }}
 {{- end }}
 
 {{- define "ecs-retirement-controller.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "ecs-retirement-controller.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "ecs-retirement-controller.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* The labels of one object, with those that `extra` adds: (dict "root" $ "extra" .Values.x.labels). */}}
@@ -47,7 +64,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $_ := set $labels "app.kubernetes.io/version" $root.Chart.AppVersion }}
 {{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service }}
 {{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
-{{- toYaml (merge $labels (.extra | default dict) $root.Values.commonLabels) }}
+{{- toYaml (merge $labels (.extra | default dict) ($root.Values.commonLabels | default dict)) }}
 {{- end }}
 
 {{/* What the controller may do with the resources of a namespace, or of all of them. */}}
@@ -65,8 +82,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "ecs-retirement-controller.subjects" -}}
 - kind: ServiceAccount
-  name: {{ include "ecs-retirement-controller.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "ecs-retirement-controller.serviceAccountName" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
 {{- end }}
 
 {{/* How a ServiceMonitor or PodMonitor, here as `monitor`, scrapes. */}}
