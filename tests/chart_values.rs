@@ -193,7 +193,7 @@ async fn values_that_would_be_ignored_or_fail_later_are_rejected_with_a_sentence
         ("metrics.enabled=false,prometheusRule.enabled=true", "prometheusRule.enabled needs metrics.enabled"),
         (
             "prometheusRule.enabled=true,prometheusRule.disabled={EcsRetirementStuck}",
-            "choose of EcsRetirementAbsent,",
+            "choose from EcsRetirementAbsent,",
         ),
         ("extraEnv[0].name=POD_NAME", "extraEnv must not contain POD_NAME"),
         ("extraEnv[0].name=AWS_REGION,aws.region=us-west-2", "aws.region and AWS_REGION"),

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The name of every namespaced object of the release, and of its Lease. */}}
+{{/* Name of the namespaced objects of the release and of its Lease. */}}
 {{- define "ecs-retirement-controller.fullname" -}}
 {{- $name := include "ecs-retirement-controller.name" . }}
 {{- if .Values.fullnameOverride }}
@@ -14,7 +14,10 @@
 {{- end }}
 {{- end }}
 
-{{/* The name of what is outside the release's namespace: releases of one name may be in several namespaces. */}}
+{{/*
+Name of the objects outside the release's namespace. It includes the namespace because releases
+in different namespaces can have the same name.
+*/}}
 {{- define "ecs-retirement-controller.clusterName" -}}
 {{- printf "%s:%s" .Release.Namespace (include "ecs-retirement-controller.fullname" .) }}
 {{- end }}
@@ -27,7 +30,10 @@
 {{- end }}
 {{- end }}
 
-{{/* The image. The first part of a repository is a registry if it has a dot or a port, or is localhost. */}}
+{{/*
+The image. The first part of a repository is a registry if it contains a dot or a port, or is
+localhost.
+*/}}
 {{- define "ecs-retirement-controller.image" -}}
 {{- $repository := .Values.image.repository }}
 {{- with (.Values.global).imageRegistry }}
@@ -41,7 +47,10 @@
 {{- end }}
 {{- end }}
 
-{{/* The pull secrets of the chart and of a parent chart, given as names or as {name: ...}; empty if there are none. */}}
+{{/*
+Image pull secrets of the chart and of a parent chart, given as names or as {name: ...}; empty if
+there are none.
+*/}}
 {{- define "ecs-retirement-controller.pullSecrets" -}}
 {{- $secrets := list }}
 {{- range concat (.Values.image.pullSecrets | default list) ((.Values.global).imagePullSecrets | default list) }}
@@ -57,7 +66,10 @@ app.kubernetes.io/name: {{ include "ecs-retirement-controller.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* The labels of one object, with those that `extra` adds: (dict "root" $ "extra" .Values.x.labels). */}}
+{{/*
+Labels of an object, including additional labels in `extra`:
+(dict "root" $ "extra" .Values.x.labels).
+*/}}
 {{- define "ecs-retirement-controller.labels" -}}
 {{- $root := .root }}
 {{- $labels := include "ecs-retirement-controller.selectorLabels" $root | fromYaml }}
@@ -67,7 +79,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- toYaml (merge $labels (.extra | default dict) ($root.Values.commonLabels | default dict)) }}
 {{- end }}
 
-{{/* What the controller may do with the resources of a namespace, or of all of them. */}}
+{{/* Rules of the controller's Roles or ClusterRole. */}}
 {{- define "ecs-retirement-controller.rules" -}}
 - apiGroups: [ecs-retirement.dev]
   resources: [taskdefinitionretirements]
@@ -86,7 +98,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
   namespace: {{ .Release.Namespace | quote }}
 {{- end }}
 
-{{/* How a ServiceMonitor or PodMonitor, here as `monitor`, scrapes. */}}
+{{/* Endpoint of a ServiceMonitor or PodMonitor; its values are the argument. */}}
 {{- define "ecs-retirement-controller.endpoint" -}}
 port: metrics
 {{- with .interval }}
