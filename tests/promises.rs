@@ -12,6 +12,7 @@ mod when_use_ends_it_goes_on;
 mod plain_to_read;
 mod one_leader_acts;
 mod whatever_fails_by_seed;
+mod listeners;
 mod operators_trust_it;
 mod read_and_operated_as_people_expect;
 mod installed_as_people_expect;
