@@ -14,6 +14,7 @@ mod one_leader_acts;
 mod whatever_fails_by_seed;
 mod listeners;
 mod operators_trust_it;
+mod shutdown;
 mod read_and_operated_as_people_expect;
 mod installed_as_people_expect;
 mod its_rights_are_the_least_that_work;
