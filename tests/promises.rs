@@ -12,6 +12,7 @@ mod when_use_ends_it_goes_on;
 mod plain_to_read;
 mod one_leader_acts;
 mod whatever_fails_by_seed;
+mod etcd_restore;
 mod listeners;
 mod operators_trust_it;
 mod shutdown;

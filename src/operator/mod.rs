@@ -1,5 +1,6 @@
 //! The process round a replica: its clients, what it serves, its beginning and its end.
 
+mod changes;
 mod controllers;
 mod health;
 pub mod kubernetes;
@@ -10,6 +11,7 @@ mod queue;
 pub mod replica;
 pub mod telemetry;
 
+mod resource_watch;
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, RandomState},
