@@ -39,7 +39,7 @@ pub type Cache = Store<Guarded>;
 /// What the passes of all controllers share.
 pub struct Shared {
     pub context: Arc<Context>,
-    pub queue: Queue,
+    pub queue: Arc<Queue>,
 }
 
 /// A controller for the resources of `api`, and its cache. It runs until `stop`, and then until its passes have ended;
@@ -88,7 +88,7 @@ fn each_change(receiver: Receiver<u64>) -> impl Stream<Item = ()> + Send + 'stat
 /// One pass, unless another process leads; a panic ends it, and nothing else.
 async fn pass(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
     let reference = ObjectRef::from_obj(object.as_ref());
-    shared.queue.start(&reference, Instant::now());
+    let _work = shared.queue.start(&reference, Instant::now());
     let worker = metrics::Worker::begin();
     let uid = object.uid().unwrap_or_default();
     let resource = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
@@ -113,7 +113,11 @@ async fn pass(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infal
     };
     worker.end(result);
     let Some(delay) = next else { return Ok(Action::await_change()) };
-    shared.queue.add(&reference, Instant::now() + delay);
+    let due = Instant::now() + delay;
+    match result {
+        metrics::PassResult::Error | metrics::PassResult::Panic => shared.queue.retry(&reference, due),
+        metrics::PassResult::Success | metrics::PassResult::RequeueAfter => shared.queue.add(&reference, due),
+    }
     Ok(Action::requeue(delay))
 }
 

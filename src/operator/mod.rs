@@ -7,11 +7,13 @@ pub mod kubernetes;
 mod leader;
 pub mod listen;
 mod metrics;
+#[cfg(target_os = "linux")]
+mod process;
 mod queue;
 pub mod replica;
+mod resource_watch;
 pub mod telemetry;
 
-mod resource_watch;
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, RandomState},

@@ -75,7 +75,7 @@ impl Replica {
             shutdown: shutdown.clone(),
             slots: Semaphore::new(slots(options.concurrency)),
         });
-        let shared = Arc::new(Shared { context, queue: Queue::default() });
+        let shared = Arc::new(Shared { context, queue: Arc::new(Queue::default()) });
         let apis: Vec<Api<_>> = if options.namespaces.is_empty() {
             vec![Api::all(client.clone())]
         } else {
