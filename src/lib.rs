@@ -17,6 +17,7 @@
 //! - [`ecs`]: the calls, each tried once, and their answers as data. Only these two rooms know the AWS SDK.
 //! - [`calls`]: the limit that each call to the outside has.
 //! - [`clock`]: what time it is, as an argument.
+//! - [`shutdown`]: the request to end the process, and the work it waits for.
 //! - [`operator`]: the process round it all.
 //!
 //! An irreversible call takes a [`retirement::plan::Deregistration`], which only
@@ -33,6 +34,7 @@ pub mod ecs;
 pub mod calls;
 pub mod clock;
 pub mod operator;
+pub mod shutdown;
 
 /// The name under which the controller writes: field manager, and reporter of events.
 pub const CONTROLLER: &str = "ecs-retirement-controller";

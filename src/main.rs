@@ -113,7 +113,10 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             };
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-            Ok(runtime.block_on(operator::run(options))?)
+            let result = runtime.block_on(operator::run(options));
+            // A DNS lookup without an answer would keep the process alive.
+            runtime.shutdown_background();
+            Ok(result?)
         }
         Command::Crd => {
             print!("{}", serde_saphyr::to_string(&TaskDefinitionRetirement::crd())?);

@@ -129,7 +129,7 @@ async fn what_is_settled_costs_no_pass_at_a_restart_and_in_a_new_term() {
     ]);
     world.wait_until_all_is_seen().await;
     let (_, text) = page(&format!("{metrics}/metrics")).await.expect("metrics are served");
-    let queued =
-        text.lines().find_map(|line| line.strip_prefix("workqueue_adds_total ")?.parse::<u32>().ok());
+    let adds = "workqueue_adds_total{name=\"taskdefinitionretirement\"} ";
+    let queued = text.lines().find_map(|line| line.strip_prefix(adds)?.parse::<u32>().ok());
     assert!(queued.is_some_and(|queued| queued < 20), "for the fence alone: {text}");
 }

@@ -18,7 +18,7 @@ const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 /// Every metric, with its labels: a change is to be seen in review, since dashboards and alerts rest on them.
-const METRICS: [&str; 23] = [
+const METRICS: [&str; 33] = [
     "controller_runtime_active_workers{controller}",
     "controller_runtime_max_concurrent_reconciles{controller}",
     "controller_runtime_reconcile_errors_total{controller}",
@@ -38,10 +38,20 @@ const METRICS: [&str; 23] = [
     "ecs_retirement_usage_scan_duration_seconds{region}",
     "ecs_retirement_usage_scans_total{region,result}",
     "leader_election_master_status{name}",
+    "process_cpu_seconds_total{}",
+    "process_max_fds{}",
+    "process_open_fds{}",
+    "process_resident_memory_bytes{}",
+    "process_start_time_seconds{}",
+    "process_virtual_memory_bytes{}",
     "rest_client_requests_total{code,method}",
-    "workqueue_adds_total{}",
+    "workqueue_adds_total{name}",
     "workqueue_depth{name}",
-    "workqueue_queue_duration_seconds{}",
+    "workqueue_longest_running_processor_seconds{name}",
+    "workqueue_queue_duration_seconds{name}",
+    "workqueue_retries_total{name}",
+    "workqueue_unfinished_work_seconds{name}",
+    "workqueue_work_duration_seconds{name}",
 ];
 
 /// A controller that serves its metrics and its health, and where.

@@ -1,33 +1,31 @@
 //! The controllers, one for each watched namespace: passes are bounded in number, measured, and survive a panic.
 
-use std::{
-    convert::Infallible,
-    hash::{DefaultHasher, Hash, Hasher},
-    panic::AssertUnwindSafe,
-    sync::Arc,
-};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
 
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
 use kube::{
     Api, ResourceExt,
     runtime::{
-        Controller, Predicate, PredicateConfig, WatchStreamExt,
+        Controller,
         controller::{self, Action},
-        predicates,
-        reflector::{ObjectRef, Store, reflector, store},
+        reflector::{ObjectRef, Store, store},
         watcher,
     },
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, watch::Receiver},
     time::Instant,
 };
 use tracing::Instrument;
 
 use crate::{
-    api::REQUESTED_AT,
     ecs::turns::Holder,
-    operator::{metrics, queue::Queue},
+    operator::{
+        changes::{changes, is_due},
+        metrics,
+        queue::Queue,
+        resource_watch,
+    },
     retirement::{
         guarded::Guarded,
         reconcile::{self, Context},
@@ -38,19 +36,10 @@ use crate::{
 /// The resources of one watched namespace, or of all, as the watch last told.
 pub type Cache = Store<Guarded>;
 
-/// An annotation that repeats the whole object, and is not worth the memory.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-/// For how many seconds the API server serves one watch before it is to be asked for another: no call pends for ever.
-const WATCH_SECONDS: u32 = 25;
-
-/// How many resources the API server lists at once: the text of a page stays in memory while it is read.
-const PAGE: u32 = 250;
-
 /// What the passes of all controllers share.
 pub struct Shared {
     pub context: Arc<Context>,
-    pub queue: Queue,
+    pub queue: Arc<Queue>,
 }
 
 /// A controller for the resources of `api`, and its cache. It runs until `stop`, and then until its passes have ended;
@@ -59,26 +48,12 @@ pub fn controller(
     api: Api<Guarded>,
     concurrency: u16,
     shared: &Arc<Shared>,
-    terms: watch::Receiver<u64>,
+    terms: Receiver<u64>,
     calls: mpsc::UnboundedReceiver<Holder>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> (Cache, BoxFuture<'static, ()>) {
     let (reader, writer) = store();
-    let objects = watcher::watcher(api, watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE))
-        .default_backoff();
-    let queue = shared.clone();
-    let forget = shared.clone();
-    let changes = reflector(writer, objects.modify(slim))
-        .inspect_ok(move |event| {
-            if let watcher::Event::Delete(object) = event {
-                forget.context.forget(object);
-                forget.queue.forget(&ObjectRef::from_obj(object));
-            }
-        })
-        .applied_objects()
-        .try_filter(|object| std::future::ready(is_due(object)))
-        .predicate_filter(predicates::generation.combine(requested_at), PredicateConfig::default())
-        .inspect_ok(move |object| queue.queue.add(&ObjectRef::from_obj(object), Instant::now()));
+    let changes = changes(resource_watch::events(api, reader.clone()), writer, shared.clone());
     let all = reader.clone();
     let due_in_new_terms = each_change(terms).flat_map(move |()| {
         let due = all.state().into_iter().filter(|object| is_due(object));
@@ -103,42 +78,17 @@ pub fn controller(
 }
 
 /// An item for each change of the value, and none for the value there is.
-fn each_change(receiver: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send + 'static {
+fn each_change(receiver: Receiver<u64>) -> impl Stream<Item = ()> + Send + 'static {
     stream::unfold(receiver, |mut receiver| async {
         receiver.changed().await.ok()?;
         Some(((), receiver))
     })
 }
 
-/// Whether a pass over a resource could do anything, as the watch last told. What is settled is not even queued: neither at a
-/// restart nor in a new term do ten thousand of them cost a pass each.
-fn is_due(object: &Guarded) -> bool {
-    object.0.as_ref().map_or(true, retry::work_is_due)
-}
-
-/// Drops what would take most of the memory and is never read here: a pass reads the resource anew, and the cache tells no more than
-/// where it stands.
-fn slim(object: &mut Guarded) {
-    object.annotations_mut().remove(LAST_APPLIED);
-    let status = object.0.as_mut().ok().and_then(|resource| resource.status.as_mut());
-    for row in status.into_iter().flat_map(|status| &mut status.revisions) {
-        row.arn = None;
-        row.request_id = None;
-    }
-}
-
-/// A look asked for by annotation wakes a resource, as a change of its spec does; a write of its status does not.
-#[expect(clippy::unnecessary_wraps, reason = "a predicate may have nothing to say")]
-fn requested_at(object: &Guarded) -> Option<u64> {
-    let mut hasher = DefaultHasher::new();
-    object.annotations().get(REQUESTED_AT).hash(&mut hasher);
-    Some(hasher.finish())
-}
-
 /// One pass, unless another process leads; a panic ends it, and nothing else.
 async fn pass(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
     let reference = ObjectRef::from_obj(object.as_ref());
-    shared.queue.start(&reference, Instant::now());
+    let _work = shared.queue.start(&reference, Instant::now());
     let worker = metrics::Worker::begin();
     let uid = object.uid().unwrap_or_default();
     let resource = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
@@ -163,7 +113,11 @@ async fn pass(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infal
     };
     worker.end(result);
     let Some(delay) = next else { return Ok(Action::await_change()) };
-    shared.queue.add(&reference, Instant::now() + delay);
+    let due = Instant::now() + delay;
+    match result {
+        metrics::PassResult::Error | metrics::PassResult::Panic => shared.queue.retry(&reference, due),
+        metrics::PassResult::Success | metrics::PassResult::RequeueAfter => shared.queue.add(&reference, due),
+    }
     Ok(Action::requeue(delay))
 }
 

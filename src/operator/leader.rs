@@ -30,6 +30,9 @@ const RETRY_PERIOD: Duration = Duration::from_secs(2);
 /// How often a standby looks: whatever it sees late, it waits longer for.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long the release of the lease may take: longer than this, the standby waits for the lease to expire.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+
 /// Whether this process may act, and until when.
 #[derive(Debug)]
 pub struct Leadership {
@@ -88,8 +91,16 @@ pub struct Elector {
     identity: String,
     leadership: Arc<Leadership>,
     clock: Clock,
-    /// The lease as it was last seen, and when it was first seen so: other processes' clocks are not believed.
-    observed: Option<(LeaseSpec, Instant)>,
+    observed: Option<Observed>,
+}
+
+/// The lease as it was last read or written.
+struct Observed {
+    spec: LeaseSpec,
+    /// When it was first seen so: other processes' clocks are not believed.
+    since: Instant,
+    /// This process wrote it.
+    is_own: bool,
 }
 
 /// What came of one try.
@@ -141,7 +152,8 @@ impl Elector {
             return;
         }
         self.leadership.give_up();
-        match self.hand_over().await {
+        let released = tokio::time::timeout(RELEASE_LIMIT, self.hand_over()).await;
+        match released.unwrap_or_else(|elapsed| Err(kube::Error::Service(Box::new(elapsed)))) {
             Ok(()) => tracing::info!(lease = self.name, "lease released"),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -173,43 +185,61 @@ impl Elector {
             lease_transitions: Some(0),
             ..LeaseSpec::default()
         };
-        let Some(lease) = calls::kubernetes("get lease", self.api.get_opt(&self.name)).await? else {
-            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(ours) };
-            calls::kubernetes("create lease", self.api.create(&PostParams::default(), &lease)).await?;
-            return Ok(Try::Held);
-        };
-        let held = lease.spec.clone().unwrap_or_default();
-        if self.is_ours(&lease) {
-            let renewed = LeaseSpec {
-                acquire_time: held.acquire_time,
-                lease_transitions: held.lease_transitions,
-                ..ours
-            };
-            self.replace(lease, renewed).await?;
-            return Ok(Try::Held);
-        }
-        if let Some(free) = self.free_at(&held) {
+        let lease = calls::kubernetes("get lease", self.api.get_opt(&self.name)).await?;
+        if !self.is_renewal(lease.as_ref())
+            && let Some(free) = self.free_at(lease.as_ref())
+        {
             return Ok(Try::HeldByAnother(free));
         }
-        let transitions = held.lease_transitions.unwrap_or_default().saturating_add(1);
-        self.replace(lease, LeaseSpec { lease_transitions: Some(transitions), ..ours }).await?;
+        let began = Instant::now();
+        let written = match lease {
+            None => {
+                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+                let lease = Lease { metadata, spec: Some(ours) };
+                calls::kubernetes("create lease", self.api.create(&PostParams::default(), &lease)).await?
+            }
+            Some(lease) => {
+                let held = lease.spec.clone().unwrap_or_default();
+                let spec = if self.is_ours(&lease) {
+                    LeaseSpec {
+                        acquire_time: held.acquire_time,
+                        lease_transitions: held.lease_transitions,
+                        ..ours
+                    }
+                } else {
+                    let transitions = held.lease_transitions.unwrap_or_default().saturating_add(1);
+                    LeaseSpec { lease_transitions: Some(transitions), ..ours }
+                };
+                self.replace(lease, spec).await?
+            }
+        };
+        self.observed = written.spec.map(|spec| Observed { spec, since: began, is_own: true });
         Ok(Try::Held)
     }
 
-    /// When a lease of another may be taken: one duration after it was first seen as it is. `None`: now.
-    fn free_at(&mut self, held: &LeaseSpec) -> Option<Instant> {
+    /// Returns true if the lease is still this process's. After a restore of etcd it may be an older one, while another process
+    /// leads: so it counts only while this process leads, or if it is what this process wrote and saw no other since.
+    fn is_renewal(&self, lease: Option<&Lease>) -> bool {
+        let Some(lease) = lease else { return self.leadership.is_held() };
+        let is_as_written =
+            self.observed.as_ref().is_some_and(|it| it.is_own && Some(&it.spec) == lease.spec.as_ref());
+        self.is_ours(lease) && (self.leadership.is_held() || is_as_written)
+    }
+
+    /// Returns when the lease may be acquired: one duration after it was first seen as it is. `None`: now. A lease that is
+    /// missing, as after a restore of etcd, counts as it was last seen.
+    fn free_at(&mut self, lease: Option<&Lease>) -> Option<Instant> {
         let now = Instant::now();
-        let seen = match &self.observed {
-            Some((spec, seen)) if spec == held => *seen,
-            _ => {
-                self.observed = Some((held.clone(), now));
-                now
+        if let Some(lease) = lease {
+            let spec = lease.spec.clone().unwrap_or_default();
+            if self.observed.as_ref().is_none_or(|it| it.spec != spec) {
+                self.observed = Some(Observed { spec, since: now, is_own: false });
             }
-        };
-        let is_released = held.holder_identity.as_ref().is_none_or(String::is_empty);
-        let seconds = held.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let free = seen + seconds.map_or(LEASE_DURATION, Duration::from_secs);
+        }
+        let Observed { spec, since, .. } = self.observed.as_ref()?;
+        let is_released = spec.holder_identity.as_ref().is_none_or(String::is_empty);
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let free = *since + seconds.map_or(LEASE_DURATION, Duration::from_secs);
         (!is_released && now < free).then_some(free)
     }
 

@@ -13,6 +13,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 /// How long a client may take to say what it wants.
@@ -20,6 +21,9 @@ const HEADER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long to wait after a connection could not be taken, for example since too many files are open.
 const ACCEPT_DELAY: Duration = Duration::from_secs(1);
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// A value of `--metrics-bind-address` or `--health-probe-bind-address`, as controller-runtime takes them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,7 +67,7 @@ pub async fn serve(address: BindAddress, router: Router) -> std::io::Result<()> 
     let listener = match address {
         BindAddress::Off => return Ok(()),
         BindAddress::Socket(address) => TcpListener::bind(address).await?,
-        BindAddress::Port(port) => match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        BindAddress::Port(port) => match dual_stack(port) {
             Ok(listener) => listener,
             // A host without IPv6.
             Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?,
@@ -71,6 +75,17 @@ pub async fn serve(address: BindAddress, router: Router) -> std::io::Result<()> 
     };
     tokio::spawn(accept(listener, router));
     Ok(())
+}
+
+/// Listens on all IPv6 and IPv4 addresses, even if the host's default (`net.ipv6.bindv6only`) is IPv6 alone.
+fn dual_stack(port: u16) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Speaks HTTP/1.1 only, as probes and Prometheus do.

@@ -3,14 +3,16 @@
 //! What controller-runtime has a name for goes by that name, so that its dashboards work. No label holds the name of a resource,
 //! a family or a user.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
 use k8s_openapi::jiff::Timestamp;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
 
+#[cfg(target_os = "linux")]
+use crate::operator::process;
 use crate::{
     CONTROLLER,
     api::{
@@ -26,6 +28,7 @@ use crate::{
         controllers::{Cache, Shared},
         kubernetes::REST_CLIENT_REQUESTS,
         leader::Leadership,
+        queue::Queue,
     },
 };
 
@@ -37,18 +40,27 @@ const ACTIVE_WORKERS: &str = "controller_runtime_active_workers";
 const MAX_CONCURRENT: &str = "controller_runtime_max_concurrent_reconciles";
 const WORKQUEUE_DEPTH: &str = "workqueue_depth";
 pub(super) const WORKQUEUE_ADDS: &str = "workqueue_adds_total";
-pub(super) const WORKQUEUE_SECONDS: &str = "workqueue_queue_duration_seconds";
+pub(super) const WORKQUEUE_RETRIES: &str = "workqueue_retries_total";
+pub(super) const WORKQUEUE_QUEUE_SECONDS: &str = "workqueue_queue_duration_seconds";
+pub(super) const WORKQUEUE_WORK_SECONDS: &str = "workqueue_work_duration_seconds";
+const WORKQUEUE_UNFINISHED: &str = "workqueue_unfinished_work_seconds";
+const WORKQUEUE_LONGEST: &str = "workqueue_longest_running_processor_seconds";
 const LEADER: &str = "leader_election_master_status";
 const REVISIONS: &str = "ecs_retirement_revisions";
 const RESOURCES: &str = "ecs_retirement_resources";
 const OLDEST_WAITING: &str = "ecs_retirement_oldest_waiting_seconds";
 const BUILD_INFO: &str = "ecs_retirement_build_info";
 
-/// The value of the label `controller`, as controller-runtime makes it from the kind.
-const KIND: &str = "taskdefinitionretirement";
+/// The value of the labels `controller` and `name`, as controller-runtime makes it from the kind.
+pub(super) const KIND: &str = "taskdefinitionretirement";
 
 /// Upper bounds of the histograms, in seconds.
 const BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Upper bounds of the workqueue's histograms, in seconds, as in controller-runtime.
+/// Source: `pkg/metrics/workqueue.go` of sigs.k8s.io/controller-runtime, `ExponentialBuckets(10e-9, 10, 12)`.
+const WORKQUEUE_BUCKETS: [f64; 12] =
+    [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0];
 
 /// How a pass ended; the value of the label `result`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -96,7 +108,15 @@ impl Drop for Worker {
 /// # Errors
 /// Where they are kept already.
 pub fn start() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
+    let workqueue = |name: &str| Matcher::Full(name.to_owned());
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&BUCKETS)?
+        .set_buckets_for_metric(workqueue(WORKQUEUE_QUEUE_SECONDS), &WORKQUEUE_BUCKETS)?
+        .set_buckets_for_metric(workqueue(WORKQUEUE_WORK_SECONDS), &WORKQUEUE_BUCKETS)?
+        .install_recorder()?;
+    describe_workqueue();
+    #[cfg(target_os = "linux")]
+    process::describe();
     describe_counter!(RECONCILE_TOTAL, "Passes over a resource, by how they ended.");
     describe_counter!(
         RECONCILE_ERRORS,
@@ -106,9 +126,6 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(RECONCILE_SECONDS, Unit::Seconds, "How long passes took.");
     describe_gauge!(ACTIVE_WORKERS, "Passes under way.");
     describe_gauge!(MAX_CONCURRENT, "Passes that may be under way at once.");
-    describe_gauge!(WORKQUEUE_DEPTH, "Resources that are due for a pass and wait for a worker.");
-    describe_counter!(WORKQUEUE_ADDS, "Times that a resource became due for a pass.");
-    describe_histogram!(WORKQUEUE_SECONDS, Unit::Seconds, "How long resources waited for a worker once due.");
     describe_gauge!(LEADER, "1 while this process leads, 0 while it stands by.");
     describe_counter!(REST_CLIENT_REQUESTS, "Requests to the API server, by method and status code.");
     describe_counter!(AWS_CALLS, "Calls to AWS, by operation and code: OK, AWS's error code, or NoAnswer.");
@@ -141,8 +158,31 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     for counter in [RECONCILE_ERRORS, RECONCILE_PANICS] {
         counter!(counter, "controller" => KIND).absolute(0);
     }
+    counter!(WORKQUEUE_RETRIES, "name" => KIND).absolute(0);
     gauge!(ACTIVE_WORKERS, "controller" => KIND).set(0);
     Ok(handle)
+}
+
+fn describe_workqueue() {
+    describe_gauge!(WORKQUEUE_DEPTH, "Resources that are due for a reconcile and wait for a worker.");
+    describe_counter!(WORKQUEUE_ADDS, "Reconciles that were scheduled.");
+    describe_counter!(WORKQUEUE_RETRIES, "Reconciles that were scheduled because the last one failed.");
+    describe_histogram!(
+        WORKQUEUE_QUEUE_SECONDS,
+        Unit::Seconds,
+        "How long resources waited for a worker once they were due."
+    );
+    describe_histogram!(WORKQUEUE_WORK_SECONDS, Unit::Seconds, "How long reconciles took.");
+    describe_gauge!(
+        WORKQUEUE_UNFINISHED,
+        Unit::Seconds,
+        "For how long the reconciles under way have been, in total. A value that keeps growing means they are stuck."
+    );
+    describe_gauge!(
+        WORKQUEUE_LONGEST,
+        Unit::Seconds,
+        "For how long the longest-running reconcile under way has been."
+    );
 }
 
 /// `/metrics`.
@@ -155,7 +195,9 @@ pub fn router(
 ) -> Router {
     gauge!(MAX_CONCURRENT, "controller" => KIND).set(concurrency);
     let metrics = move || {
-        gauge!(WORKQUEUE_DEPTH, "name" => KIND).set(as_float(shared.queue.depth(Instant::now())));
+        measure_workqueue(&shared.queue, Instant::now());
+        #[cfg(target_os = "linux")]
+        process::measure();
         gauge!(LEADER, "name" => CONTROLLER).set(u8::from(leadership.is_held()));
         shared.context.account.measure();
         read(&caches, leadership.is_held());
@@ -164,6 +206,14 @@ pub fn router(
         async move { ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text) }
     };
     Router::new().route("/metrics", get(metrics))
+}
+
+fn measure_workqueue(queue: &Queue, now: Instant) {
+    let unfinished = queue.unfinished(now);
+    let longest = unfinished.iter().max().copied().unwrap_or_default();
+    gauge!(WORKQUEUE_DEPTH, "name" => KIND).set(as_float(queue.depth(now)));
+    gauge!(WORKQUEUE_UNFINISHED, "name" => KIND).set(unfinished.iter().sum::<Duration>().as_secs_f64());
+    gauge!(WORKQUEUE_LONGEST, "name" => KIND).set(longest.as_secs_f64());
 }
 
 /// Tells how the resources in the caches stand; a standby tells of none, or sums over processes would be doubled.

@@ -1,13 +1,17 @@
 //! The process round a replica: its clients, what it serves, its beginning and its end.
 
+mod changes;
 mod controllers;
 mod health;
 pub mod kubernetes;
 mod leader;
 pub mod listen;
 mod metrics;
+#[cfg(target_os = "linux")]
+mod process;
 mod queue;
 pub mod replica;
+mod resource_watch;
 pub mod telemetry;
 
 use std::{
@@ -26,7 +30,7 @@ use self::{
     listen::BindAddress,
     replica::{Replica, Surroundings},
 };
-use crate::{CONTROLLER, account::credentials, ecs::pacer::Pacing};
+use crate::{CONTROLLER, account::credentials, ecs::pacer::Pacing, shutdown::Shutdown};
 
 /// What ECS gives an account and region, to deregister and to register.
 /// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
@@ -69,13 +73,22 @@ pub enum Error {
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 
-/// Runs a replica until SIGTERM or SIGINT; then no work is begun, what AWS has been asked is written down, and the lease
-/// is given up.
+/// Runs a replica until SIGTERM or SIGINT, at any time. Then reads are abandoned, irreversible calls in flight are awaited and
+/// their answers recorded, and the lease is released.
 ///
 /// # Errors
-/// Where the process cannot start.
+/// Returns an error if the process cannot start.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let stop = told_to_stop()?;
+    let requested = shutdown_requested()?;
+    let started = Shutdown::new(requested.clone()).abandon(start(&options, requested)).await;
+    if let Some(replica) = started.transpose()? {
+        replica.run().await;
+    }
+    Ok(())
+}
+
+/// Connects a replica to Kubernetes and AWS, and serves its probes and metrics.
+async fn start(options: &Options, stop: watch::Receiver<bool>) -> Result<Replica, Error> {
     let recorder = metrics::start()?;
     let config = kubernetes::config().await?;
     let own_namespace = config.default_namespace.clone();
@@ -94,18 +107,17 @@ pub async fn run(options: Options) -> Result<(), Error> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), region, "started");
 
     let surroundings = Surroundings { client, own_namespace, aws, clock, instance, identity, stop };
-    let replica = Replica::new(&options, surroundings);
+    let replica = Replica::new(options, surroundings);
     let (caches, shared) = (replica.caches.clone(), replica.shared.clone());
     let probes = health::router(caches.clone(), shared.context.clone());
     serve("--health-probe-bind-address", options.health_probes, probes).await?;
     let metrics = metrics::router(recorder, options.concurrency, caches, shared, replica.leadership.clone());
     serve("--metrics-bind-address", options.metrics, metrics).await?;
-    replica.run().await;
-    Ok(())
+    Ok(replica)
 }
 
-/// Turns `true` at SIGTERM or SIGINT.
-fn told_to_stop() -> Result<watch::Receiver<bool>, Error> {
+/// Becomes `true` at SIGTERM or SIGINT.
+fn shutdown_requested() -> Result<watch::Receiver<bool>, Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let (tell, told) = watch::channel(false);

@@ -1,41 +1,67 @@
-//! Which resources are due for a pass, and since when: what the workqueue metrics tell. It decides nothing.
+//! Which resources are due for a reconcile or are being reconciled, and since when, for the workqueue metrics. It decides nothing.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use crate::{
-    operator::metrics::{WORKQUEUE_ADDS, WORKQUEUE_SECONDS},
+    operator::metrics::{
+        KIND, WORKQUEUE_ADDS, WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_RETRIES, WORKQUEUE_WORK_SECONDS,
+    },
     retirement::guarded::Guarded,
 };
 
-/// When each resource that is scheduled is due.
+/// When each resource that is scheduled is due, and since when each one under work is being reconciled.
 #[derive(Debug, Default)]
 pub struct Queue {
-    due: Mutex<HashMap<ObjectRef<Guarded>, Instant>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    due: HashMap<ObjectRef<Guarded>, Instant>,
+    started: HashMap<ObjectRef<Guarded>, Instant>,
+}
+
+/// A reconcile under way, until dropped.
+#[derive(Debug)]
+#[must_use = "the reconcile is under way while this lives"]
+pub struct Work {
+    queue: Arc<Queue>,
+    resource: ObjectRef<Guarded>,
 }
 
 impl Queue {
-    /// Notes that a resource is to have a pass at `due`, or earlier if it was to have one already.
+    /// Schedules a reconcile for `due`, or earlier if there is one scheduled already.
     pub fn add(&self, resource: &ObjectRef<Guarded>, due: Instant) {
-        let mut scheduled = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let scheduled = &mut self.lock().due;
         scheduled.entry(resource.clone()).and_modify(|earlier| *earlier = due.min(*earlier)).or_insert_with(
             || {
-                metrics::counter!(WORKQUEUE_ADDS).increment(1);
+                metrics::counter!(WORKQUEUE_ADDS, "name" => KIND).increment(1);
                 due
             },
         );
     }
 
-    /// Notes that its pass has begun.
-    pub fn start(&self, resource: &ObjectRef<Guarded>, now: Instant) {
+    /// Schedules a reconcile for `due` because the last one failed.
+    pub fn retry(&self, resource: &ObjectRef<Guarded>, due: Instant) {
+        metrics::counter!(WORKQUEUE_RETRIES, "name" => KIND).increment(1);
+        self.add(resource, due);
+    }
+
+    /// Notes that the reconcile of a resource began.
+    pub fn start(self: &Arc<Self>, resource: &ObjectRef<Guarded>, now: Instant) -> Work {
         if let Some(due) = self.remove(resource) {
-            metrics::histogram!(WORKQUEUE_SECONDS).record(now.saturating_duration_since(due));
+            let waited = now.saturating_duration_since(due);
+            metrics::histogram!(WORKQUEUE_QUEUE_SECONDS, "name" => KIND).record(waited);
         }
+        self.lock().started.insert(resource.clone(), now);
+        Work { queue: self.clone(), resource: resource.clone() }
     }
 
     /// Notes that the resource is gone.
@@ -45,7 +71,7 @@ impl Queue {
 
     /// Keeps no room for the many that were due at once, after a restart for example.
     fn remove(&self, resource: &ObjectRef<Guarded>) -> Option<Instant> {
-        let mut scheduled = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let scheduled = &mut self.lock().due;
         let due = scheduled.remove(resource);
         let left = scheduled.len();
         if left < scheduled.capacity() / 8 {
@@ -57,28 +83,61 @@ impl Queue {
     /// How many resources are due at `now`, and wait for a worker.
     #[must_use]
     pub fn depth(&self, now: Instant) -> usize {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|due| **due <= now).count()
+        self.lock().due.values().filter(|due| **due <= now).count()
+    }
+
+    /// For how long each reconcile under way has been.
+    #[must_use]
+    pub fn unfinished(&self, now: Instant) -> Vec<Duration> {
+        self.lock().started.values().map(|started| now.saturating_duration_since(*started)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(started) = self.queue.lock().started.remove(&self.resource) {
+            metrics::histogram!(WORKQUEUE_WORK_SECONDS, "name" => KIND).record(started.elapsed());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
+    fn resource(name: &str) -> ObjectRef<Guarded> {
+        ObjectRef::new(name).within("platform")
+    }
+
     #[test]
-    fn the_depth_counts_what_is_due_and_has_not_begun() {
-        let (queue, now) = (Queue::default(), Instant::now());
-        let resource = |name: &str| ObjectRef::new(name).within("platform");
+    fn depth_counts_resources_that_are_due_and_not_being_reconciled() {
+        let (queue, now) = (Arc::new(Queue::default()), Instant::now());
         queue.add(&resource("due"), now);
         queue.add(&resource("due"), now + Duration::from_secs(5));
         queue.add(&resource("later"), now + Duration::from_secs(5));
         assert_eq!(queue.depth(now), 1);
         assert_eq!(queue.depth(now + Duration::from_secs(5)), 2);
-        queue.start(&resource("due"), now);
+        let _work = queue.start(&resource("due"), now);
         assert_eq!(queue.depth(now), 0);
         queue.forget(&resource("later"));
         assert_eq!(queue.depth(now + Duration::from_secs(5)), 0);
+    }
+
+    #[test]
+    fn unfinished_work_is_measured_until_it_ends() {
+        let (queue, now) = (Arc::new(Queue::default()), Instant::now());
+        let first = queue.start(&resource("first"), now);
+        let second = queue.start(&resource("second"), now + Duration::from_secs(2));
+        let mut unfinished = queue.unfinished(now + Duration::from_secs(5));
+        unfinished.sort();
+        assert_eq!(unfinished, [Duration::from_secs(3), Duration::from_secs(5)]);
+        drop(first);
+        assert_eq!(queue.unfinished(now + Duration::from_secs(5)), [Duration::from_secs(3)]);
+        drop(second);
+        assert!(queue.unfinished(now).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! One replica: its controllers and its part in the election, over the clients it is given. It knows no environment, no signal and no socket.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::{
     FutureExt,
@@ -20,10 +20,8 @@ use crate::{
         queue::Queue,
     },
     retirement::{claims::Claims, reconcile::Context, unwritten::Unwritten},
+    shutdown::Shutdown,
 };
-
-/// How long passes may take to end once the replica is told to stop: a call to AWS that is never answered ends before.
-const STOP_LIMIT: Duration = Duration::from_secs(25);
 
 /// What a replica reaches its surroundings by, and is known by there.
 pub struct Surroundings {
@@ -47,7 +45,7 @@ pub struct Replica {
     pub(super) caches: Vec<Cache>,
     controllers: Vec<BoxFuture<'static, ()>>,
     elector: Option<Elector>,
-    stop: watch::Receiver<bool>,
+    shutdown: Shutdown,
 }
 
 impl Replica {
@@ -56,9 +54,10 @@ impl Replica {
         let Surroundings { client, own_namespace, aws, clock, instance, identity, stop } = surroundings;
         let leadership =
             Arc::new(if options.election.is_some() { Leadership::none() } else { Leadership::sole() });
+        let shutdown = Shutdown::new(stop);
         let may_act = {
-            let (leadership, stop) = (leadership.clone(), stop.clone());
-            Arc::new(move || leadership.is_held() && !*stop.borrow())
+            let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
+            Arc::new(move || leadership.is_held() && !shutdown.is_requested())
         };
         let (callers, calls): (Vec<_>, Vec<_>) =
             (0..options.namespaces.len().max(1)).map(|_| mpsc::unbounded_channel::<Holder>()).unzip();
@@ -73,16 +72,18 @@ impl Replica {
             instance,
             may_act,
             clock: clock.clone(),
+            shutdown: shutdown.clone(),
             slots: Semaphore::new(slots(options.concurrency)),
         });
-        let shared = Arc::new(Shared { context, queue: Queue::default() });
+        let shared = Arc::new(Shared { context, queue: Arc::new(Queue::default()) });
         let apis: Vec<Api<_>> = if options.namespaces.is_empty() {
             vec![Api::all(client.clone())]
         } else {
             options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect()
         };
         let controller = |(api, calls)| {
-            let stop = told(stop.clone()).shared();
+            let shutdown = shutdown.clone();
+            let stop = async move { shutdown.requested().await }.shared();
             controllers::controller(api, options.concurrency, &shared, leadership.terms(), calls, stop)
         };
         let (caches, controllers) = apis.into_iter().zip(calls).map(controller).unzip();
@@ -91,24 +92,15 @@ impl Replica {
             let leases = Api::namespaced(client, namespace);
             Elector::new(leases, election.id.clone(), identity, leadership.clone(), clock)
         });
-        Self { shared, leadership, caches, controllers, elector, stop }
+        Self { shared, leadership, caches, controllers, elector, shutdown }
     }
 
-    /// Runs until it is told to stop; then no work is begun, what AWS has been asked is written down, and the lease is
-    /// given up.
+    /// Runs until shutdown is requested. Then reads are abandoned, irreversible calls in flight are awaited and their answers
+    /// recorded, and the lease is released.
     pub async fn run(self) {
-        let work = async {
-            let ended = join_all(self.controllers);
-            tokio::pin!(ended);
-            tokio::select! {
-                _ = &mut ended => {}
-                () = told(self.stop) => {
-                    if tokio::time::timeout(STOP_LIMIT, ended).await.is_err() {
-                        tracing::warn!("passes are still under way, and are left");
-                    }
-                }
-            }
-        };
+        let work = self.shutdown.run(async {
+            join_all(self.controllers).await;
+        });
         let Some(mut elector) = self.elector else { return work.await };
         tokio::select! {
             () = elector.run() => {}
@@ -122,9 +114,4 @@ impl Replica {
 fn slots(concurrency: u16) -> usize {
     let concurrency = usize::from(concurrency);
     concurrency.saturating_sub((concurrency / 8).max(1)).max(1)
-}
-
-/// Resolves once it is told to stop, or nobody is left to tell.
-async fn told(mut stop: watch::Receiver<bool>) {
-    while !*stop.borrow_and_update() && stop.changed().await.is_ok() {}
 }

@@ -1,6 +1,9 @@
 //! The shell of what a pass does at ECS: looks at the next few revisions, and deregisters those that are to be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
 
 use kube::Api;
 use tokio::time::Instant;
@@ -21,6 +24,7 @@ use crate::{
         retry::{self, Progress},
         row::{recorded_row, waits_for_use},
     },
+    shutdown::Delay,
     task_definition::Arn,
 };
 
@@ -32,6 +36,8 @@ pub(super) struct Slice {
     pub(super) progress: Progress,
     /// Whether Kubernetes answered whenever it had to.
     pub(super) end: Result<(), Error>,
+    /// Held from before the first irreversible call. Keep it until the answers are recorded.
+    pub(super) delay: Option<Delay>,
 }
 
 impl Slice {
@@ -41,7 +47,7 @@ impl Slice {
 
     fn begin() -> Self {
         let (outcomes, watched) = (BTreeMap::new(), BTreeSet::new());
-        Self { outcomes, watched, progress: Progress::Claimed, end: Ok(()) }
+        Self { outcomes, watched, progress: Progress::Claimed, end: Ok(()), delay: None }
     }
 }
 
@@ -52,6 +58,8 @@ struct Pass<'a> {
     session: &'a Session,
     context: &'a Context,
     holder: Holder,
+    /// Delays shutdown once an irreversible call is about to be made.
+    delay: OnceLock<Delay>,
 }
 
 /// Why a pass ends before it is through.
@@ -70,7 +78,7 @@ pub(super) async fn act(
 ) -> Slice {
     let resource = record.resource();
     let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
-    let pass = Pass { api, resource, session, context, holder: holder(resource) };
+    let pass = Pass { api, resource, session, context, holder: holder(resource), delay: OnceLock::new() };
     let mut slice = pass.watch(entries, rows);
     let rest = entries.iter().filter(|entry| !slice.watched.contains(&entry.revision));
     let (began, mut is_refused) = (Instant::now(), false);
@@ -113,6 +121,7 @@ pub(super) async fn act(
             break;
         }
     }
+    slice.delay = pass.delay.into_inner();
     slice
 }
 
@@ -166,6 +175,7 @@ impl Pass<'_> {
                         return Ok(Outcome::Used { before: Some(before), usage });
                     }
                 }
+                self.delay.get_or_init(|| self.context.shutdown.delay());
                 if !(self.context.may_act)() {
                     return Err(Stop::Now(Progress::Made));
                 }
@@ -186,7 +196,8 @@ impl Pass<'_> {
         } else {
             self.session.looks.take(&self.holder).ok_or(Stop::Now(Progress::Queued))?.spend();
         }
-        let seen = self.session.ecs.describe(arn).await;
+        let seen = self.context.shutdown.abandon(self.session.ecs.describe(arn)).await;
+        let seen = seen.ok_or(Stop::Now(Progress::Made))?;
         if is_throttled(&seen) {
             self.session.looks.throttled();
         }
@@ -195,7 +206,8 @@ impl Pass<'_> {
 
     /// Reads the resource uncached: if its spec has changed, what it says now is for the next pass.
     async fn is_declared_still(&self) -> Result<(), Stop> {
-        let live = read(self.api, self.resource).await.map_err(Stop::Kubernetes)?;
+        let live = self.context.shutdown.abandon(read(self.api, self.resource)).await;
+        let live = live.ok_or(Stop::Now(Progress::Made))?.map_err(Stop::Kubernetes)?;
         let generation = self.resource.metadata.generation;
         let is_same = live.is_some_and(|live| live.metadata.generation == generation);
         is_same.then_some(()).ok_or(Stop::Now(Progress::Made))
@@ -212,7 +224,7 @@ impl Pass<'_> {
         }
         let after = if reply.wants_a_look() {
             session.looks.take_ahead();
-            Some(session.ecs.describe(arn).await)
+            self.context.shutdown.abandon(session.ecs.describe(arn)).await
         } else {
             None
         };

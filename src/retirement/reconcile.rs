@@ -21,6 +21,7 @@ use crate::{
         status::{Caller, Finding, Renewal, summarize},
         unwritten::Unwritten,
     },
+    shutdown::Shutdown,
 };
 
 /// How long the first status of a resource waits for AWS to say whose credentials these are.
@@ -40,6 +41,7 @@ pub struct Context {
     /// Whether this process may act at this very moment: it leads, and has not been told to stop.
     pub may_act: MayAct,
     pub clock: Clock,
+    pub shutdown: Shutdown,
     /// How many passes may be at work at AWS at once: fewer than there are workers, so that a slow AWS keeps no resource from its
     /// first status.
     pub slots: Semaphore,

@@ -21,7 +21,7 @@ use testkit::{
     simulated_ecs::{ACCOUNT, Action, Region, SimulatedEcs, in_process},
 };
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::{Instant, sleep},
 };
 use tower::service_fn;
@@ -41,6 +41,7 @@ use crate::{
         reconcile::{Context, Error, reconcile},
         unwritten::Unwritten,
     },
+    shutdown::Shutdown,
 };
 
 const REGION: &str = "us-west-2";
@@ -72,6 +73,7 @@ pub struct World {
     pub west: Region,
     pub context: Arc<Context>,
     pub may_act: Arc<AtomicBool>,
+    pub shutdown: watch::Sender<bool>,
     wire: Arc<Wire>,
     woken: Arc<Mutex<Vec<String>>>,
 }
@@ -151,6 +153,7 @@ impl World {
         let (asked, told) = (may_act.clone(), woken.clone());
         let may: MayAct = Arc::new(move || asked.load(SeqCst));
         let waker = Waker(Arc::new(move |holder: &Holder| lock(&told).push(holder.name.clone())));
+        let shutdown = watch::Sender::new(false);
         let pacing = Pacing { per_second: 1.0, burst };
         let config = in_process::config(REGION, ecs.transport());
         let context = Context {
@@ -161,11 +164,12 @@ impl World {
             instance: "controller-1".to_owned(),
             may_act: may,
             clock,
+            shutdown: Shutdown::new(shutdown.subscribe()),
             slots: Semaphore::new(SLOTS as usize),
         };
         let west = ecs.region(ACCOUNT, REGION);
         west.register_many("web", 9);
-        Self { api, ecs, west, context: Arc::new(context), may_act, wire, woken }
+        Self { api, ecs, west, context: Arc::new(context), may_act, shutdown, wire, woken }
     }
 
     /// A process that has all turns, of which there are more than it takes.

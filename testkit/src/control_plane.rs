@@ -2,8 +2,9 @@
 
 use std::{
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -36,11 +37,18 @@ const ADMIN_TOKEN: &str = "testkit-admin";
 #[derive(Debug)]
 pub struct ControlPlane {
     // Dropped in this order: the data goes last.
-    api_server: Process,
-    etcd: Process,
+    servers: Mutex<Servers>,
     folder: Folder,
     url: String,
     config: Config,
+}
+
+#[derive(Debug)]
+struct Servers {
+    api_server: Process,
+    etcd: Process,
+    start_api_server: Command,
+    start_etcd: Command,
 }
 
 impl ControlPlane {
@@ -122,12 +130,45 @@ impl ControlPlane {
 
     /// The API server's process, to stop, continue or kill it in a control plane of the test's own.
     pub fn api_server(&mut self) -> &mut Process {
-        &mut self.api_server
+        &mut self.servers.get_mut().unwrap_or_else(PoisonError::into_inner).api_server
     }
 
     /// Etcd's process, to stop, continue or kill it in a control plane of the test's own.
     pub fn etcd(&mut self) -> &mut Process {
-        &mut self.etcd
+        &mut self.servers.get_mut().unwrap_or_else(PoisonError::into_inner).etcd
+    }
+
+    /// Stops the servers of a control plane of the test's own, copies etcd's data, and starts them again.
+    ///
+    /// # Errors
+    /// The data cannot be copied, or the servers do not become ready.
+    pub async fn back_up(&self) -> io::Result<()> {
+        self.restart_with("etcd", "backup").await
+    }
+
+    /// Stops the servers, replaces etcd's data by what [`Self::back_up`] copied, and starts them again.
+    ///
+    /// # Errors
+    /// There is no backup, or the servers do not become ready.
+    pub async fn restore(&self) -> io::Result<()> {
+        self.restart_with("backup", "etcd").await
+    }
+
+    async fn restart_with(&self, from: &str, to: &str) -> io::Result<()> {
+        {
+            let mut servers = self.servers();
+            servers.api_server.kill();
+            servers.etcd.kill();
+            copy_folder(&self.folder.join(from), &self.folder.join(to))?;
+            servers.etcd = Process::start(&servers.start_etcd, &self.folder.join("etcd.log"))?;
+            servers.api_server =
+                Process::start(&servers.start_api_server, &self.folder.join("kube-apiserver.log"))?;
+        }
+        wait_until_ready(&self.servers, &self.kubeconfig()).await.map(drop)
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Servers> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn start_once() -> io::Result<Self> {
@@ -135,41 +176,69 @@ impl ControlPlane {
         let folder = Folder::create()?;
         let (etcd_url, peer_url) = (url("http", free_port()?), url("http", free_port()?));
         let port = free_port()?;
-        let mut etcd = Process::start(
-            Command::new(etcd)
-                .arg("--data-dir")
-                .arg(folder.join("etcd"))
-                .args(["--listen-client-urls", &etcd_url, "--advertise-client-urls", &etcd_url])
-                .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-                .args(["--initial-cluster", &format!("default={peer_url}")])
-                .arg("--unsafe-no-fsync"),
-            &folder.join("etcd.log"),
-        )?;
-        let mut api_server = Process::start(
-            &api_server_command(&api_server.to_string_lossy(), &folder, &etcd_url, port)?,
-            &folder.join("kube-apiserver.log"),
-        )?;
+        let start_etcd = etcd_command(&etcd.to_string_lossy(), &folder, &etcd_url, &peer_url);
+        let start_api_server = api_server_command(&api_server.to_string_lossy(), &folder, &etcd_url, port)?;
+        let etcd = Process::start(&start_etcd, &folder.join("etcd.log"))?;
+        let api_server = Process::start(&start_api_server, &folder.join("kube-apiserver.log"))?;
+        let servers = Mutex::new(Servers { api_server, etcd, start_api_server, start_etcd });
         let url = url("https", port);
         let kubeconfig = write_kubeconfig(&folder, &url, "admin", ADMIN_TOKEN)?;
+        let config = wait_until_ready(&servers, &kubeconfig).await?;
+        Ok(Self { servers, folder, url, config })
+    }
+}
 
-        let began = Instant::now();
-        let config = loop {
-            if let Ok(Some(config)) = timeout(Duration::from_secs(5), ready(&kubeconfig)).await {
-                break config;
-            }
-            let running = etcd.is_running() && api_server.is_running();
-            if !running || began.elapsed() > START_DEADLINE {
+/// The way to connect, once both servers run and the API server is ready.
+async fn wait_until_ready(servers: &Mutex<Servers>, kubeconfig: &PathBuf) -> io::Result<Config> {
+    let began = Instant::now();
+    loop {
+        if let Ok(Some(config)) = timeout(Duration::from_secs(5), ready(kubeconfig)).await {
+            return Ok(config);
+        }
+        {
+            let mut servers = servers.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_running = servers.etcd.is_running() && servers.api_server.is_running();
+            if !is_running || began.elapsed() > START_DEADLINE {
                 return Err(io::Error::other(format!(
                     "not ready after {:?}\netcd: {}\nkube-apiserver: {}",
                     began.elapsed(),
-                    end_of(&etcd.log()),
-                    end_of(&api_server.log())
+                    end_of(&servers.etcd.log()),
+                    end_of(&servers.api_server.log())
                 )));
             }
-            sleep(Duration::from_millis(50)).await;
-        };
-        Ok(Self { api_server, etcd, folder, url, config })
+        }
+        sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Replaces the folder `to`, if there is one, by a copy of `from`.
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+fn etcd_command(program: &str, folder: &Folder, client_url: &str, peer_url: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg("--data-dir")
+        .arg(folder.join("etcd"))
+        .args(["--listen-client-urls", client_url, "--advertise-client-urls", client_url])
+        .args(["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url])
+        .args(["--initial-cluster", &format!("default={peer_url}")])
+        .arg("--unsafe-no-fsync");
+    command
 }
 
 fn api_server_command(program: &str, folder: &Folder, etcd_url: &str, port: u16) -> io::Result<Command> {

@@ -269,6 +269,63 @@ async fn a_lease_of_another_is_taken_once_it_was_seen_unchanged_for_its_duration
     }
 }
 
+/// Two candidates of which the first led, was cut off, and was followed by the second. Returns the lease of the first.
+async fn succeeded(cluster: &Cluster) -> (Candidate, Candidate, Value) {
+    let first = cluster.candidate("first");
+    sleep(TICK).await;
+    let second = cluster.candidate("second");
+    seconds(5).await;
+    let lease = serde_json::to_value(cluster.lease()).expect("a lease is JSON");
+    first.is_cut_off.store(true, SeqCst);
+    until_leading(&second, &first).await;
+    first.is_cut_off.store(false, SeqCst);
+    seconds(5).await;
+    (first, second, lease)
+}
+
+/// Expects one of two candidates to lead within a lease's duration, and never both.
+async fn assert_one_leads(first: &Candidate, second: &Candidate) {
+    let is_alone = || {
+        assert!(!(first.leads() && second.leads()), "two lead");
+        first.leads() || second.leads()
+    };
+    for _ in 0..200 {
+        is_alone();
+        sleep(TICK).await;
+    }
+    for _ in 0..600 {
+        assert!(is_alone(), "one of them leads");
+        sleep(TICK).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_restored_to_an_earlier_leader_makes_no_second_leader() {
+    let cluster = Cluster::new();
+    let (first, second, restored) = succeeded(&cluster).await;
+    // Just after a renewal: the second leads for ten seconds more, unless it sees the lease.
+    second.is_cut_off.store(true, SeqCst);
+    cluster.api.edit("leases", NAMESPACE, LEASE, &restored, &Value::Null);
+    seconds(5).await;
+    assert_eq!((first.leads(), second.leads()), (false, true));
+    second.is_cut_off.store(false, SeqCst);
+    assert_one_leads(&first, &second).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_lost_in_a_restore_makes_no_second_leader() {
+    for is_leader_cut_off in [false, true] {
+        let cluster = Cluster::new();
+        let (first, second, _) = succeeded(&cluster).await;
+        second.is_cut_off.store(is_leader_cut_off, SeqCst);
+        cluster.api.delete("leases", NAMESPACE, LEASE);
+        seconds(5).await;
+        assert!(second.leads() && !first.leads());
+        second.is_cut_off.store(false, SeqCst);
+        assert_one_leads(&first, &second).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_nobody_holds_is_taken_at_once() {
     for holder in [json!(""), Value::Null] {

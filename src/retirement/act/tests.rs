@@ -1,12 +1,13 @@
 //! What passes do at ECS, call by call.
 
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{future::pending, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use serde_json::json;
 use testkit::simulated_ecs::{
     Action::{DeregisterTaskDefinition, DescribeTaskDefinition, ListClusters},
     Fault, Service, Status,
 };
+use tokio::time::{Instant, sleep};
 
 use crate::{
     api::Reason,
@@ -114,6 +115,39 @@ async fn a_process_that_must_stop_ends_what_it_has_begun_and_no_more() {
     world.pass("web").await.expect("a pass");
     assert_eq!(world.called(DescribeTaskDefinition), ["web:1", "web:1"], "before and after");
     assert_eq!(world.reasons("web"), [Reason::Retired, Reason::Pending]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_the_answer_to_a_deregistration_and_its_record() {
+    let world = World::rested().await;
+    world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
+    let (may_act, shutdown) = (world.may_act.clone(), world.shutdown.clone());
+    world.ecs.before(DeregisterTaskDefinition, 1, async move {
+        may_act.store(false, SeqCst);
+        shutdown.send_replace(true);
+        sleep(Duration::from_secs(3)).await;
+    });
+    let work = async {
+        world.pass("web").await.expect("the status is written");
+        pending::<()>().await;
+    };
+    world.context.shutdown.run(work).await;
+    assert_eq!(world.called(DescribeTaskDefinition), ["web:1"], "only before the call");
+    assert_eq!(world.reasons("web"), [Reason::Retired, Reason::Pending]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_are_abandoned_at_shutdown() {
+    for request in [1, 2] {
+        let world = World::rested().await;
+        world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
+        world.shutdown.send_replace(true);
+        world.before(GET, request, Between::Delay(Duration::from_secs(5)));
+        let began = Instant::now();
+        world.context.shutdown.run(async { drop(world.pass("web").await) }).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(world.count(DeregisterTaskDefinition), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@ enum Target {
 /// What is done instead of passing a request on and its answer back.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Answers with this HTTP status, such as 409, 410, 429, 500 or 503, and passes nothing on.
+    /// Answers with this HTTP status, such as 409, 410, 429, 500, 503 or 504, and passes nothing on.
     Refuse(u16),
     /// Passes nothing on, and never answers.
     Hang,

@@ -301,6 +301,7 @@ fn refusal(code: u16, message: &str) -> Response<Body> {
         410 => "Expired",
         429 => "TooManyRequests",
         503 => "ServiceUnavailable",
+        504 => "Timeout",
         _ => "InternalError",
     };
     let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message });

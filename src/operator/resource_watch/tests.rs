@@ -1,0 +1,165 @@
+//! The watch of an API server whose history goes back, on a clock that jumps to whatever is next.
+
+use std::{
+    convert::Infallible,
+    future::{pending, ready},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::body::{Body, Bytes};
+use hyper::{Request, Response};
+use kube::{Client, runtime::reflector::store};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tower::service_fn;
+
+use super::*;
+
+/// How a watch is answered.
+#[derive(Clone, Copy, Debug)]
+enum WatchAnswer {
+    /// With the status 504, as from a watch cache.
+    TooLarge,
+    /// With an event that holds the status 504.
+    TooLargeEvent,
+    /// With no event.
+    Silence,
+}
+
+#[derive(Debug)]
+struct ApiServer {
+    watch: WatchAnswer,
+    version: u64,
+    names: Vec<&'static str>,
+    lists: u32,
+    checks: u32,
+}
+
+type Shared = Arc<Mutex<ApiServer>>;
+
+impl ApiServer {
+    fn answer(&mut self, query: &str) -> (u16, Body) {
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 504, "reason": "Timeout",
+            "message": "Too large resource version: 100, current: 50",
+        });
+        if query.contains("watch=true") {
+            return match self.watch {
+                WatchAnswer::TooLarge => (504, Body::from(status.to_string())),
+                WatchAnswer::TooLargeEvent => {
+                    let event = json!({ "type": "ERROR", "object": status });
+                    (200, Body::from(format!("{event}\n")))
+                }
+                WatchAnswer::Silence => {
+                    let silence = stream::once(pending::<Result<Bytes, Infallible>>());
+                    (200, Body::from_stream(silence))
+                }
+            };
+        }
+        let is_check = query.contains("limit=1&") || query.ends_with("limit=1");
+        *(if is_check { &mut self.checks } else { &mut self.lists }) += 1;
+        let limit = if is_check { 1 } else { usize::MAX };
+        let items: Vec<Value> = self.names.iter().take(limit).map(|name| self.object(name)).collect();
+        let remaining = self.names.len() - items.len();
+        let mut metadata = json!({ "resourceVersion": self.version.to_string() });
+        if remaining > 0 {
+            metadata["continue"] = "next".into();
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        let list = json!({ "kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items });
+        (200, Body::from(list.to_string()))
+    }
+
+    fn object(&self, name: &str) -> Value {
+        json!({
+            "apiVersion": "ecs-retirement.dev/v1alpha1",
+            "kind": "TaskDefinitionRetirement",
+            "metadata": {
+                "namespace": "platform",
+                "name": name,
+                "uid": name,
+                "resourceVersion": self.version.to_string(),
+            },
+            "spec": { "revisions": ["web:1"] },
+        })
+    }
+}
+
+/// Follows the watch of an API server with the resources `a` and `b` at version 100 until `change` and then `is_done`. Returns how
+/// long that took after the change.
+async fn followed(
+    change: impl FnOnce(&mut ApiServer),
+    is_done: impl Fn(&[String], &ApiServer) -> bool,
+) -> Duration {
+    let (watch, names) = (WatchAnswer::Silence, vec!["a", "b"]);
+    let server = Shared::new(Mutex::new(ApiServer { watch, version: 100, names, lists: 0, checks: 0 }));
+    let behind_api = server.clone();
+    let service = service_fn(move |request: Request<kube::client::Body>| {
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let (status, body) = behind_api.lock().unwrap_or_else(PoisonError::into_inner).answer(&query);
+        ready(Response::builder().status(status).body(body))
+    });
+    let (cache, mut writer) = store();
+    let api = Api::all(Client::new(service, "platform"));
+    let mut events = pin!(events(api, cache.clone()));
+    let mut change = Some(change);
+    let mut changed_at = Instant::now();
+    loop {
+        // The first check has been made by then.
+        if let Ok(event) = timeout(Duration::from_secs(1), events.next()).await {
+            if let Some(Ok(event)) = event {
+                writer.apply_watcher_event(&event);
+            }
+        } else if let Some(change) = change.take() {
+            changed_at = Instant::now();
+            change(&mut server.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        let mut names: Vec<String> = cache.state().iter().map(|object| object.name_any()).collect();
+        names.sort();
+        let server = server.lock().unwrap_or_else(PoisonError::into_inner);
+        if change.is_none() && is_done(&names, &server) {
+            return changed_at.elapsed();
+        }
+        assert!(changed_at.elapsed() < Duration::from_mins(90), "{names:?} {server:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn resources_are_listed_anew_when_a_watch_asks_for_a_future_resource_version() {
+    for answer in [WatchAnswer::TooLarge, WatchAnswer::TooLargeEvent] {
+        let restore = |server: &mut ApiServer| {
+            (server.watch, server.version, server.names) = (answer, 50, vec!["a", "c"]);
+        };
+        let took = followed(restore, |names, _| names == ["a", "c"]).await;
+        // The watch of before lasts so long.
+        assert!(took < Duration::from_secs(40), "{answer:?}: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn resources_are_listed_anew_when_the_resource_version_goes_back() {
+    let restore = |server: &mut ApiServer| (server.version, server.names) = (50, vec!["a", "c"]);
+    let took = followed(restore, |names, _| names == ["a", "c"]).await;
+    assert!(took < Duration::from_secs(65), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn resources_are_listed_anew_when_a_silent_watch_misses_some() {
+    for names in [vec!["a"], vec!["a", "b", "c"]] {
+        let hide = |server: &mut ApiServer| (server.version, server.names) = (200, names.clone());
+        let took = followed(hide, |seen, _| seen == names).await;
+        assert!(took < Duration::from_secs(125), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn resources_are_not_listed_anew_without_need() {
+    let write = |server: &mut ApiServer| server.version = 200;
+    let took = followed(write, |_, server| {
+        assert_eq!(server.lists, 1);
+        server.checks >= 60
+    })
+    .await;
+    assert!(took > Duration::from_mins(57), "a check a minute: {took:?}");
+}
