@@ -7,7 +7,7 @@ use k8s_openapi::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::retirement::{declaration, verdict::Verdict};
+use crate::retirement::{account_guard::AccountGuard, declaration, verdict::Verdict};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -140,7 +140,9 @@ fn declared(count: usize) -> Vec<Entry> {
     };
     let revisions = (1..=count).map(|number| format!("api:{number}")).collect();
     let spec = TaskDefinitionRetirementSpec { revisions, ..Default::default() };
-    declaration::entries(&spec, Some(&identity), None)
+    let allowed = BTreeSet::new();
+    let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
+    declaration::entries(&spec, Some(&identity), &guard)
 }
 
 #[test]
