@@ -7,6 +7,7 @@ mod account_id;
 mod server_side_apply;
 mod bad_input_is_never_guessed;
 mod nothing_lost;
+mod deleted_revisions;
 mod status_size;
 mod a_good_neighbour;
 mod it_takes_turns;

@@ -73,6 +73,8 @@ impl Failure {
 pub enum FailureKind {
     /// ECS has no such revision.
     Absent,
+    /// ECS had the revision and has deleted it.
+    Deleted,
     /// The account's calls are throttled.
     Throttled,
     /// No answer: whether the call took effect is not known, and the next call would fare no better.
@@ -83,6 +85,25 @@ pub enum FailureKind {
     AccessDenied,
     /// Any other refusal.
     Refused,
+}
+
+/// What `ListTaskDefinitions` reports about the newest revision of a family.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Newest {
+    /// The highest number found.
+    Number(i32),
+    /// The family has no revision.
+    None,
+    /// ECS refuses the list.
+    Refused(Failure),
+}
+
+impl Newest {
+    /// Returns true if a revision of this number was registered before: numbers are given in order, and never again.
+    #[must_use]
+    pub fn is_after(&self, number: i32) -> bool {
+        matches!(self, Self::Number(newest) if *newest > number)
+    }
 }
 
 /// What `DescribeTaskDefinition` answered.

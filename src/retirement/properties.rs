@@ -48,6 +48,7 @@ fn any_seen() -> impl Strategy<Value = Seen> {
     ];
     let kind = prop_oneof![
         Just(FailureKind::Absent),
+        Just(FailureKind::Deleted),
         Just(FailureKind::Throttled),
         Just(FailureKind::Unavailable),
         Just(FailureKind::ServerFault),
