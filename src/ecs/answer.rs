@@ -175,6 +175,15 @@ mod tests {
     use crate::task_definition::Reference;
 
     #[test]
+    fn only_a_higher_number_was_registered_after() {
+        assert!(Newest::Number(4).is_after(3));
+        assert!(!Newest::Number(3).is_after(3), "it is listed, and so not deleted");
+        assert!(!Newest::Number(2).is_after(3));
+        let refusal = Failure::new(FailureKind::Refused, "no");
+        assert!(!Newest::None.is_after(3) && !Newest::Refused(refusal).is_after(3));
+    }
+
+    #[test]
     fn an_answer_for_another_revision_is_refused() {
         let text = "arn:aws:ecs:us-west-2:012345678910:task-definition/api:1";
         let Ok(Reference::Arn(asked)) = text.parse() else { panic!("an ARN") };

@@ -74,7 +74,7 @@ pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
 }
 
 /// Returns true if a row may change although the resource does not. As long as the account of the resource is not
-/// known, every WrongAccount may: the credentials may come to belong to an account that is allowed.
+/// known, every `WrongAccount` may: the credentials may come to belong to an account that is allowed.
 fn is_due(status: &TaskDefinitionRetirementStatus, row: &RevisionStatus) -> bool {
     wants_a_look(row) || (row.reason == Reason::WrongAccount && status.account.is_none())
 }

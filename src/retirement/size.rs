@@ -1,5 +1,7 @@
 //! Keeps a status within what etcd stores for one object. Pure.
 
+use std::fmt::Write;
+
 use crate::api::{RevisionStatus, TaskDefinitionRetirementStatus};
 
 /// How many bytes of JSON the messages and users of all rows may take together. With the other fields of 500
@@ -21,8 +23,8 @@ const STATUS_BYTES: usize = 64;
 const REQUEST_ID_BYTES: usize = 128;
 const USER_BYTES: usize = 520;
 
-/// How many bytes it takes to say that users were omitted.
-const OMISSION_BYTES: usize = 64;
+/// How many bytes it takes to say that the users are truncated.
+const OMISSION_BYTES: usize = 32;
 
 /// What a text ends with that was cut.
 const CUT: &str = "...";
@@ -62,7 +64,7 @@ fn fit_row(row: &mut RevisionStatus, limit: usize) {
         });
         let fitting = fitting.count();
         row.used_by.truncate(fitting);
-        message.push_str(&format!("; usedBy lists {fitting}, the status has no space for more"));
+        let _ = write!(message, "; usedBy is truncated to {fitting}");
     }
     row.message.take_if(|message| message.is_empty());
 }

@@ -100,7 +100,9 @@ fn count(rows: usize) -> i32 {
 #[must_use]
 pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<String> {
     let mut requested = resource.annotations().get(REQUESTED_AT).cloned();
-    requested.iter_mut().for_each(|text| cut(text, REQUESTED_AT_BYTES));
+    if let Some(requested) = &mut requested {
+        cut(requested, REQUESTED_AT_BYTES);
+    }
     requested
 }
 

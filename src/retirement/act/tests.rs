@@ -308,7 +308,9 @@ async fn absent_revision_waits_while_the_list_fails_in_a_way_that_may_pass() {
 async fn deleted_revisions_of_one_family_cost_one_list_in_a_batch() {
     let world = World::rested().await;
     let revisions = ["web:1", "web:2", "web:3", "web:4"];
-    revisions.iter().for_each(|revision| world.west.remove(revision));
+    for revision in revisions {
+        world.west.remove(revision);
+    }
     world.make("web", &revisions, json!({ "inUse": "Retire" }));
     assert_eq!(world.pass("web").await.expect("a reconcile"), None);
     assert_eq!(world.reasons("web"), [Reason::Deleted; 4]);

@@ -1,6 +1,6 @@
 //! Whatever a status holds, etcd stores it.
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::CustomResourceExt;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -113,7 +113,9 @@ proptest! {
     ) {
         let revisions: Vec<_> = std::iter::repeat_n(rows, copies).flatten().collect();
         let mut conditions = Verdict::of(&revisions, None).conditions(&[], None, Timestamp::UNIX_EPOCH);
-        conditions.iter_mut().for_each(|condition: &mut Condition| condition.message.push_str(&message));
+        for condition in &mut conditions {
+            condition.message.push_str(&message);
+        }
         let before = TaskDefinitionRetirementStatus { conditions, revisions, ..Default::default() };
         let after = fitted(before.clone());
         prop_assert_eq!(&fitted(after.clone()), &after);
@@ -126,7 +128,7 @@ proptest! {
             texts += row.message.as_deref().map_or(0, written);
             texts += row.used_by.iter().map(|user| written(user) + 3).sum::<usize>();
             let omits = row.used_by.len() < original.used_by.len();
-            let says_so = row.message.as_deref().is_some_and(|message| message.contains("usedBy lists"));
+            let says_so = row.message.as_deref().is_some_and(|message| message.contains("usedBy is truncated"));
             prop_assert!(!omits || says_so, "{row:?}");
         }
         prop_assert!(texts <= TEXT_BYTES);
@@ -161,7 +163,7 @@ fn a_row_among_many_lists_fewer_users_and_says_how_many() {
         |rows| TaskDefinitionRetirementStatus { revisions: vec![row.clone(); rows], ..Default::default() };
     assert_eq!(fitted(status(100)).revisions[0], row, "there is space for all");
     let many = fitted(status(MAX_REVISIONS));
-    let expected = "in use by 7 services or tasks; usedBy lists 2, the status has no space for more";
+    let expected = "in use by 7 services or tasks; usedBy is truncated to 2";
     assert_eq!(many.revisions[0].message.as_deref(), Some(expected));
     assert_eq!(many.revisions[0].used_by, used_by[..2]);
 }
