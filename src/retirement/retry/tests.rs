@@ -198,3 +198,16 @@ fn an_invalid_resource_is_judged_again_by_a_new_process() {
     resource.status = Some(TaskDefinitionRetirementStatus { conditions, ..Default::default() });
     assert!(work_is_due(&resource));
 }
+
+#[test]
+fn wrong_account_is_due_until_the_account_of_the_resource_is_known() {
+    let arn = "arn:aws:ecs:us-west-2:999999999999:task-definition/api:1";
+    let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+    let mut status = refused_for(0, &[Reason::WrongAccount]);
+    status.revisions[0].revision = arn.to_owned();
+    resource.status = Some(status.clone());
+    assert!(work_is_due(&resource), "the credentials may come to belong to an account that is allowed");
+    status.account = Some("012345678910".to_owned());
+    resource.status = Some(status);
+    assert!(!work_is_due(&resource), "the ARN is of another account, and stays so");
+}
