@@ -1,4 +1,4 @@
-//! A revision that ECS has deleted is told from one that never existed, also without a record of its retirement.
+//! A deleted revision is distinguished from one that never existed, also without a record of its retirement.
 
 use serde_json::json;
 use testkit::simulated_ecs::{Action, Fault, Status};

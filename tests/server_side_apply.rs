@@ -53,7 +53,7 @@ async fn forced_apply_leaves_nothing_of_the_list_of_another_manager() {
 }
 
 #[tokio::test]
-async fn list_is_that_of_the_last_manager_whoever_wrote_before() {
+async fn list_is_that_of_the_manager_that_applied_last() {
     let world = World::new().await;
     let api = world.api();
     let managers =
