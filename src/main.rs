@@ -10,6 +10,7 @@ use ecs_retirement_controller::{
     api::TaskDefinitionRetirement,
     ecs::pacer::Pacing,
     operator::{self, Election, Options, listen::BindAddress, telemetry},
+    task_definition::is_account,
 };
 use kube::CustomResourceExt;
 use tracing::Level;
@@ -36,6 +37,10 @@ struct Flags {
     /// Namespaces to watch, separated by commas; all where not given.
     #[arg(long, env = "WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACES")]
     watch_namespace: Vec<String>,
+    /// The AWS accounts that the controller's credentials may belong to, as 12 digits each, separated by commas; every
+    /// account if not given. With credentials of another account nothing is called, and every row is WrongAccount.
+    #[arg(long, env = "ALLOWED_ACCOUNT_IDS", value_delimiter = ',', value_parser = account_id, value_name = "ACCOUNT_IDS")]
+    allowed_account_ids: Vec<String>,
     /// How many resources are worked on at once.
     #[arg(long, env = "MAX_CONCURRENT_RECONCILES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     max_concurrent_reconciles: u16,
@@ -79,6 +84,15 @@ fn per_second(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| format!("{text:?} is no rate: write a number from {LOWEST_RATE}, such as 0.5"))
 }
 
+fn account_id(text: &str) -> Result<String, String> {
+    let expected = "expected the 12 digits of an AWS account, such as 012345678910";
+    if is_account(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("invalid account ID {text:?}: {expected}"))
+    }
+}
+
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -102,6 +116,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             });
             let options = Options {
                 namespaces,
+                allowed_accounts: flags.allowed_account_ids.into_iter().collect(),
                 concurrency: flags.max_concurrent_reconciles,
                 pacing: Pacing {
                     per_second: flags.deregistrations_per_second,

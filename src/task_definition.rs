@@ -59,6 +59,12 @@ impl Revision {
         self.number
     }
 
+    /// The name of the family.
+    #[must_use]
+    pub fn family(&self) -> &str {
+        &self.family
+    }
+
     fn parse(family: &str, number: &str, whole: &str) -> Result<Self, ParseError> {
         let in_family = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if family.is_empty() || family.len() > FAMILY_LENGTH || !family.chars().all(in_family) {

@@ -3,8 +3,12 @@
 mod support;
 
 mod never_the_wrong_revision;
+mod account_id;
+mod server_side_apply;
 mod bad_input_is_never_guessed;
 mod nothing_lost;
+mod deleted_revisions;
+mod status_size;
 mod a_good_neighbour;
 mod it_takes_turns;
 mod what_is_in_use_waits;

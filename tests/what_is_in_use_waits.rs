@@ -79,8 +79,8 @@ async fn each_kind_of_user_keeps_a_revision_from_being_retired_and_is_named() {
         assert_eq!(seen.row(&revision)["usedBy"], json!([user]), "{revision}: {seen}");
         assert_eq!(seen.row(&revision)["status"], "ACTIVE");
     }
-    assert_eq!(seen.message("web:1"), "used by service steady in cluster prod");
-    assert_eq!(seen.message("web:6"), "used by task a1 in cluster batch");
+    assert_eq!(seen.message("web:1"), "in use by 1 service or task");
+    assert!(seen.ready_message().contains("in use by 1 service or task: service/prod/steady"), "{seen}");
     for revision in ["web:10", "web:11", "web:12"] {
         assert_eq!(seen.reason(revision), "Retired", "{seen}");
         assert_eq!(seen.row(revision)["usedBy"], Value::Null);
@@ -105,7 +105,8 @@ async fn of_many_users_five_are_named_and_the_rest_is_counted() {
     let seen = wait_in_use(&world, "web").await;
     let named = ["service/prod/web", "task/prod/a", "task/prod/b", "task/prod/c", "task/prod/d"];
     assert_eq!(seen.row("web:1")["usedBy"], json!(named));
-    assert!(seen.message("web:1").ends_with("task d in cluster prod and 2 more"), "{seen}");
+    assert_eq!(seen.message("web:1"), "in use by 7 services or tasks");
+    assert!(seen.ready_message().ends_with("in use by 7 services or tasks: service/prod/web, ..."), "{seen}");
 }
 
 #[tokio::test]
@@ -233,8 +234,7 @@ async fn a_dry_run_says_who_uses_a_revision_and_is_settled_then() {
         .wait("web", "DryRun", |seen| seen.reason("web:1") == "DryRun" && seen.reason("web:2") == "DryRun")
         .await;
     assert_eq!(seen.row("web:1")["usedBy"], json!(["service/prod/web"]));
-    let message =
-        "to be deregistered if spec.dryRun were false, but not yet: used by service web in cluster prod";
+    let message = "to be deregistered if spec.dryRun were false, but not yet: in use by 1 service or task";
     assert_eq!(seen.message("web:1"), message);
     assert_eq!(seen.message("web:2"), "to be deregistered if spec.dryRun were false");
     world.wait_until_all_is_seen().await;

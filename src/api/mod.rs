@@ -1,6 +1,7 @@
 //! What users write and read: one file a kind, and the conditions they share. No behaviour.
 
 pub mod conditions;
+mod schema;
 pub mod task_definition_retirement;
 
 pub use task_definition_retirement::{

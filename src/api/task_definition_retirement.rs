@@ -5,8 +5,10 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::schema;
 
 /// The most revisions that one resource may declare.
 pub const MAX_REVISIONS: usize = 500;
@@ -81,6 +83,8 @@ pub const MAX_REVISIONS: usize = 500;
     )
 )]
 #[x_kube(
+    validation = Rule::new("!has(oldSelf.accountId) || (has(self.accountId) && self.accountId == oldSelf.accountId)")
+        .message("spec.accountId cannot be changed once it is set: make a new TaskDefinitionRetirement for the other account"),
     validation = Rule::new("!has(oldSelf.region) || (has(self.region) && self.region == oldSelf.region)")
         .message("spec.region cannot be changed once it is set: make a new TaskDefinitionRetirement for the other region"),
     validation = Rule::new("!has(self.region) || self.revisions.all(r, !r.contains('/') || r.contains(':ecs:' + self.region + ':'))")
@@ -92,8 +96,16 @@ pub struct TaskDefinitionRetirementSpec {
     /// The revisions to retire, 1 to 500, each as family:revision (cpu-wave:1) or as the full task
     /// definition ARN. A revision belongs to one family for good and its number is never reused, so each
     /// entry names exactly one. Removing an entry stops what has not been done yet; nothing is undone.
-    #[schemars(schema_with = "revisions_schema")]
+    #[schemars(schema_with = "schema::revisions")]
     pub revisions: Vec<String>,
+
+    /// The AWS account that the revisions belong to, as 12 digits in quotes: "012345678910". If the
+    /// credentials of the controller belong to another account, nothing is called and every row is
+    /// WrongAccount. It cannot be changed once set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{12}$')").message("spec.accountId is the 12 digits of an AWS account, in quotes, such as \"012345678910\""))]
+    pub account_id: Option<String>,
 
     /// The AWS region of the revisions, such as us-west-2. Without it, the controller's own default
     /// region. It cannot be changed once set.
@@ -146,16 +158,20 @@ pub struct TaskDefinitionRetirementStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
 
-    /// The AWS account, 12 digits, in which the revisions are retired.
+    /// The AWS account, 12 digits, in which the revisions are retired: spec.accountId, or the account of the
+    /// credentials when the revisions were first resolved. Short forms keep this meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12))]
     pub account: Option<String>,
 
     /// The AWS region in which the revisions are retired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub region: Option<String>,
 
     /// Retired revisions of those declared, such as 1/2.
     #[serde(default)]
+    #[schemars(length(max = 16))]
     pub progress: String,
 
     /// How many declared revisions are retired.
@@ -175,7 +191,8 @@ pub struct TaskDefinitionRetirementStatus {
 
     /// An entry for each declared revision, in the order of the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["revision"]))]
+    // Atomic: managed fields for each row would take a third of what etcd stores for one object.
+    #[schemars(length(max = MAX_REVISIONS), extend("x-kubernetes-list-type" = "atomic"))]
     pub revisions: Vec<RevisionStatus>,
 }
 
@@ -184,15 +201,18 @@ pub struct TaskDefinitionRetirementStatus {
 #[serde(rename_all = "camelCase")]
 pub struct RevisionStatus {
     /// The revision as family:revision, or its ARN where it is of another account, region or partition.
+    #[schemars(length(max = 340))]
     pub revision: String,
 
     /// The full ARN of the revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 400))]
     pub arn: Option<String>,
 
     /// The status of the revision exactly as ECS last returned it: ACTIVE, INACTIVE or
     /// DELETE_IN_PROGRESS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub status: Option<String>,
 
     /// Where the revision stands.
@@ -209,19 +229,23 @@ pub struct RevisionStatus {
     /// The AWS request id of the call that deregistered the revision, as in CloudTrail. Absent where
     /// somebody else did, or where the answer was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
     pub request_id: Option<String>,
 
-    /// Who uses the revision, as service/CLUSTER/NAME or task/CLUSTER/ID: five at the most, and the message
-    /// says how many more.
+    /// Who uses the revision, as service/CLUSTER/NAME or task/CLUSTER/ID: at most five, and fewer if the
+    /// status would become too large. The message says how many there are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5), inner(length(max = 520)))]
     pub used_by: Vec<String>,
 
     /// With spec.unusedFor, since when nobody was seen to use the revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_since: Option<Time>,
 
-    /// What stands in the way, with the code and the text of ECS where it refused.
+    /// What stands in the way, with the code and the text of ECS where it refused. A long text is cut, and
+    /// then ends with "...".
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
     pub message: Option<String>,
 }
 
@@ -246,7 +270,7 @@ pub enum Reason {
     Retired,
     /// ECS is deleting it.
     Deleting,
-    /// It was retired, and ECS has deleted it since.
+    /// ECS had it and has deleted it: it was retired before, or its family has a newer revision.
     Deleted,
     /// It is to be looked at and deregistered.
     #[default]
@@ -265,7 +289,8 @@ pub enum Reason {
     DryRun,
     /// The entry is not a revision; nothing was called.
     Invalid,
-    /// The entry is of another account or partition; nothing was called.
+    /// The entry is of another account or partition, or the credentials are of an account that
+    /// spec.accountId, the recorded account or the controller's flags exclude; nothing was called.
     WrongAccount,
     /// The entry is of another region; nothing was called.
     WrongRegion,
@@ -297,38 +322,4 @@ impl Reason {
         Self::Refused,
         Self::NotFound,
     ];
-}
-
-/// The schema of `spec.revisions`: what admission can refuse, it refuses with what to write instead.
-fn revisions_schema(_: &mut SchemaGenerator) -> Schema {
-    let revision = "[A-Za-z0-9_-]{1,255}:[1-9][0-9]{0,9}";
-    let arn = format!("arn:aws(-[a-z]+)*:ecs:[a-z]+(-[a-z]+)+-[0-9]+:[0-9]{{12}}:task-definition/{revision}");
-    let form = format!("self.matches('^({revision}|{arn})$')");
-    json_schema!({
-        "type": "array",
-        "minItems": 1,
-        "maxItems": MAX_REVISIONS,
-        "x-kubernetes-list-type": "set",
-        "items": {
-            "type": "string",
-            "maxLength": 340,
-            "x-kubernetes-validations": [
-                {
-                    "rule": form,
-                    "message": "write family:revision, such as cpu-wave:1, or the full task definition ARN",
-                    "messageExpression": "'\"' + self + '\" is not a revision: write family:revision, such as cpu-wave:1, or the full task definition ARN'",
-                },
-                {
-                    "rule": format!("!{form} || int(self.substring(self.lastIndexOf(':') + 1)) <= 2147483647"),
-                    "message": "the revision in family:revision is at most 2147483647",
-                    "messageExpression": "'\"' + self + '\" is not a revision: in family:revision the revision is at most 2147483647'",
-                },
-            ],
-        },
-        "x-kubernetes-validations": [{
-            "rule": "self.all(r, !r.contains('/') || !(r.substring(r.lastIndexOf('/') + 1) in self))",
-            "message": "a revision is declared twice, as family:revision and as an ARN: keep one",
-            "messageExpression": "self.filter(r, r.contains('/') && r.substring(r.lastIndexOf('/') + 1) in self)[0] + ' is declared twice, as family:revision and as an ARN: keep one'",
-        }],
-    })
 }

@@ -73,6 +73,8 @@ impl Failure {
 pub enum FailureKind {
     /// ECS has no such revision.
     Absent,
+    /// ECS had the revision and has deleted it.
+    Deleted,
     /// The account's calls are throttled.
     Throttled,
     /// No answer: whether the call took effect is not known, and the next call would fare no better.
@@ -83,6 +85,25 @@ pub enum FailureKind {
     AccessDenied,
     /// Any other refusal.
     Refused,
+}
+
+/// What `ListTaskDefinitions` reports about the newest revision of a family.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Newest {
+    /// The highest number found.
+    Number(i32),
+    /// The family has no revision.
+    None,
+    /// ECS refuses the list.
+    Refused(Failure),
+}
+
+impl Newest {
+    /// Returns true if a revision of this number was registered before: numbers are given in order, and never again.
+    #[must_use]
+    pub fn is_after(&self, number: i32) -> bool {
+        matches!(self, Self::Number(newest) if *newest > number)
+    }
 }
 
 /// What `DescribeTaskDefinition` answered.
@@ -152,6 +173,15 @@ pub fn same_revision(asked: &Arn, answered: Option<&str>) -> Result<(), Failure>
 mod tests {
     use super::*;
     use crate::task_definition::Reference;
+
+    #[test]
+    fn only_a_higher_number_was_registered_after() {
+        assert!(Newest::Number(4).is_after(3));
+        assert!(!Newest::Number(3).is_after(3), "it is listed, and so not deleted");
+        assert!(!Newest::Number(2).is_after(3));
+        let refusal = Failure::new(FailureKind::Refused, "no");
+        assert!(!Newest::None.is_after(3) && !Newest::Refused(refusal).is_after(3));
+    }
 
     #[test]
     fn an_answer_for_another_revision_is_refused() {

@@ -8,7 +8,7 @@ use aws_sdk_ecs::{
     error::{ProvideErrorMetadata, SdkError},
     operation::RequestId,
     primitives::DateTime,
-    types::TaskDefinition,
+    types::{SortOrder, TaskDefinition, TaskDefinitionStatus},
 };
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
@@ -16,16 +16,22 @@ use tokio::time::Instant;
 use crate::{
     calls::Call,
     ecs::{
-        answer::{Description, Failure, FailureKind, Reply, Seen, Status, same_revision},
+        answer::{Description, Failure, FailureKind, Newest, Reply, Seen, Status, same_revision},
         error::{code, failure},
         gate::Gate,
     },
     retirement::plan::Deregistration,
-    task_definition::Arn,
+    task_definition::{Arn, Reference},
 };
+
+/// The error codes with which IAM refuses a call for want of a permission.
+const NOT_PERMITTED: [&str; 2] = ["AccessDenied", "AccessDeniedException"];
 
 /// The longest that any call to AWS takes, connecting and loading credentials included.
 pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(8);
+
+/// How many revisions a list of the newest asks for: more than one only because emulators ignore the order.
+const NEWEST_PAGE: i32 = 100;
 
 /// Calls to AWS by `operation` and `code`: `OK`, the error code of AWS, or `NoAnswer`.
 pub const AWS_CALLS: &str = "ecs_retirement_aws_calls_total";
@@ -63,6 +69,33 @@ impl Ecs {
         };
         pass.settle(&seen, Instant::now());
         seen
+    }
+
+    /// `ListTaskDefinitions`: the newest revision of the family of `arn` in one status.
+    ///
+    /// # Errors
+    /// Returns the failure if ECS did not answer, or if a retry may succeed.
+    pub async fn newest(&self, arn: &Arn, status: &Status) -> Result<Newest, Failure> {
+        let pass = self.gate.enter(Instant::now())?;
+        let call = self.client.list_task_definitions().family_prefix(arn.revision().family());
+        let call = call
+            .status(TaskDefinitionStatus::from(status.as_str()))
+            .sort(SortOrder::Desc)
+            .max_results(NEWEST_PAGE)
+            .send();
+        let newest = match observed("ListTaskDefinitions", call).await {
+            Ok(output) => Ok(newest_of_family(arn, output.task_definition_arns())),
+            Err(error) => {
+                let failure = failed("ListTaskDefinitions", arn, &error);
+                let is_refused = match failure.kind {
+                    FailureKind::AccessDenied => error.code().is_some_and(|it| NOT_PERMITTED.contains(&it)),
+                    kind => kind == FailureKind::Refused,
+                };
+                if is_refused { Ok(Newest::Refused(failure)) } else { Err(failure) }
+            }
+        };
+        pass.settle(&newest, Instant::now());
+        newest
     }
 
     /// `DeregisterTaskDefinition`: cannot be undone, and so takes nothing but what a plan made. ECS is
@@ -107,6 +140,20 @@ where
     answer
 }
 
+/// Returns the highest number among `listed` in the account, region and family of `arn`. ECS lists exactly one family;
+/// emulators also list those whose names begin with its name.
+fn newest_of_family(arn: &Arn, listed: &[String]) -> Newest {
+    let is_of_family = |other: &Arn| {
+        (other.partition(), other.region(), other.account(), other.revision().family())
+            == (arn.partition(), arn.region(), arn.account(), arn.revision().family())
+    };
+    let numbers = listed.iter().filter_map(|text| match text.parse() {
+        Ok(Reference::Arn(other)) if is_of_family(&other) => Some(other.revision().number()),
+        _ => None,
+    });
+    numbers.max().map_or(Newest::None, Newest::Number)
+}
+
 fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {
     same_revision(asked, answered.and_then(TaskDefinition::task_definition_arn))?;
     let timestamp = |time: Option<&DateTime>| time.and_then(|time| Timestamp::from_second(time.secs()).ok());
@@ -140,4 +187,29 @@ where
         "call to AWS failed"
     );
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_is_the_highest_number_of_exactly_that_family() {
+        let arn = |text: &str| format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{text}");
+        let Ok(Reference::Arn(asked)) = arn("web:3").parse() else { panic!("an ARN") };
+        let newest = |listed: &[String]| newest_of_family(&asked, listed);
+        assert_eq!(newest(&[]), Newest::None);
+        assert_eq!(newest(&[arn("web:7"), arn("web:12"), arn("web:9")]), Newest::Number(12));
+        let others = [
+            arn("web-api:40"),
+            arn("we:40"),
+            arn("WEB:40"),
+            arn("web:40").replace("us-west-2", "eu-west-1"),
+            arn("web:40").replace("012345678910", "999999999999"),
+            arn("web:40").replace("arn:aws:", "arn:aws-cn:"),
+            "web:40".to_owned(),
+            arn("web:latest"),
+        ];
+        assert_eq!(newest(&others), Newest::None);
+    }
 }

@@ -49,21 +49,6 @@ pub struct Users {
     pub more: usize,
 }
 
-impl fmt::Display for Users {
-    /// For a person: service web in cluster prod.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told = self.named.iter().map(|user| match user {
-            User::Service { cluster, name } => format!("service {name} in cluster {cluster}"),
-            User::Task { cluster, id } => format!("task {id} in cluster {cluster}"),
-        });
-        f.write_str(&told.collect::<Vec<_>>().join(", "))?;
-        if self.more > 0 {
-            write!(f, " and {} more", self.more)?;
-        }
-        Ok(())
-    }
-}
-
 impl From<BTreeSet<User>> for Users {
     fn from(users: BTreeSet<User>) -> Self {
         let more = users.len().saturating_sub(NAMED);
@@ -231,14 +216,6 @@ mod tests {
             scan.of(&arn("web:30")),
             Use::Nobody { at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1) }
         );
-    }
-
-    #[test]
-    fn users_are_told_to_a_person_in_words() {
-        let web = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
-        let users = |more| Users { named: vec![web.clone(), task("a")], more };
-        assert_eq!(users(0).to_string(), "service web in cluster prod, task a in cluster prod");
-        assert_eq!(users(2).to_string(), "service web in cluster prod, task a in cluster prod and 2 more");
     }
 
     #[test]

@@ -41,6 +41,8 @@ const ECS_PER_SECOND: f64 = 1.0;
 pub struct Options {
     /// The namespaces to watch; all of them where empty.
     pub namespaces: BTreeSet<String>,
+    /// The AWS accounts whose credentials may be used; all of them if empty.
+    pub allowed_accounts: BTreeSet<String>,
     /// How many resources are worked on at once.
     pub concurrency: u16,
     /// How fast revisions may be deregistered in each account and region.

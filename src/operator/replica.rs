@@ -67,6 +67,7 @@ impl Replica {
         let context = Arc::new(Context {
             client: client.clone(),
             account: Account::new(&aws, options.pacing, waker, may_act.clone(), clock.clone()),
+            allowed_accounts: options.allowed_accounts.clone(),
             claims: Claims::default(),
             unwritten: Unwritten::default(),
             instance,

@@ -12,7 +12,7 @@ use crate::{
     account::session::Session,
     api::{RevisionStatus, TaskDefinitionRetirement},
     ecs::{
-        answer::{Description, FailureKind, Outcome, Seen, Status},
+        answer::{Description, Failure, FailureKind, Newest, Outcome, Seen, Status},
         turns::Holder,
         usage::Use,
     },
@@ -51,6 +51,9 @@ impl Slice {
     }
 }
 
+/// The newest revision of each family, as listed before the revisions that are described now.
+type NewestByFamily = BTreeMap<String, Newest>;
+
 /// What the steps of a pass at ECS have at hand.
 struct Pass<'a> {
     api: &'a Api<TaskDefinitionRetirement>,
@@ -81,7 +84,7 @@ pub(super) async fn act(
     let pass = Pass { api, resource, session, context, holder: holder(resource), delay: OnceLock::new() };
     let mut slice = pass.watch(entries, rows);
     let rest = entries.iter().filter(|entry| !slice.watched.contains(&entry.revision));
-    let (began, mut is_refused) = (Instant::now(), false);
+    let (began, mut is_refused, mut newest) = (Instant::now(), false, BTreeMap::new());
     for entry in retry::slice(rest, rows, (context.clock)()) {
         let Target::Here(arn) = &entry.target else { continue };
         let Some(_claim) = context.claims.take(arn) else { continue };
@@ -90,7 +93,7 @@ pub(super) async fn act(
             break;
         }
         let recorded = recorded_row(entry, rows);
-        let outcome = match pass.step(arn, recorded).await {
+        let outcome = match pass.step(arn, recorded, &mut newest).await {
             Ok(outcome) => outcome,
             // While ECS refuses, none is worth a place in the line that has been tried before: it is tried again after a pause.
             Err(Stop::Now(Progress::Queued)) if is_refused && is_retry(recorded) => {
@@ -106,7 +109,8 @@ pub(super) async fn act(
                 break;
             }
         };
-        is_refused |= outcome.failure().is_some_and(|kind| kind != FailureKind::Absent);
+        let is_missing = |kind| matches!(kind, FailureKind::Absent | FailureKind::Deleted);
+        is_refused |= outcome.failure().is_some_and(|kind| !is_missing(kind));
         // More calls now would only make it worse; but a look for a time only is not worth the others' turn.
         slice.progress = match outcome.failure().filter(|_| !recorded.is_some_and(is_retired)) {
             Some(FailureKind::Throttled) => Progress::Throttled,
@@ -152,14 +156,25 @@ impl Pass<'_> {
     }
 
     /// Looks at one revision, and deregisters it if it is to be.
-    async fn step(&self, arn: &Arn, recorded: Option<&RevisionStatus>) -> Result<Outcome, Stop> {
+    async fn step(
+        &self,
+        arn: &Arn,
+        recorded: Option<&RevisionStatus>,
+        newest: &mut NewestByFamily,
+    ) -> Result<Outcome, Stop> {
         let spec = &self.resource.spec;
         let asks = asks_who(spec, recorded);
         // A look now would have to be made again.
         if asks && self.session.usage.is_awaited() && self.usage(arn).is_none() {
             return Err(Stop::Now(Progress::Scanning));
         }
-        let seen = self.look(arn).await?;
+        let seen = match self.look(arn).await? {
+            Err(absent) if absent.kind == FailureKind::Absent && !recorded.is_some_and(is_retired) => {
+                let missing = self.context.shutdown.abandon(self.missing(arn, absent, newest)).await;
+                missing.ok_or(Stop::Now(Progress::Made))?
+            }
+            seen => seen,
+        };
         let asks = asks && seen.as_ref().is_ok_and(|it| it.status == Status::Active);
         let usage = if asks { self.usage(arn) } else { None };
         match plan(spec, arn, recorded, seen, usage.as_ref(), (self.context.clock)()) {
@@ -180,7 +195,7 @@ impl Pass<'_> {
                     return Err(Stop::Now(Progress::Made));
                 }
                 turn.spend();
-                Ok(self.deregister(before, &deregistration).await)
+                Ok(self.deregister(before, &deregistration, newest).await)
             }
         }
     }
@@ -204,6 +219,54 @@ impl Pass<'_> {
         Ok(seen)
     }
 
+    /// Finds out whether a revision was deleted that ECS did not find: its number was registered before that of a newer
+    /// revision. Returns `absent` if no newer revision is listed.
+    async fn missing(&self, arn: &Arn, absent: Failure, newest: &mut NewestByFamily) -> Seen {
+        let (family, number) = (arn.revision().family(), arn.revision().number());
+        let deleted = || Err(Failure { kind: FailureKind::Deleted, ..absent.clone() });
+        if newest.get(family).is_some_and(|newest| newest.is_after(number)) {
+            return deleted();
+        }
+        for status in [Status::Active, Status::Inactive, Status::DeleteInProgress] {
+            self.session.looks.take_ahead();
+            match self.session.ecs.newest(arn, &status).await {
+                Ok(found) if found.is_after(number) => {
+                    newest.insert(family.to_owned(), found);
+                    // It may have been registered between the first description and the list.
+                    return match self.describe_ahead(arn).await {
+                        Err(again) if again.kind == FailureKind::Absent => deleted(),
+                        seen => seen,
+                    };
+                }
+                Ok(Newest::Refused(refusal)) => {
+                    let message = format!(
+                        "{}; ecs:ListTaskDefinitions, which shows whether it was deleted, was refused: {}",
+                        absent.message, refusal.message
+                    );
+                    return Err(Failure { message, ..absent });
+                }
+                Ok(_) => {}
+                Err(failure) => {
+                    if failure.kind == FailureKind::Throttled {
+                        self.session.looks.throttled();
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        Err(absent)
+    }
+
+    /// Describes a revision with a permit that the wait queue does not delay: the caller was delayed before.
+    async fn describe_ahead(&self, arn: &Arn) -> Seen {
+        self.session.looks.take_ahead();
+        let seen = self.session.ecs.describe(arn).await;
+        if is_throttled(&seen) {
+            self.session.looks.throttled();
+        }
+        seen
+    }
+
     /// Reads the resource uncached: if its spec has changed, what it says now is for the next pass.
     async fn is_declared_still(&self) -> Result<(), Stop> {
         let live = self.context.shutdown.abandon(read(self.api, self.resource)).await;
@@ -213,7 +276,12 @@ impl Pass<'_> {
         is_same.then_some(()).ok_or(Stop::Now(Progress::Made))
     }
 
-    async fn deregister(&self, before: Description, deregistration: &Deregistration) -> Outcome {
+    async fn deregister(
+        &self,
+        before: Description,
+        deregistration: &Deregistration,
+        newest: &mut NewestByFamily,
+    ) -> Outcome {
         let (session, arn) = (self.session, deregistration.arn());
         let reply = session.ecs.deregister(deregistration).await;
         if is_throttled(&reply.answer) {
@@ -223,8 +291,15 @@ impl Pass<'_> {
             session.usage.doubt(&self.holder, arn);
         }
         let after = if reply.wants_a_look() {
-            session.looks.take_ahead();
-            self.context.shutdown.abandon(session.ecs.describe(arn)).await
+            let described = async {
+                match self.describe_ahead(arn).await {
+                    Err(absent) if reply.answer.is_err() && absent.kind == FailureKind::Absent => {
+                        self.missing(arn, absent, newest).await
+                    }
+                    seen => seen,
+                }
+            };
+            self.context.shutdown.abandon(described).await
         } else {
             None
         };

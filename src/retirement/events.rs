@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus},
-    retirement::verdict::{INVALID_SPEC, Standing, standing},
+    retirement::verdict::{INVALID_SPEC, Standing, explanation, standing},
 };
 
 /// The longest note that the API server takes, in bytes.
@@ -42,8 +42,8 @@ pub fn notices(
 
 /// What a note says of one revision.
 fn text(row: &RevisionStatus) -> String {
-    let RevisionStatus { revision, message, request_id, .. } = row;
-    match (standing(row.reason), message, request_id) {
+    let RevisionStatus { revision, request_id, .. } = row;
+    match (standing(row.reason), explanation(row), request_id) {
         (Standing::Retired, _, Some(request_id)) => format!("{revision} (AWS request id {request_id})"),
         (Standing::Retired, ..) | (_, None, _) => revision.clone(),
         (_, Some(message), _) => format!("{revision}: {message}"),

@@ -1,8 +1,10 @@
 //! The retirement of declared revisions: what is declared, what to do about it, and what to tell.
 
 pub mod guarded;
+pub mod account_guard;
 pub mod declaration;
 pub mod plan;
+pub mod size;
 pub mod status;
 pub mod row;
 pub mod verdict;

@@ -1,6 +1,6 @@
 //! What holds of plan and status whatever ECS answers and whatever people change: the invariants, as properties.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -17,6 +17,7 @@ use crate::{
         usage::{Use, User, Users},
     },
     retirement::{
+        account_guard::AccountGuard,
         declaration::{self, Target},
         plan::{Step, plan},
         retry::work_is_due,
@@ -47,6 +48,7 @@ fn any_seen() -> impl Strategy<Value = Seen> {
     ];
     let kind = prop_oneof![
         Just(FailureKind::Absent),
+        Just(FailureKind::Deleted),
         Just(FailureKind::Throttled),
         Just(FailureKind::Unavailable),
         Just(FailureKind::ServerFault),
@@ -147,7 +149,11 @@ fn run(
     let identity = identity();
     let unknown = Failure::new(FailureKind::Unavailable, "no answer");
     let caller = if pass.caller_known { Caller::Known(&identity) } else { Caller::Unknown(&unknown) };
-    let entries = declaration::entries(&resource.spec, pass.caller_known.then_some(&identity), None);
+    let allowed = BTreeSet::new();
+    let known = pass.caller_known.then_some(&identity);
+    let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
+    let entries = declaration::entries(&resource.spec, known, &guard);
+    let account = guard.account(known);
     let rows = resource.status.clone().unwrap_or_default().revisions;
     let mut outcomes = BTreeMap::new();
     for entry in &entries {
@@ -180,13 +186,19 @@ fn run(
         };
         outcomes.insert(entry.revision.clone(), outcome);
     }
-    let finding =
-        Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &outcomes, place: None };
+    let valid = |outcomes| Finding::Valid {
+        region: "us-west-2",
+        account,
+        entries: &entries,
+        caller,
+        outcomes,
+        place: None,
+    };
+    let finding = valid(&outcomes);
     resource.status = Some(summarize(resource, finding, Timestamp::UNIX_EPOCH));
 
     let (now, none) = (Timestamp::from_second(60).expect("a time"), BTreeMap::new());
-    let finding =
-        Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &none, place: None };
+    let finding = valid(&none);
     assert_eq!(Some(summarize(resource, finding, now)), resource.status, "nothing learned, nothing changed");
 }
 

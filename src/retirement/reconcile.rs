@@ -1,6 +1,11 @@
 //! The shell of a retirement: one pass over one resource, from the watch to the next look. Has the clients.
 
-use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::{Api, Client, ResourceExt};
 use tokio::{sync::Semaphore, time::timeout};
@@ -34,6 +39,8 @@ const SLOT_WAIT: Duration = Duration::from_millis(50);
 pub struct Context {
     pub client: Client,
     pub account: Account,
+    /// The AWS accounts whose credentials may be used; all of them if empty.
+    pub allowed_accounts: BTreeSet<String>,
     pub claims: Claims,
     pub unwritten: Unwritten,
     /// The name of this process in events, such as its pod's.
@@ -120,8 +127,6 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
         }
     };
     let mut record = Record::open(api.clone(), live, context);
-    let account = |record: &Record| record.resource().status.as_ref().and_then(|it| it.account.clone());
-
     let spec = record.resource().spec.clone();
     let recorded = record.resource().status.as_ref();
     let region = match declaration::region(&spec, recorded, context.account.default_region()) {
@@ -138,9 +143,11 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     session.usage.leave(&holder(cached));
     let tell = |record: &Record, caller: Caller<'_>| {
         let identity = if let Caller::Known(identity) = caller { Some(identity) } else { None };
-        let entries = declaration::entries(&spec, identity, account(record).as_deref());
-        let outcomes = &BTreeMap::new();
-        let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place: None };
+        let guard = record.account_guard();
+        let entries = declaration::entries(&spec, identity, &guard);
+        let (account, outcomes) = (guard.account(identity), &BTreeMap::new());
+        let finding =
+            Finding::Valid { region: &region, account, entries: &entries, caller, outcomes, place: None };
         summarize(record.resource(), finding, (context.clock)())
     };
     let mut identity = pin!(session.identity());
@@ -159,12 +166,13 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
         None => identity.await,
     };
     // What short forms mean is on record before anything is done about it.
-    if identity.is_ok() && account(&record).is_none() {
+    if identity.is_ok() && record.account_guard().recorded.is_none() {
         let status = tell(&record, Caller::of(&identity));
         record.write(status, &BTreeMap::new()).await?;
     }
 
-    let entries = declaration::entries(&spec, identity.as_ref().ok(), account(&record).as_deref());
+    let known = identity.as_ref().ok();
+    let entries = declaration::entries(&spec, known, &record.account_guard());
     let (caller, slice) = match &identity {
         Ok(_) => (Caller::of(&identity), act(&api, &record, &entries, &session, context).await),
         Err(_) => (Caller::of(&identity), Slice::outage()),
@@ -175,7 +183,8 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     let place = session.turns.place(&holder(cached));
     let in_line = place.or_else(|| session.looks.place(&holder(cached)));
     let outcomes = &slice.outcomes;
-    let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place };
+    let account = record.account_guard().account(known);
+    let finding = Finding::Valid { region: &region, account, entries: &entries, caller, outcomes, place };
     let status = summarize(record.resource(), finding, (context.clock)());
     let next =
         retry::next_look(&spec, &status, &slice.watched, slice.progress, in_line, &uid, (context.clock)());

@@ -19,8 +19,10 @@ use crate::{
     calls,
     ecs::answer::Outcome,
     retirement::{
+        account_guard::AccountGuard,
         events::{Notice, notices, transitions},
         reconcile::{Context, Error},
+        size::fitted,
         verdict::Verdict,
     },
 };
@@ -51,6 +53,13 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn resource(&self) -> &TaskDefinitionRetirement {
         &self.resource
+    }
+
+    /// Returns what limits the AWS account of the resource.
+    #[must_use]
+    pub fn account_guard(&self) -> AccountGuard<'_> {
+        let TaskDefinitionRetirement { spec, status, .. } = &self.resource;
+        AccountGuard::new(spec, status.as_ref(), &self.context.allowed_accounts)
     }
 
     /// Writes the status if it differs, and publishes what has changed for people. What the pass learned of the
@@ -167,6 +176,7 @@ pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Resu
         Verdict::unreadable(&error).conditions(&recorded.conditions, generation, (context.clock)());
     let status =
         TaskDefinitionRetirementStatus { observed_generation: generation, conditions, ..recorded.clone() };
+    let status = fitted(status);
     if status != recorded {
         let patch = apply(&object.metadata, &status);
         let (parameters, patch) = (manager(), Patch::Apply(patch));

@@ -69,8 +69,14 @@ pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
     let invalid = || status.conditions.iter().any(|it| it.reason == INVALID_SPEC);
     Renewal::of(resource, status).is_due()
         || status.conditions.is_empty()
-        || status.revisions.iter().any(wants_a_look)
+        || status.revisions.iter().any(|row| is_due(status, row))
         || invalid()
+}
+
+/// Returns true if a row may change although the resource does not. As long as the account of the resource is not
+/// known, every `WrongAccount` may: the credentials may come to belong to an account that is allowed.
+fn is_due(status: &TaskDefinitionRetirementStatus, row: &RevisionStatus) -> bool {
+    wants_a_look(row) || (row.reason == Reason::WrongAccount && status.account.is_none())
 }
 
 /// The entries that a pass looks at: first those never tried, then those that are owed no more than a look, and last those that
@@ -159,7 +165,7 @@ pub fn next_look(
         (_, Progress::Queued) => unless_called(place),
         _ => spread(SHORTEST_DELAY, uid),
     };
-    status.revisions.iter().filter(|row| wants_a_look(row)).map(delay).min()
+    status.revisions.iter().filter(|row| is_due(status, row)).map(delay).min()
 }
 
 /// One that waits for its revisions to fall out of use is told; it looks by itself only once they have been unused for long enough.

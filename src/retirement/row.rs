@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
+    api::{Reason, RevisionStatus, TaskDefinitionRetirementSpec},
     ecs::{
         answer::{Description, Failure, FailureKind, Outcome, Seen, Status},
         usage::Use,
@@ -149,7 +149,11 @@ fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &O
                 (Ok(description), _) => described(row, spec, description),
                 // Refused, because somebody else was faster.
                 (Err(_), Some(Ok(after))) if after.status.is_retired() => described(row, spec, after),
-                (Err(_), Some(Err(after))) if after.kind == FailureKind::Absent => failed(row, after),
+                (Err(_), Some(Err(after)))
+                    if matches!(after.kind, FailureKind::Absent | FailureKind::Deleted) =>
+                {
+                    failed(row, after)
+                }
                 // That it is gone is believed only once a look says so as well.
                 (Err(Failure { kind: FailureKind::Absent, message, .. }), _) => {
                     failed(row, &Failure::new(FailureKind::Refused, message.clone()))
@@ -166,7 +170,7 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
         Use::By(users) => {
             let used_by = users.named.iter().map(ToString::to_string).collect();
             let row = RevisionStatus { reason: Reason::InUse, used_by, unused_since: None, ..row };
-            (row, format!("used by {users}"))
+            (row, in_use(users.named.len() + users.more))
         }
         Use::Nobody { at } => {
             let since = unused_since(Some(&row), *at);
@@ -193,6 +197,12 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
         return RevisionStatus { reason: Reason::DryRun, message: Some(message), ..row };
     }
     RevisionStatus { message: Some(message), ..row }
+}
+
+/// Returns how many users a revision has; `usedBy` names them.
+fn in_use(users: usize) -> String {
+    let noun = if users == 1 { "service or task" } else { "services or tasks" };
+    format!("in use by {users} {noun}")
 }
 
 /// The row of a revision that was just deregistered: ECS gives its time only to those who look afterwards.
@@ -241,6 +251,11 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         FailureKind::Absent if is_retired(&row) => {
             return RevisionStatus { reason: Reason::Deleted, status: None, message: None, ..row };
         }
+        FailureKind::Deleted => {
+            let (used_by, unused_since) = (Vec::new(), None);
+            let reason = Reason::Deleted;
+            return RevisionStatus { reason, status: None, message: None, used_by, unused_since, ..row };
+        }
         FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault if is_retired(&row) => {
             return row;
         }
@@ -254,10 +269,7 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         FailureKind::Refused => Reason::Refused,
     };
     let message = match reason {
-        Reason::NotFound => format!(
-            "ECS has no such revision ({}); it is looked for again when the spec changes, or when the annotation {REQUESTED_AT} asks",
-            failure.message
-        ),
+        Reason::NotFound => format!("ECS has no such revision ({})", failure.message),
         _ => failure.message.clone(),
     };
     RevisionStatus { reason, message: Some(message), used_by: Vec::new(), ..row }

@@ -15,6 +15,7 @@ use crate::{
     retirement::{
         declaration::{Entry, InvalidSpec},
         row::row,
+        size::{REQUESTED_AT_BYTES, cut, fitted},
         verdict::Verdict,
     },
 };
@@ -25,6 +26,8 @@ pub enum Finding<'a> {
     Invalid(&'a InvalidSpec),
     Valid {
         region: &'a str,
+        /// The account whose revisions the short forms name; `None` if that is not yet known.
+        account: Option<&'a str>,
         entries: &'a [Entry],
         caller: Caller<'a>,
         outcomes: &'a BTreeMap<String, Outcome>,
@@ -65,25 +68,20 @@ pub fn summarize(
             let verdict = Verdict::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
             (recorded.region, recorded.account, recorded.revisions, verdict)
         }
-        Finding::Valid { region, entries, caller, outcomes, place } => {
+        Finding::Valid { region, account, entries, caller, outcomes, place } => {
             let renewal = Renewal::of(resource, &recorded);
             let rows: Vec<RevisionStatus> = entries
                 .iter()
                 .map(|entry| row(entry, &resource.spec, &recorded.revisions, renewal, caller, outcomes))
                 .collect();
-            let account = match caller {
-                // Short forms mean revisions of the account in which they were first resolved.
-                Caller::Known(identity) => recorded.account.or_else(|| Some(identity.account.clone())),
-                Caller::NotAskedYet | Caller::Unknown(_) => recorded.account,
-            };
             let verdict = Verdict::of(&rows, place.map(|place| (place, now)));
-            (Some(region.to_owned()), account, rows, verdict)
+            (Some(region.to_owned()), account.map(str::to_owned), rows, verdict)
         }
     };
-    TaskDefinitionRetirementStatus {
+    fitted(TaskDefinitionRetirementStatus {
         observed_generation: generation,
         conditions: verdict.conditions(&recorded.conditions, generation, now),
-        last_handled_reconcile_at: requested_at(resource).map(str::to_owned),
+        last_handled_reconcile_at: requested_at(resource),
         account,
         region,
         progress: format!("{}/{}", verdict.retired, verdict.declared),
@@ -91,17 +89,21 @@ pub fn summarize(
         waiting: count(verdict.waiting),
         rejected: count(verdict.rejected),
         revisions: rows,
-    }
+    })
 }
 
 fn count(rows: usize) -> i32 {
     i32::try_from(rows).unwrap_or(i32::MAX)
 }
 
-/// The value of the annotation that asks for a look now.
+/// Returns the value of the annotation that requests a reconcile, as far as the status keeps it.
 #[must_use]
-pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<&str> {
-    resource.annotations().get(REQUESTED_AT).map(String::as_str)
+pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<String> {
+    let mut requested = resource.annotations().get(REQUESTED_AT).cloned();
+    if let Some(requested) = &mut requested {
+        cut(requested, REQUESTED_AT_BYTES);
+    }
+    requested
 }
 
 /// What a person has asked for since the status was recorded.
@@ -117,7 +119,7 @@ impl Renewal {
         let requested = requested_at(resource);
         Self {
             spec_changed: recorded.observed_generation != resource.metadata.generation,
-            look_requested: requested.is_some() && requested != recorded.last_handled_reconcile_at.as_deref(),
+            look_requested: requested.is_some() && requested != recorded.last_handled_reconcile_at,
         }
     }
 

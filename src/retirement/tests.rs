@@ -1,6 +1,7 @@
 //! Passes over resources of a modelled API server, at a simulated ECS in the same process, by a clock that jumps to whatever is next.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -159,6 +160,7 @@ impl World {
         let context = Context {
             client: Client::new(service, NAMESPACE),
             account: Account::new(&config, pacing, waker, may.clone(), clock.clone()),
+            allowed_accounts: BTreeSet::new(),
             claims: Claims::default(),
             unwritten: Unwritten::default(),
             instance: "controller-1".to_owned(),

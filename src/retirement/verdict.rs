@@ -95,7 +95,7 @@ impl Verdict {
                 let _ = write!(message, ", {number} {word}");
             }
         }
-        if let Some((row, text)) = why.and_then(|row| Some((row, row.message.as_ref()?))) {
+        if let Some((row, text)) = why.and_then(|row| Some((row, explanation(row)?))) {
             let _ = write!(message, ": {}: {text}", row.revision);
             match rows.iter().filter(|other| other.reason == row.reason).count() {
                 0 | 1 => {}
@@ -176,6 +176,17 @@ impl Verdict {
         }
         conditions
     }
+}
+
+/// Returns the message of a row, and the first of its users: the message of the row does not repeat them.
+#[must_use]
+pub fn explanation(row: &RevisionStatus) -> Option<String> {
+    let message = row.message.clone()?;
+    Some(match row.used_by.as_slice() {
+        [] => message,
+        [user] => format!("{message}: {user}"),
+        [user, ..] => format!("{message}: {user}, ..."),
+    })
 }
 
 /// How long the line is, and by when all is done if nobody else queues up: to the next five minutes, so that it says the same

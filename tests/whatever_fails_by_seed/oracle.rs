@@ -218,6 +218,13 @@ fn end(world: &World, people: &People) -> BTreeMap<String, String> {
     resources.chain(revisions).collect()
 }
 
+/// Removes from a message that the list of revisions was refused: the row is final then, and says so.
+fn forget_refused_list(message: &mut String) {
+    let Some(begin) = message.find("; ecs:ListTaskDefinitions") else { return };
+    let length = message[begin..].find(')').unwrap_or(message.len() - begin);
+    message.replace_range(begin..begin + length, "");
+}
+
 fn forget_times(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -226,6 +233,9 @@ fn forget_times(value: &mut Value) {
                 fields.remove(field);
             }
             fields.values_mut().for_each(forget_times);
+            if let Some(Value::String(message)) = fields.get_mut("message") {
+                forget_refused_list(message);
+            }
         }
         Value::Array(items) => items.iter_mut().for_each(forget_times),
         _ => {}

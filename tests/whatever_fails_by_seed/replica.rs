@@ -1,6 +1,6 @@
 //! A process of the controller in a run: the real replica on a runtime of its own, whose paused clock moves in turns.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ecs_retirement_controller::{
     ecs::pacer::Pacing,
@@ -46,6 +46,7 @@ pub fn identity((slot, process): Process) -> String {
 fn options(world: &World, pacing: Pacing) -> Options {
     let election = Election { namespace: Some(NAMESPACE.to_owned()), id: "controller".to_owned() };
     Options {
+        allowed_accounts: BTreeSet::new(),
         namespaces: [].into(),
         concurrency: 16,
         pacing,

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Every operation that the controller calls.
-const OPERATIONS: [Action; 10] = [
+const OPERATIONS: [Action; 11] = [
     Action::GetCallerIdentity,
     Action::DescribeTaskDefinition,
     Action::DeregisterTaskDefinition,
@@ -25,7 +25,13 @@ const OPERATIONS: [Action; 10] = [
     Action::DescribeTasks,
     Action::ListServiceDeployments,
     Action::DescribeServiceRevisions,
+    Action::ListTaskDefinitions,
 ];
+
+/// A refused list of revisions is an answer: the row says so, and is final.
+fn changes_the_end(action: Action, error: &str) -> bool {
+    action == Action::ListTaskDefinitions && ["access denied", "client error"].contains(&error)
+}
 
 type Error = fn(Target) -> Fault;
 
@@ -75,7 +81,8 @@ fn request(verb: Verb, resource: &str, nths: u32) -> Vec<Failure> {
 #[tokio::test]
 async fn whatever_aws_answers_the_end_is_the_same() {
     let cells = OPERATIONS.into_iter().flat_map(|action| {
-        ERRORS.into_iter().map(move |(name, error)| Failure::Aws {
+        let errors = ERRORS.into_iter().filter(move |(name, _)| !changes_the_end(action, name));
+        errors.map(move |(name, error)| Failure::Aws {
             name,
             fault: error(Fault::on(action).nth(1)),
             loses_reply: name == "carried out, reply lost",

@@ -7,7 +7,7 @@ use k8s_openapi::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::retirement::{declaration, verdict::Verdict};
+use crate::retirement::{account_guard::AccountGuard, declaration, verdict::Verdict};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -140,7 +140,9 @@ fn declared(count: usize) -> Vec<Entry> {
     };
     let revisions = (1..=count).map(|number| format!("api:{number}")).collect();
     let spec = TaskDefinitionRetirementSpec { revisions, ..Default::default() };
-    declaration::entries(&spec, Some(&identity), None)
+    let allowed = BTreeSet::new();
+    let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
+    declaration::entries(&spec, Some(&identity), &guard)
 }
 
 #[test]
@@ -195,4 +197,17 @@ fn an_invalid_resource_is_judged_again_by_a_new_process() {
     let conditions: Vec<Condition> = invalid.conditions(&[], None, NOW);
     resource.status = Some(TaskDefinitionRetirementStatus { conditions, ..Default::default() });
     assert!(work_is_due(&resource));
+}
+
+#[test]
+fn wrong_account_is_due_until_the_account_of_the_resource_is_known() {
+    let arn = "arn:aws:ecs:us-west-2:999999999999:task-definition/api:1";
+    let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+    let mut status = refused_for(0, &[Reason::WrongAccount]);
+    status.revisions[0].revision = arn.to_owned();
+    resource.status = Some(status.clone());
+    assert!(work_is_due(&resource), "the credentials may come to belong to an account that is allowed");
+    status.account = Some("012345678910".to_owned());
+    resource.status = Some(status);
+    assert!(!work_is_due(&resource), "the ARN is of another account, and stays so");
 }

@@ -79,21 +79,21 @@ fn told(row: &RevisionStatus) -> (Reason, Option<&str>, &str) {
 
 #[test]
 fn a_row_says_what_ecs_answered() {
-    use FailureKind::{Absent, AccessDenied, Refused, ServerFault, Throttled, Unavailable};
+    use FailureKind::{Absent, AccessDenied, Deleted, Refused, ServerFault, Throttled, Unavailable};
     use Status::{Active, DeleteInProgress, Inactive, Other};
 
     let spec = TaskDefinitionRetirementSpec::default();
     let frozen = "ECS holds it as FROZEN, which this controller does not know";
-    let gone = format!(
-        "ECS has no such revision (no); it is looked for again when the spec changes, or when the annotation {REQUESTED_AT} asks"
-    );
+    let gone = "ECS has no such revision (no)";
     let (is, no) = (|status| Ok(description(status)), |kind| Err(failure(kind)));
     let table = [
         (seen(Active), (Reason::Pending, Some("ACTIVE"), "")),
         (seen(Inactive), (Reason::Retired, Some("INACTIVE"), "")),
         (seen(DeleteInProgress), (Reason::Deleting, Some("DELETE_IN_PROGRESS"), "")),
         (seen(Other("FROZEN".to_owned())), (Reason::Refused, Some("FROZEN"), frozen)),
-        (Outcome::Seen(no(Absent)), (Reason::NotFound, None, &gone)),
+        (Outcome::Seen(no(Absent)), (Reason::NotFound, None, gone)),
+        (Outcome::Seen(no(Deleted)), (Reason::Deleted, None, "")),
+        (asked(no(Refused), Some(no(Deleted))), (Reason::Deleted, None, "")),
         (Outcome::Seen(no(Throttled)), (Reason::Throttled, None, "no")),
         (Outcome::Seen(no(Unavailable)), (Reason::Unavailable, None, "no")),
         (Outcome::Seen(no(ServerFault)), (Reason::Unavailable, None, "no")),
@@ -105,7 +105,7 @@ fn a_row_says_what_ecs_answered() {
         (asked(no(Throttled), None), (Reason::Throttled, Some("ACTIVE"), "no")),
         (asked(no(Refused), Some(is(Inactive))), (Reason::Retired, Some("INACTIVE"), "")),
         (asked(no(Refused), Some(is(Active))), (Reason::Refused, Some("ACTIVE"), "no")),
-        (asked(no(Refused), Some(no(Absent))), (Reason::NotFound, Some("ACTIVE"), &gone)),
+        (asked(no(Refused), Some(no(Absent))), (Reason::NotFound, Some("ACTIVE"), gone)),
         (asked(no(Refused), Some(no(Throttled))), (Reason::Refused, Some("ACTIVE"), "no")),
         (asked(no(Absent), Some(is(Active))), (Reason::Refused, Some("ACTIVE"), "no")),
     ];
@@ -198,7 +198,7 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     let quiet_before = RevisionStatus { unused_since: Some(Time(time(5))), ..recorded(Reason::Quiet) };
 
     let in_use = after(&spec, quiet_before.clone(), used(&users));
-    let by = "used by service web in cluster prod and 2 more";
+    let by = "in use by 3 services or tasks";
     assert_eq!(told(&in_use), (Reason::InUse, Some("ACTIVE"), by));
     assert_eq!(in_use.used_by, ["service/prod/web"]);
     assert_eq!(in_use.unused_since, None);

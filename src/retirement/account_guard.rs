@@ -1,0 +1,136 @@
+//! Whether a resource may be acted on in the AWS account that the credentials belong to. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    account::identity::Identity,
+    api::{TaskDefinitionRetirementSpec, TaskDefinitionRetirementStatus},
+};
+
+/// Everything that limits the AWS account of one resource.
+#[derive(Clone, Copy, Debug)]
+pub struct AccountGuard<'a> {
+    /// `spec.accountId`.
+    pub declared: Option<&'a str>,
+    /// `status.account`.
+    pub recorded: Option<&'a str>,
+    /// `--allowed-account-ids`; empty if every account is allowed.
+    pub allowed: &'a BTreeSet<String>,
+}
+
+impl<'a> AccountGuard<'a> {
+    #[must_use]
+    pub fn new(
+        spec: &'a TaskDefinitionRetirementSpec,
+        recorded: Option<&'a TaskDefinitionRetirementStatus>,
+        allowed: &'a BTreeSet<String>,
+    ) -> Self {
+        let recorded = recorded.and_then(|status| status.account.as_deref());
+        Self { declared: spec.account_id.as_deref(), recorded, allowed }
+    }
+
+    /// Returns the account whose revisions the short forms of the resource name, or `None` if that is not yet
+    /// known. Once recorded it stays: new credentials give an old manifest no new meaning.
+    #[must_use]
+    pub fn account(&self, identity: Option<&'a Identity>) -> Option<&'a str> {
+        let of_caller = identity.filter(|it| self.allows(&it.account)).map(|it| it.account.as_str());
+        self.recorded.or(self.declared).or(of_caller)
+    }
+
+    /// Returns why nothing may be called for the resource with credentials of `identity`, or `None` if nothing
+    /// forbids it.
+    #[must_use]
+    pub fn refusal(&self, identity: Option<&Identity>) -> Option<String> {
+        if let (Some(declared), Some(recorded)) = (self.declared, self.recorded)
+            && declared != recorded
+        {
+            return Some(format!(
+                "spec.accountId is {declared}, and the revisions of this resource were resolved in account {recorded}: make a new TaskDefinitionRetirement for account {declared}"
+            ));
+        }
+        let account = &identity?.account;
+        if let Some(declared) = self.declared.filter(|declared| declared != account) {
+            return Some(format!(
+                "spec.accountId is {declared}, and the credentials of the controller belong to account {account}: apply the resource where the controller has credentials of account {declared}"
+            ));
+        }
+        if let Some(recorded) = self.recorded.filter(|recorded| recorded != account) {
+            return Some(format!(
+                "the revisions of this resource were resolved in account {recorded}, and the credentials of the controller now belong to account {account}: make a new TaskDefinitionRetirement for account {account}"
+            ));
+        }
+        (!self.allows(account)).then(|| {
+            let allowed = self.allowed.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            format!(
+                "the credentials of the controller belong to account {account}, and --allowed-account-ids is {allowed}: correct the credentials or the flag"
+            )
+        })
+    }
+
+    fn allows(&self, account: &str) -> bool {
+        self.allowed.is_empty() || self.allowed.contains(account)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: &str = "012345678910";
+    const OTHER: &str = "999999999999";
+
+    fn identity() -> Identity {
+        Identity { partition: "aws".to_owned(), account: OURS.to_owned(), region: "us-west-2".to_owned() }
+    }
+
+    #[test]
+    fn account_is_the_recorded_one_then_the_declared_one_then_an_allowed_one_of_the_credentials() {
+        let (ours, other) = (BTreeSet::from([OURS.to_owned()]), BTreeSet::from([OTHER.to_owned()]));
+        let all = BTreeSet::new();
+        let identity = identity();
+        let account = |declared, recorded, allowed, identity| {
+            AccountGuard { declared, recorded, allowed }.account(identity)
+        };
+        assert_eq!(account(None, None, &all, None), None);
+        assert_eq!(account(None, None, &all, Some(&identity)), Some(OURS));
+        assert_eq!(account(None, None, &ours, Some(&identity)), Some(OURS));
+        assert_eq!(account(None, None, &other, Some(&identity)), None, "short forms name nothing there");
+        assert_eq!(account(Some(OTHER), None, &all, Some(&identity)), Some(OTHER));
+        assert_eq!(account(Some(OTHER), None, &all, None), Some(OTHER));
+        assert_eq!(account(Some(OTHER), Some(OURS), &all, Some(&identity)), Some(OURS));
+    }
+
+    #[test]
+    fn refusal_names_both_accounts() {
+        let (ours, other) = (BTreeSet::from([OURS.to_owned()]), BTreeSet::from([OTHER.to_owned()]));
+        let all = BTreeSet::new();
+        let identity = identity();
+        let refusal = |declared, recorded, allowed, identity| {
+            AccountGuard { declared, recorded, allowed }.refusal(identity)
+        };
+        for (declared, recorded, allowed) in [
+            (None, None, &all),
+            (None, None, &ours),
+            (Some(OURS), None, &all),
+            (Some(OURS), Some(OURS), &ours),
+            (None, Some(OURS), &all),
+        ] {
+            assert_eq!(refusal(declared, recorded, allowed, Some(&identity)), None);
+        }
+        for (declared, recorded, allowed) in [
+            (Some(OTHER), None, &all),
+            (Some(OTHER), Some(OTHER), &all),
+            (Some(OTHER), Some(OURS), &all),
+            (Some(OURS), Some(OTHER), &all),
+            (None, Some(OTHER), &all),
+            (None, None, &other),
+            (Some(OURS), Some(OURS), &other),
+        ] {
+            let message = refusal(declared, recorded, allowed, Some(&identity)).expect("a refusal");
+            assert!(message.contains(OURS) && message.contains(OTHER), "{message}");
+        }
+        let unidentified = refusal(Some(OTHER), Some(OURS), &all, None);
+        assert!(unidentified.is_some(), "the credentials do not matter");
+        assert_eq!(refusal(Some(OTHER), None, &other, None), None, "nothing is known yet");
+    }
+}

@@ -1,0 +1,102 @@
+//! Keeps a status within what etcd stores for one object. Pure.
+
+use std::fmt::Write;
+
+use crate::api::{RevisionStatus, TaskDefinitionRetirementStatus};
+
+/// How many bytes of JSON the messages and users of all rows may take together. With the other fields of 500
+/// rows, the longest spec and an annotation that repeats the spec, this stays below the limit of etcd.
+/// Source: `--max-request-bytes` of etcd, 1.5 MiB by default.
+pub const TEXT_BYTES: usize = 320 * 1024;
+
+/// How many bytes of JSON the message and the users of one row may take, however few rows there are.
+pub const ROW_TEXT_BYTES: usize = 4096;
+
+/// How many bytes of JSON the message of a condition may take.
+pub const CONDITION_MESSAGE_BYTES: usize = 1024;
+
+/// How many bytes of JSON are kept of the annotation that requests a reconcile.
+pub const REQUESTED_AT_BYTES: usize = 256;
+
+const REVISION_BYTES: usize = 340;
+const STATUS_BYTES: usize = 64;
+const REQUEST_ID_BYTES: usize = 128;
+const USER_BYTES: usize = 520;
+
+/// How many bytes it takes to say that the users are truncated.
+const OMISSION_BYTES: usize = 32;
+
+/// What a text ends with that was cut.
+const CUT: &str = "...";
+
+/// Shortens the texts of a status so that the API server can always store it.
+///
+/// The limit of a row depends on the number of rows alone, so that a row is the same in every reconcile.
+#[must_use]
+pub fn fitted(mut status: TaskDefinitionRetirementStatus) -> TaskDefinitionRetirementStatus {
+    let limit = ROW_TEXT_BYTES.min(TEXT_BYTES / status.revisions.len().max(1));
+    for row in &mut status.revisions {
+        fit_row(row, limit);
+    }
+    for condition in &mut status.conditions {
+        cut(&mut condition.message, CONDITION_MESSAGE_BYTES);
+    }
+    status
+}
+
+/// Keeps the message before the users: it says how many there are.
+fn fit_row(row: &mut RevisionStatus, limit: usize) {
+    cut(&mut row.revision, REVISION_BYTES);
+    row.status.iter_mut().for_each(|status| cut(status, STATUS_BYTES));
+    row.request_id.iter_mut().for_each(|id| cut(id, REQUEST_ID_BYTES));
+    row.used_by.iter_mut().for_each(|user| cut(user, USER_BYTES));
+    let message = row.message.get_or_insert_default();
+    cut(message, limit);
+    // Each user takes quotation marks and a comma besides.
+    let bytes: Vec<usize> = row.used_by.iter().map(|user| json_bytes(user) + 3).collect();
+    if json_bytes(message) + bytes.iter().sum::<usize>() > limit {
+        cut(message, limit - OMISSION_BYTES);
+        let mut left = limit - OMISSION_BYTES - json_bytes(message);
+        let fitting = bytes.iter().take_while(|&&bytes| {
+            let fits = bytes <= left;
+            left = left.saturating_sub(bytes);
+            fits
+        });
+        let fitting = fitting.count();
+        row.used_by.truncate(fitting);
+        let _ = write!(message, "; usedBy is truncated to {fitting}");
+    }
+    row.message.take_if(|message| message.is_empty());
+}
+
+/// Cuts `text` so that it takes at most `limit` bytes of JSON, and ends with "..." if anything is missing.
+pub fn cut(text: &mut String, limit: usize) {
+    if json_bytes(text) <= limit {
+        return;
+    }
+    let mut bytes = CUT.len();
+    let end = text.char_indices().find_map(|(index, char)| {
+        bytes += char_bytes(char);
+        (bytes > limit).then_some(index)
+    });
+    text.truncate(end.unwrap_or(text.len()));
+    text.push_str(CUT);
+}
+
+/// How many bytes `text` takes in JSON as the API server writes it, without the quotation marks.
+fn json_bytes(text: &str) -> usize {
+    text.chars().map(char_bytes).sum()
+}
+
+/// Source: `encoding/json` of Go, which also escapes what HTML and JavaScript treat specially.
+fn char_bytes(char: char) -> usize {
+    match char {
+        '"' | '\\' | '\n' | '\r' | '\t' => 2,
+        '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => 6,
+        control if control < ' ' => 6,
+        other => other.len_utf8(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! A deleted revision is distinguished from one that never existed, also without a record of its retirement.
+
+use serde_json::json;
+use testkit::simulated_ecs::{Action, Fault, Status};
+
+use crate::support::World;
+
+const LIST: Action = Action::ListTaskDefinitions;
+
+/// Nine revisions of `web`, the third of which was deleted.
+async fn world_with_a_deleted_revision() -> World<'static> {
+    let world = World::new().await;
+    world.west.register_many("web", 9);
+    world.west.set_status("web:3", Status::Inactive);
+    world.west.remove("web:3");
+    world
+}
+
+#[tokio::test]
+async fn deleted_revision_is_final_and_ready_and_a_higher_number_is_not_found() {
+    let world = world_with_a_deleted_revision().await;
+    world.west.register_many("web-api", 30);
+    world.declare("deleted", &["web:3"]).await;
+    world.declare("mistyped", &["web:10"]).await;
+    world.declare("unknown", &["we:1"]).await;
+    let _controller = world.start();
+    let seen = world.wait_ready("deleted").await;
+    assert_eq!((seen.reason("web:3"), seen.text("progress")), ("Deleted", "1/1"), "{seen}");
+    assert!(seen.row("web:3")["status"].is_null(), "{seen}");
+    for (name, revision) in [("mistyped", "web:10"), ("unknown", "we:1")] {
+        assert_eq!(world.wait_stalled(name).await.reason(revision), "NotFound");
+    }
+    assert_eq!(world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 0);
+
+    world.wait_until_all_is_seen().await;
+    let calls = world.ecs.calls_of(LIST).len();
+    world.wait_until_all_is_seen().await;
+    assert_eq!(world.ecs.calls_of(LIST).len(), calls, "each answer is final");
+}
+
+#[tokio::test]
+async fn without_the_permission_to_list_a_deleted_revision_is_not_found_and_the_action_is_named() {
+    let world = world_with_a_deleted_revision().await;
+    world.ecs.fault(Fault::on(LIST).access_denied());
+    world.declare("web", &["web:3", "web:1"]).await;
+    let _controller = world.start();
+    let seen = world.wait_stalled("web").await;
+    assert_eq!((seen.reason("web:3"), seen.reason("web:1")), ("NotFound", "Retired"), "{seen}");
+    assert!(seen.message("web:3").contains("ecs:ListTaskDefinitions"), "{seen}");
+
+    world.ecs.clear_faults();
+    world.request("web", "now").await;
+    assert_eq!(world.wait_ready("web").await.reason("web:3"), "Deleted");
+}
+
+#[tokio::test]
+async fn list_that_fails_for_a_while_delays_the_answer_and_never_decides_it() {
+    let faults = [
+        Fault::on(LIST).times(2).throttle(),
+        Fault::on(LIST).times(2).unavailable(),
+        Fault::on(LIST).times(2).server_error(),
+        Fault::on(LIST).times(1).hang(),
+        Fault::on(LIST).times(1).drop_reply(),
+    ];
+    for fault in faults {
+        let world = world_with_a_deleted_revision().await;
+        world.ecs.fault(fault.clone());
+        world.apply("web", json!({ "revisions": ["web:3"] })).await.expect("admitted");
+        let _controller = world.start();
+        let seen = world.wait_ready("web").await;
+        assert_eq!(seen.reason("web:3"), "Deleted", "{fault:?}: {seen}");
+    }
+}
