@@ -104,9 +104,11 @@ impl RotatingCredentials {
         true
     }
 
-    /// Ends a long backoff, because a user asks for another attempt.
-    pub(super) async fn shorten_backoff(&self) {
-        self.0.state.lock().await.backoff.shorten();
+    /// Ends a long backoff, because a user asks for another attempt; one that is under way is that.
+    pub(super) fn shorten_backoff(&self) {
+        if let Ok(mut state) = self.0.state.try_lock() {
+            state.backoff.shorten();
+        }
     }
 
     async fn current(&self) -> provider::Result {

@@ -86,8 +86,8 @@ struct Known {
     /// The access key that all but `failed` belongs to.
     access_key: Option<String>,
     identity: Option<Identity>,
-    /// When the identity was last read.
-    read_at: Option<Instant>,
+    /// When a rejection by ECS was last looked into.
+    checked_at: Option<Instant>,
     backoff: Backoff,
     /// The last failure, until there is an identity again.
     failed: Option<(Instant, Failure)>,
@@ -227,10 +227,12 @@ impl Session {
         answer
     }
 
-    /// Ends the backoff of refused credentials, because a user asks for another attempt.
-    pub async fn shorten_backoff(&self) {
-        self.credentials.shorten_backoff().await;
-        self.known.lock().await.backoff.shorten();
+    /// Ends the backoff of refused credentials, because a user asks for another attempt; one that is under way is that.
+    pub fn shorten_backoff(&self) {
+        self.credentials.shorten_backoff();
+        if let Ok(mut known) = self.known.try_lock() {
+            known.backoff.shorten();
+        }
     }
 
     async fn current_identity(&self, known: &mut Known) -> Result<Identity, Failure> {
@@ -239,8 +241,13 @@ impl Session {
             let failed = known.failed.take();
             *known = Known { access_key: Some(access_key.clone()), failed, ..Known::default() };
         }
-        if let Some(identity) = known.identity.clone().filter(|_| !self.is_rejected(known)) {
-            return Ok(identity);
+        if let Some(identity) = &known.identity
+            && !self.is_rejected(known.checked_at)
+        {
+            return Ok(identity.clone());
+        }
+        if known.identity.is_some() {
+            known.checked_at = Some(Instant::now());
         }
         if let Some(failure) = known.backoff.failure(Instant::now()) {
             return Err(failure.clone());
@@ -256,10 +263,10 @@ impl Session {
         answer.inspect_err(|failure| known.backoff.failed(failure.clone(), Instant::now()))
     }
 
-    /// Returns true if ECS has rejected the credentials since the identity was read, which may be due to another cause,
-    /// and so is looked into once a minute.
-    fn is_rejected(&self, known: &Known) -> bool {
-        let is_recent = known.read_at.is_some_and(|at| at.elapsed() < REJECTION_INTERVAL);
+    /// Returns true if ECS has rejected the credentials since this was last checked. The cause may be another one, such
+    /// as a region that is not enabled, so that is checked once a minute.
+    fn is_rejected(&self, checked_at: Option<Instant>) -> bool {
+        let is_recent = checked_at.is_some_and(|at| at.elapsed() < REJECTION_INTERVAL);
         !is_recent && (self.ecs.take_rejection() | self.usage.take_rejection())
     }
 
@@ -278,7 +285,6 @@ impl Session {
 
     async fn read(&self, known: &mut Known, access_key: String) -> Result<Identity, Failure> {
         let answer = self.get_caller_identity().await;
-        known.read_at = Some(Instant::now());
         known.identity = answer.as_ref().ok().cloned();
         if answer.is_ok() {
             self.usage.belongs_to(&access_key);

@@ -279,4 +279,6 @@ fn error(failure: &Failure) -> Option<AwsError> {
 }
 
 #[cfg(test)]
+mod error_tests;
+#[cfg(test)]
 mod tests;
