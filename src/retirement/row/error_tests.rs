@@ -11,7 +11,7 @@ fn denied(text: &str, code: &str) -> Failure {
 }
 
 #[test]
-fn a_message_stays_while_aws_answers_with_the_same_error() {
+fn messages_stay_while_the_error_is_the_same() {
     let spec = TaskDefinitionRetirementSpec::default();
     let attempt =
         |before: RevisionStatus, failure: Failure| after(&spec, before, Outcome::Seen(Err(failure)));
@@ -33,7 +33,7 @@ fn a_message_stays_while_aws_answers_with_the_same_error() {
 }
 
 #[test]
-fn a_message_is_refreshed_when_a_user_asks() {
+fn messages_are_refreshed_when_a_user_asks() {
     let failure = denied("session 1", "AccessDeniedException");
     let first = unlearned(&here(), &recorded(Reason::Pending), NOTHING_ASKED, Caller::Unknown(&failure));
     let later = denied("session 2", "AccessDeniedException");
