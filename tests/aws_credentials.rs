@@ -4,10 +4,10 @@ use std::{fs, path::PathBuf};
 
 use testkit::{
     process::{Folder, Process, free_port},
-    simulated_ecs::{ACCOUNT, Action, Fault},
+    simulated_ecs::{ACCESS_KEY, ACCOUNT, Action, Fault},
 };
 
-use crate::support::{DEADLINE, World, page, wait_for_page};
+use crate::support::{DEADLINE, World, page, peer::Peer, wait_for_page};
 
 const ASSUME_ROLE: Action = Action::AssumeRoleWithWebIdentity;
 const DESCRIBE: Action = Action::DescribeTaskDefinition;
@@ -96,8 +96,11 @@ async fn an_sts_that_fails_is_unavailable_and_retried_soon() {
     world.ecs.fault(Fault::on(ASSUME_ROLE).server_error());
     world.declare("web", &["web:1"]).await;
     let identity = WebIdentity::new();
-    let _controller = identity.start(&world);
+    let controller = identity.start(&world);
     world.wait("web", "Unavailable", |seen| seen.reason("web:1") == "Unavailable").await;
+    world.ecs.wait_for_calls(ASSUME_ROLE, 8, DEADLINE).await;
+    let log = controller.log();
+    assert!(log.matches("InternalFailure").count() <= 2, "logged when it changes: {log}");
     world.ecs.clear_faults();
     world.wait_ready("web").await;
 }
@@ -117,6 +120,48 @@ async fn a_missing_token_file_is_access_denied_and_noticed_once_it_is_there() {
     assert!(identity.metrics().await.contains("code=\"NoCredentials\""));
     fs::write(&identity.token, "a-token").expect("it can be written");
     world.wait_ready("web").await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_credentials_is_access_denied() {
+    let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let agent = Peer::answering(Some(refusal)).await;
+    let world = World::new().await;
+    world.west.register("web");
+    world.declare("web", &["web:1"]).await;
+    let endpoint = format!("http://127.0.0.1:{}/v1/credentials", agent.port());
+    let _controller = world.start_with(&[
+        ("AWS_ACCESS_KEY_ID", ""),
+        ("AWS_SECRET_ACCESS_KEY", ""),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.as_str()),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "token"),
+    ]);
+    let seen = world.wait_stalled("web").await;
+    assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
+    assert_eq!(seen.message("web:1"), "the endpoint for AWS credentials answered HTTP status 403");
+}
+
+#[tokio::test]
+async fn a_role_of_a_profile_that_sts_refuses_is_access_denied() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.declare("web", &["web:1"]).await;
+    let folder = Folder::create().expect("a folder");
+    let config = folder.join("config");
+    let keys = format!("aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = secret\n");
+    let role = format!("role_arn = arn:aws:iam::{ACCOUNT}:role/r\nsource_profile = base\n");
+    let profile = format!("[default]\n{role}[profile base]\n{keys}");
+    fs::write(&config, profile).expect("it can be written");
+    let file = config.display().to_string();
+    let _controller = world.start_with(&[
+        ("AWS_CONFIG_FILE", file.as_str()),
+        ("AWS_ACCESS_KEY_ID", ""),
+        ("AWS_SECRET_ACCESS_KEY", ""),
+    ]);
+    let seen = world.wait_stalled("web").await;
+    assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
+    assert!(seen.message("web:1").starts_with("cannot assume the role: InvalidAction: "), "{seen}");
+    assert_eq!(seen.row("web:1")["error"]["operation"], "AssumeRole", "{seen}");
 }
 
 #[tokio::test]

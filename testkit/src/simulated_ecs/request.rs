@@ -33,16 +33,15 @@ impl Request {
         let scope =
             headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(CredentialScope::parse);
         let target = headers.get("x-amz-target").map(|value| value.to_str().unwrap_or_default());
-        let (service, action_name, input) = match target {
-            Some(target) => (
+        let (service, action_name, input) = if let Some(target) = target {
+            (
                 Service::Ecs,
                 target.strip_prefix(TARGET_PREFIX).unwrap_or(target),
                 serde_json::from_slice(body).ok().filter(Value::is_object),
-            ),
-            None => {
-                let role = field_in_form(body, "RoleArn=").replace("%3A", ":");
-                (Service::Sts, field_in_form(body, "Action="), Some(json!({ "RoleArn": role })))
-            }
+            )
+        } else {
+            let role = field_in_form(body, "RoleArn=").replace("%3A", ":").replace("%2F", "/");
+            (Service::Sts, field_in_form(body, "Action="), Some(json!({ "RoleArn": role })))
         };
         Self {
             service,
