@@ -1,5 +1,5 @@
-//! The credentials of the SDK's own chain: kept while they are valid, loaded again when their files change or AWS rejects
-//! them, and asked for with exponential backoff while AWS refuses to give any.
+//! The credentials of the SDK's own chain: kept while valid, replaced when their files change or AWS rejects them.
+//! While AWS refuses to give any, it is asked with exponential backoff.
 
 use std::{
     env,

@@ -28,7 +28,7 @@ use rustls::{
 };
 
 /// A PEM file with the certificates to trust instead of the system's, as for the AWS CLI and the other SDKs.
-/// Source: "Using AWS_CA_BUNDLE", AWS SDKs and Tools Reference Guide; botocore replaces its trust store by it.
+/// Source: "Using `AWS_CA_BUNDLE`", AWS SDKs and Tools Reference Guide; botocore replaces its trust store by it.
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
 const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
@@ -85,7 +85,7 @@ fn ca_bundle(path: PathBuf) -> Result<TrustStore, Error> {
     if certificates.is_empty() {
         return Err(Error::NoCertificate { path });
     }
-    Ok(certificates.into_iter().fold(TrustStore::empty(), |store, pem| store.with_pem_certificate(pem)))
+    Ok(certificates.into_iter().fold(TrustStore::empty(), TrustStore::with_pem_certificate))
 }
 
 /// Sends the calls to endpoints on this host or its link directly, and all others by the proxies of the environment.

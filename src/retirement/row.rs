@@ -279,6 +279,4 @@ fn error(failure: &Failure) -> Option<AwsError> {
 }
 
 #[cfg(test)]
-mod error_tests;
-#[cfg(test)]
 mod tests;

@@ -10,9 +10,9 @@ use crate::ecs::{
 
 const API: &str = "arn:aws:ecs:us-west-2:012345678910:task-definition/api:1";
 
-pub(super) const NOTHING_ASKED: Renewal = Renewal { spec_changed: false, look_requested: false };
-pub(super) const SPEC_CHANGED: Renewal = Renewal { spec_changed: true, look_requested: false };
-pub(super) const LOOK_REQUESTED: Renewal = Renewal { spec_changed: false, look_requested: true };
+const NOTHING_ASKED: Renewal = Renewal { spec_changed: false, look_requested: false };
+const SPEC_CHANGED: Renewal = Renewal { spec_changed: true, look_requested: false };
+const LOOK_REQUESTED: Renewal = Renewal { spec_changed: false, look_requested: true };
 
 fn time(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
@@ -22,12 +22,12 @@ fn reference() -> Reference {
     API.parse().expect("an ARN")
 }
 
-pub(super) fn here() -> Entry {
+fn here() -> Entry {
     let Reference::Arn(arn) = reference() else { panic!("an ARN") };
     Entry { revision: "api:1".to_owned(), target: Target::Here(arn) }
 }
 
-pub(super) fn recorded(reason: Reason) -> RevisionStatus {
+fn recorded(reason: Reason) -> RevisionStatus {
     RevisionStatus { revision: "api:1".to_owned(), arn: Some(API.to_owned()), reason, ..Default::default() }
 }
 
@@ -51,7 +51,7 @@ fn failure(kind: FailureKind) -> Failure {
 }
 
 /// A look that shows `status`.
-pub(super) fn seen(status: Status) -> Outcome {
+fn seen(status: Status) -> Outcome {
     Outcome::Seen(Ok(description(status)))
 }
 
@@ -62,22 +62,13 @@ fn asked(answer: Seen, after: Option<Seen>) -> Outcome {
 }
 
 /// The row of `api:1` after a pass that learned `outcome` of it.
-pub(super) fn after(
-    spec: &TaskDefinitionRetirementSpec,
-    before: RevisionStatus,
-    outcome: Outcome,
-) -> RevisionStatus {
+fn after(spec: &TaskDefinitionRetirementSpec, before: RevisionStatus, outcome: Outcome) -> RevisionStatus {
     let outcomes = BTreeMap::from([("api:1".to_owned(), outcome)]);
     row(&here(), spec, &[before], NOTHING_ASKED, Caller::NotAskedYet, &outcomes)
 }
 
 /// The row of `entry` after a pass that learned nothing.
-pub(super) fn unlearned(
-    entry: &Entry,
-    before: &RevisionStatus,
-    renewal: Renewal,
-    caller: Caller<'_>,
-) -> RevisionStatus {
+fn unlearned(entry: &Entry, before: &RevisionStatus, renewal: Renewal, caller: Caller<'_>) -> RevisionStatus {
     let spec = TaskDefinitionRetirementSpec::default();
     row(entry, &spec, std::slice::from_ref(before), renewal, caller, &BTreeMap::new())
 }
@@ -353,3 +344,5 @@ fn the_row_of_an_entry_is_found_in_whichever_form_it_was_written() {
     assert_eq!(recorded_row(&short, &rows), None);
     assert_eq!(recorded_row(&here(), &rows[..1]), None);
 }
+
+mod errors;

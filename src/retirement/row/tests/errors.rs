@@ -1,9 +1,6 @@
 //! The error of AWS in a row, and the message that goes with it.
 
-use super::{
-    tests::{LOOK_REQUESTED, NOTHING_ASKED, SPEC_CHANGED, after, here, recorded, seen, unlearned},
-    *,
-};
+use super::*;
 
 fn denied(text: &str, code: &str) -> Failure {
     let failure = Failure::new(FailureKind::AccessDenied, text).during("DescribeTaskDefinition");
