@@ -5,7 +5,7 @@ mod schema;
 pub mod task_definition_retirement;
 
 pub use task_definition_retirement::{
-    InUse, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+    AwsError, InUse, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
     TaskDefinitionRetirementStatus,
 };
 
