@@ -19,7 +19,7 @@ use crate::{
         leader::{Elector, Leadership},
         queue::Queue,
     },
-    retirement::{claims::Claims, reconcile::Context, unwritten::Unwritten},
+    retirement::{claims::Claims, events::Recent, reconcile::Context, unwritten::Unwritten},
 };
 
 /// How long passes may take to end once the replica is told to stop: a call to AWS that is never answered ends before.
@@ -70,6 +70,7 @@ impl Replica {
             account: Account::new(&aws, options.pacing, waker, may_act.clone(), clock.clone()),
             claims: Claims::default(),
             unwritten: Unwritten::default(),
+            recent_events: Recent::default(),
             instance,
             may_act,
             clock: clock.clone(),

@@ -3,6 +3,7 @@
 pub mod guarded;
 pub mod declaration;
 pub mod plan;
+pub mod cool_down;
 pub mod status;
 pub mod row;
 pub mod verdict;

@@ -17,7 +17,7 @@ use crate::{
         usage::{Use, User, Users},
     },
     retirement::{
-        declaration::{self, Target},
+        declaration::{self, Entry, Target},
         plan::{Step, plan},
         retry::work_is_due,
         row::recorded_row,
@@ -64,7 +64,7 @@ fn any_use() -> impl Strategy<Value = Option<Use>> {
     let failure = Failure::new(FailureKind::AccessDenied, "no");
     prop_oneof![
         1 => Just(None),
-        3 => Just(Some(Use::Nobody { at: Timestamp::UNIX_EPOCH })),
+        3 => Just(Some(Use::Nobody { at: Some(Timestamp::UNIX_EPOCH), last_used: None })),
         1 => Just(Some(Use::By(Users { named: vec![user], more: 0 }))),
         1 => Just(Some(Use::Unknown(failure))),
     ]
@@ -122,6 +122,15 @@ fn any_pass() -> impl Strategy<Value = Pass> {
         })
 }
 
+fn valid<'a>(
+    entries: &'a [Entry],
+    caller: Caller<'a>,
+    outcomes: &'a BTreeMap<String, Outcome>,
+    scanned_at: Option<Timestamp>,
+) -> Finding<'a> {
+    Finding::Valid { region: "us-west-2", entries, caller, outcomes, place: None, scanned_at }
+}
+
 /// Changes the resource as its author would, runs one pass as the shell does, and notes which ARNs ECS
 /// called INACTIVE, and which it was asked to deregister.
 fn run(
@@ -164,7 +173,8 @@ fn run(
         note(seen);
         let recorded = recorded_row(entry, &rows);
         let usage = pass.usage.clone();
-        let step = plan(&resource.spec, arn, recorded, seen.clone(), usage.as_ref(), Timestamp::UNIX_EPOCH);
+        let step =
+            plan(&resource.spec, arn, recorded, seen.clone(), usage.as_ref(), Some(Timestamp::UNIX_EPOCH));
         let outcome = match step {
             Step::Report(seen) => Outcome::Seen(seen),
             Step::Wait { before, usage } => Outcome::Used { before: Some(before), usage },
@@ -180,13 +190,11 @@ fn run(
         };
         outcomes.insert(entry.revision.clone(), outcome);
     }
-    let finding =
-        Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &outcomes, place: None };
+    let finding = valid(&entries, caller, &outcomes, Some(Timestamp::UNIX_EPOCH));
     resource.status = Some(summarize(resource, finding, Timestamp::UNIX_EPOCH));
 
     let (now, none) = (Timestamp::from_second(60).expect("a time"), BTreeMap::new());
-    let finding =
-        Finding::Valid { region: "us-west-2", entries: &entries, caller, outcomes: &none, place: None };
+    let finding = valid(&entries, caller, &none, None);
     assert_eq!(Some(summarize(resource, finding, now)), resource.status, "nothing learned, nothing changed");
 }
 

@@ -14,7 +14,7 @@ use crate::{
     retirement::{
         act::{Slice, act},
         claims::Claims,
-        declaration,
+        declaration, events,
         guarded::Guarded,
         record::{self, Record},
         retry::{self, Progress},
@@ -35,6 +35,7 @@ pub struct Context {
     pub account: Account,
     pub claims: Claims,
     pub unwritten: Unwritten,
+    pub recent_events: events::Recent,
     /// The name of this process in events, such as its pod's.
     pub instance: String,
     /// Whether this process may act at this very moment: it leads, and has not been told to stop.
@@ -117,7 +118,9 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
             return Ok(None);
         }
     };
-    let mut record = Record::open(api.clone(), live, context);
+    // One time for the whole reconcile: what it decides rests on what was checked against it here.
+    let now = context.account.time();
+    let mut record = Record::open(api.clone(), live, context, now);
     let account = |record: &Record| record.resource().status.as_ref().and_then(|it| it.account.clone());
 
     let spec = record.resource().spec.clone();
@@ -138,7 +141,9 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
         let identity = if let Caller::Known(identity) = caller { Some(identity) } else { None };
         let entries = declaration::entries(&spec, identity, account(record).as_deref());
         let outcomes = &BTreeMap::new();
-        let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place: None };
+        let (place, scanned_at) = (None, None);
+        let finding =
+            Finding::Valid { region: &region, entries: &entries, caller, outcomes, place, scanned_at };
         summarize(record.resource(), finding, (context.clock)())
     };
     let mut identity = pin!(session.identity());
@@ -164,19 +169,19 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
 
     let entries = declaration::entries(&spec, identity.as_ref().ok(), account(&record).as_deref());
     let (caller, slice) = match &identity {
-        Ok(_) => (Caller::of(&identity), act(&api, &record, &entries, &session, context).await),
+        Ok(_) => (Caller::of(&identity), act(&api, &record, &entries, &session, (context, now)).await),
         Err(_) => (Caller::of(&identity), Slice::outage()),
     };
-    if slice.progress != Progress::Queued {
+    if !matches!(slice.progress, Progress::Queued | Progress::Verifying) {
         session.leave(&holder(cached));
     }
     let place = session.turns.place(&holder(cached));
     let in_line = place.or_else(|| session.looks.place(&holder(cached)));
     let outcomes = &slice.outcomes;
-    let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place };
+    let scanned_at = slice.scanned_at;
+    let finding = Finding::Valid { region: &region, entries: &entries, caller, outcomes, place, scanned_at };
     let status = summarize(record.resource(), finding, (context.clock)());
-    let next =
-        retry::next_look(&spec, &status, &slice.watched, slice.progress, in_line, &uid, (context.clock)());
+    let next = retry::next_look(&status, &slice.watched, slice.progress, in_line, &uid, (context.clock)());
     // Who has nothing to wait for keeps no scan going.
     if next.is_none() {
         session.usage.leave(&holder(cached));

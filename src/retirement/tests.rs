@@ -37,6 +37,7 @@ use crate::{
     },
     retirement::{
         claims::Claims,
+        events::Recent,
         guarded::Guarded,
         reconcile::{Context, Error, reconcile},
         unwritten::Unwritten,
@@ -158,6 +159,7 @@ impl World {
             account: Account::new(&config, pacing, waker, may.clone(), clock.clone()),
             claims: Claims::default(),
             unwritten: Unwritten::default(),
+            recent_events: Recent::default(),
             instance: "controller-1".to_owned(),
             may_act: may,
             clock,

@@ -221,8 +221,14 @@ fn end(world: &World, people: &People) -> BTreeMap<String, String> {
 fn forget_times(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            for field in ["lastTransitionTime", "registeredAt", "deregisteredAt", "requestId", "unusedSince"]
-            {
+            for field in [
+                "lastTransitionTime",
+                "registeredAt",
+                "deregisteredAt",
+                "requestId",
+                "unusedSince",
+                "lastUsageScan",
+            ] {
                 fields.remove(field);
             }
             fields.values_mut().for_each(forget_times);
