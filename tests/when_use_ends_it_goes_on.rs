@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use testkit::{
     process::free_port,
@@ -9,7 +10,7 @@ use testkit::{
 };
 
 use crate::{
-    support::{World, stop, wait_for_page},
+    support::{Seen, World, stop, wait_for_page},
     what_is_in_use_waits::{NOTICED, wait_in_use},
 };
 
@@ -146,4 +147,121 @@ async fn nobody_looks_for_users_once_nothing_waits_any_more() {
     let spec = json!({ "revisions": ["web:1"], "suspend": true });
     world.apply("waiting", spec).await.expect("admitted");
     says(nobody_waits).await;
+}
+
+/// Whether a time in a status is so many seconds ago.
+fn is_past(time: &Value, seconds: i64) -> bool {
+    let time = time.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    time.is_some_and(|time| Timestamp::now().duration_since(time).as_secs() >= seconds)
+}
+
+#[tokio::test]
+async fn a_task_that_starts_and_stops_between_two_scans_starts_the_cool_down_again() {
+    let world = World::new().await;
+    world.west.register("web");
+    let cluster = world.west.cluster("prod");
+    world.apply("web", json!({ "revisions": ["web:1"], "unusedFor": "20s" })).await.expect("admitted");
+    let _controller = world.start();
+    let first = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    let since = first.row("web:1")["unusedSince"].clone();
+    world.wait("web", "half of the cool-down", |seen| is_past(&seen.row("web:1")["unusedSince"], 10)).await;
+    cluster.put_task(Task::stopped("job", "web:1"));
+    let stopped = Instant::now();
+    let is_later = |seen: &Seen| seen.row("web:1")["unusedSince"] != since;
+    let seen = world.wait("web", "a later time", is_later).await;
+    assert_eq!(seen.reason("web:1"), "Quiet", "{seen}");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
+    world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
+    assert!(stopped.elapsed() >= Duration::from_secs(20), "{:?}", stopped.elapsed());
+}
+
+#[tokio::test]
+async fn cool_down_is_measured_by_the_clock_of_aws_even_if_it_is_hours_off() {
+    for hours in [3, -3] {
+        let world = World::new().await;
+        world.west.register("web");
+        world.ecs.set_clock_skew(SignedDuration::from_hours(hours));
+        world.apply("web", json!({ "revisions": ["web:1"], "unusedFor": "10s" })).await.expect("admitted");
+        let metrics = format!("127.0.0.1:{}", free_port().expect("a port"));
+        let began = Instant::now();
+        let mut controller = world.start_with(&[("METRICS_BIND_ADDRESS", &metrics)]);
+        let seen = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+        let since: Timestamp =
+            seen.row("web:1")["unusedSince"].as_str().and_then(|text| text.parse().ok()).expect("a time");
+        let ahead = since.duration_since(Timestamp::now());
+        let difference = (ahead - SignedDuration::from_hours(hours)).abs();
+        assert!(difference < SignedDuration::from_mins(1), "{seen}");
+        // A second or two may pass between the clocks.
+        let skew = if hours > 0 {
+            "ecs_retirement_clock_skew_seconds -10"
+        } else {
+            "ecs_retirement_clock_skew_seconds 10"
+        };
+        wait_for_page(&format!("{metrics}/metrics"), skew).await;
+        world.wait_ready("web").await;
+        assert!(began.elapsed() >= Duration::from_secs(10));
+        stop(&mut controller).await;
+        let log = controller.log();
+        let told = log.matches("the clock of this pod differs from that of AWS").count();
+        assert_eq!(told, 1, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn before_aws_has_told_the_time_no_cool_down_starts_and_all_else_goes_on() {
+    let world = World::new().await;
+    world.west.register_many("web", 2);
+    world.ecs.hide_date(true);
+    world.apply("web", json!({ "revisions": ["web:1"], "unusedFor": "1s" })).await.expect("admitted");
+    world.declare("other", &["web:2"]).await;
+    let _controller = world.start();
+    world.wait_ready("other").await;
+    let seen = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    assert_eq!(seen.row("web:1")["unusedSince"], Value::Null, "{seen}");
+    assert!(seen.message("web:1").contains("once a response of AWS has told the time"), "{seen}");
+    world.wait_until_all_is_seen().await;
+    let calls = world.ecs.calls_of(DEREGISTER);
+    let called = |name: &str| {
+        calls.iter().any(|it| it.task_definition.as_deref().is_some_and(|it| it.ends_with(name)))
+    };
+    assert!(!called("web:1"), "{calls:?}");
+    world.ecs.hide_date(false);
+    world.wait_for("web", "Ready=True", 2 * NOTICED, |seen| seen.ready() == "True").await;
+}
+
+#[tokio::test]
+async fn cool_down_starts_again_once_a_dry_run_ends() {
+    let world = World::new().await;
+    world.west.register("web");
+    let spec = |dry_run| json!({ "revisions": ["web:1"], "unusedFor": "10s", "dryRun": dry_run });
+    world.apply("web", spec(true)).await.expect("admitted");
+    let _controller = world.start();
+    let seen = world.wait("web", "DryRun", |seen| seen.reason("web:1") == "DryRun").await;
+    let since = seen.row("web:1")["unusedSince"].clone();
+    assert!(seen.message("web:1").contains(since.as_str().expect("a time")), "{seen}");
+    world.wait("web", "the time to pass", |seen| is_past(&seen.row("web:1")["unusedSince"], 12)).await;
+    let ended = Instant::now();
+    world.apply("web", spec(false)).await.expect("admitted");
+    let seen = world.wait("web", "Quiet", |seen| seen.is_current() && seen.ready_reason() == "Quiet").await;
+    assert_ne!(seen.row("web:1")["unusedSince"], since, "{seen}");
+    world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
+    assert!(ended.elapsed() >= Duration::from_secs(10), "{:?}", ended.elapsed());
+}
+
+#[tokio::test]
+async fn use_that_starts_right_before_the_call_is_seen_by_a_scan_that_is_at_most_15_s_old() {
+    let world = World::new().await;
+    world.west.register("web");
+    let cluster = world.west.cluster("prod");
+    world.declare("web", &["web:1"]).await;
+    // The first permit is available after 40 s: the first scan would still be good for a report.
+    let _controller =
+        world.start_with(&[("DEREGISTRATIONS_PER_SECOND", "0.025"), ("DEREGISTRATION_BURST", "1")]);
+    world.wait("web", "a place in the line", |seen| seen.ready_message().contains("in the line")).await;
+    cluster.put_task(Task::running("late", "web:1"));
+    let began = Instant::now();
+    let seen = wait_in_use(&world, "web").await;
+    assert!(began.elapsed() < Duration::from_secs(50), "before the scan of the next minute");
+    assert_eq!(seen.row("web:1")["usedBy"], json!(["task/prod/late"]));
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
 }

@@ -10,6 +10,7 @@ use aws_config::{Region, SdkConfig, identity::IdentityCache, retry::RetryConfig,
 use aws_credential_types::provider::{
     ProvideCredentials, SharedCredentialsProvider, error::CredentialsError,
 };
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
         error::{self, NO_ANSWER, code, rejects_credentials},
         outage::OutageLog,
         pacer::Pacing,
+        response_clock::AwsClock,
         turns::{Holder, Turns, Waker},
         view::{MayAct, View},
     },
@@ -59,7 +61,7 @@ pub struct Account {
     pacing: Pacing,
     waker: Waker,
     may_act: MayAct,
-    clock: Clock,
+    aws_clock: Arc<AwsClock>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -105,9 +107,11 @@ impl Account {
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .operation_timeout(OPERATION_LIMIT)
             .build();
+        let aws_clock = AwsClock::new(clock);
         let credentials = RotatingCredentials::new(config);
-        let config = config
-            .to_builder()
+        let mut builder = config.to_builder();
+        builder.set_http_client(config.http_client().map(|client| aws_clock.observing(client)));
+        let config = builder
             .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
@@ -115,7 +119,7 @@ impl Account {
             .identity_cache(IdentityCache::no_cache())
             .build();
         let home = config.region().is_some().then(|| aws_sdk_sts::Client::new(&config));
-        Self { config, credentials, home, pacing, waker, may_act, clock, sessions: Mutex::default() }
+        Self { config, credentials, home, pacing, waker, may_act, aws_clock, sessions: Mutex::default() }
     }
 
     /// Gives up the places of a resource that is gone, wherever it has one.
@@ -126,8 +130,15 @@ impl Account {
         });
     }
 
+    /// Returns the earliest that the time can be by AWS's clock, or `None` before AWS has told it.
+    #[must_use]
+    pub fn time(&self) -> Option<Timestamp> {
+        self.aws_clock.now()
+    }
+
     /// Tells the metrics how things are in each region.
     pub fn measure(&self) {
+        self.aws_clock.measure();
         self.each(|session| {
             session.looks.measure();
             session.turns.measure();
@@ -166,11 +177,13 @@ impl Account {
             return session.clone();
         }
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
+        let turns = Turns::begin("modify", region, self.pacing, self.waker.clone());
+        let (waker, may_act, clock) = (self.waker.clone(), self.may_act.clone(), self.aws_clock.clone());
         let session = Arc::new(Session {
             ecs: Ecs::new(&config),
             looks: Turns::begin("read", region, reads(self.pacing), self.waker.clone()),
-            turns: Turns::begin("modify", region, self.pacing, self.waker.clone()),
-            usage: View::begin(&config, region, self.waker.clone(), self.may_act.clone(), self.clock.clone()),
+            usage: View::begin(&config, region, turns.clone(), waker, may_act, clock),
+            turns,
             region: region.to_owned(),
             sts: aws_sdk_sts::Client::new(&config),
             home: self.home.clone(),

@@ -3,11 +3,13 @@
 pub mod conditions;
 mod schema;
 pub mod task_definition_retirement;
+pub mod usage_scan;
 
 pub use task_definition_retirement::{
     AwsError, InUse, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
     TaskDefinitionRetirementStatus,
 };
+pub use usage_scan::UsageScan;
 
 /// The API group of every kind of this project.
 pub const GROUP: &str = "ecs-retirement.dev";

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema;
+use super::{UsageScan, schema};
 
 /// The most revisions that one resource may declare.
 pub const MAX_REVISIONS: usize = 500;
@@ -121,8 +121,9 @@ pub struct TaskDefinitionRetirementSpec {
     #[serde(default)]
     pub in_use: InUse,
 
-    /// With inUse: Wait, for how long nobody must have used a revision before it is retired, such as 20s or
-    /// 24h. It counts from when the revision was last seen in use or, if it never was, from the first look.
+    /// With inUse: Wait, how long a revision must have been unused before it is retired, such as 20s or 24h.
+    /// It counts from the end of the last use or, if none was seen, from the first usage scan. It starts again
+    /// after a dry run, a suspension, or 45 minutes without a usage scan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,8}m)?([0-9]{1,9}s)?$')").message("write a duration such as 20s, 90m or 24h"))]
@@ -189,6 +190,11 @@ pub struct TaskDefinitionRetirementStatus {
     #[schemars(range(min = 0))]
     pub rejected: i32,
 
+    /// While revisions cool down, a usage scan that showed them unused, written at most every 15 minutes. unusedSince
+    /// counts only while scans follow each other within 45 minutes, and otherwise starts again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_usage_scan: Option<UsageScan>,
+
     /// An entry for each declared revision, in the order of the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     // Atomic: managed fields for each row would take a third of what etcd stores for one object.
@@ -238,7 +244,8 @@ pub struct RevisionStatus {
     #[schemars(length(max = 5), inner(length(max = 520)))]
     pub used_by: Vec<String>,
 
-    /// With spec.unusedFor, since when nobody was seen to use the revision.
+    /// With spec.unusedFor, since when the revision is unused, by AWS's clock: since the first usage scan, since its use
+    /// ended, or since its last task stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_since: Option<Time>,
 

@@ -87,7 +87,7 @@ where
     let error: &SdkError<E, HttpResponse> = error.downcast_ref()?;
     let failure = error::failure(error).during(operation);
     Some(match failure.kind {
-        FailureKind::AccessDenied | FailureKind::Refused | FailureKind::Absent => {
+        FailureKind::AccessDenied | FailureKind::Refused | FailureKind::Absent | FailureKind::Deleted => {
             let role = role.arn.as_deref().unwrap_or("the role");
             let message = format!("cannot assume {role}: {}", failure.message);
             Failure { kind: FailureKind::AccessDenied, message, ..failure }

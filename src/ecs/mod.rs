@@ -5,6 +5,8 @@ pub mod pacer;
 pub mod turns;
 pub mod gate;
 pub mod client;
+pub mod response_clock;
+pub mod freshness;
 pub mod usage;
 mod scan;
 pub mod view;

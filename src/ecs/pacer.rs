@@ -113,6 +113,23 @@ impl<K: Clone + Eq + Hash> Line<K> {
         self.tokens += 1.0;
     }
 
+    /// Keeps the permit that was acquired and not used for its holder, for as long as one that has just been called.
+    pub fn keep(&mut self, who: &K, now: Instant) {
+        self.called.insert(who.clone(), now + TURN_KEPT);
+    }
+
+    /// Returns how long until a permit is available for any of those that `is_wanted` selects, or `None` if none of
+    /// them waits or has one.
+    #[must_use]
+    pub fn until_permit(&self, is_wanted: impl Fn(&K) -> bool, now: Instant) -> Option<Duration> {
+        if self.called.keys().any(&is_wanted) {
+            return Some(Duration::ZERO);
+        }
+        let ahead = self.waiting.iter().position(is_wanted)?;
+        let missing = (as_float(ahead + 1) - self.tokens_at(now)).max(0.0);
+        Some(Duration::try_from_secs_f64(missing / self.per_second(now)).unwrap_or(Duration::MAX))
+    }
+
     /// Gives up the place or the turn of one that wants none any more.
     pub fn leave(&mut self, who: &K, now: Instant) {
         self.waiting.retain(|other| other != who);

@@ -16,6 +16,7 @@ use aws_sdk_ecs::{
 };
 
 use futures::TryFutureExt;
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::ecs::{
@@ -231,7 +232,10 @@ fn may_roll_back(service: &Service) -> bool {
 
 /// A task that has stopped is shown for an hour. A task of a service stands for the service.
 fn note_task(cluster: &str, task: &Task, found: &mut Found) {
-    if task.last_status() == Some("STOPPED") {
+    if matches!(task.last_status(), Some("STOPPED" | "DELETED")) {
+        let at = task.stopped_at().or(task.execution_stopped_at()).or(task.stopping_at());
+        let at = at.and_then(|at| Timestamp::from_second(at.secs()).ok());
+        found.note_stopped(task.task_definition_arn(), at);
         return;
     }
     let cluster = short(cluster).to_owned();

@@ -73,6 +73,12 @@ impl Turns {
         self.lock().is_called(holder)
     }
 
+    /// Returns how long until a permit is available for any of the resources that `is_wanted` selects.
+    #[must_use]
+    pub fn until_permit(&self, is_wanted: impl Fn(&Holder) -> bool) -> Option<Duration> {
+        self.lock().until_permit(is_wanted, Instant::now())
+    }
+
     /// Gives up the place of a resource that has nothing to wait for.
     pub fn leave(&self, holder: &Holder) {
         self.lock().leave(holder, Instant::now());
@@ -112,6 +118,13 @@ impl Turns {
 }
 
 impl Taken<'_> {
+    /// Keeps the permit for a resource that cannot use it yet: it is as if it had just been called.
+    pub fn keep(mut self, holder: &Holder) {
+        self.is_used = true;
+        self.turns.lock().keep(holder, Instant::now());
+        self.turns.changed.notify_one();
+    }
+
     /// Uses the turn up: the call is made now.
     pub fn spend(mut self) {
         self.is_used = true;

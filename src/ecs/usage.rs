@@ -6,19 +6,25 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use crate::{ecs::answer::Failure, task_definition::Arn};
+use crate::{
+    ecs::{
+        answer::Failure,
+        freshness::{Purpose, Timing},
+    },
+    task_definition::Arn,
+};
 
 /// How many users of one revision are named.
 const NAMED: usize = 5;
 
-/// How old a scan may be, counted from its beginning, when a deregistration rests on it.
-const LIFETIME: Duration = Duration::from_mins(1);
+/// How many successful scans the typical duration of a scan is judged by.
+const JUDGED: usize = 5;
 
-/// How long before the last scan is too old the next one is to be done.
-const MARGIN: Duration = Duration::from_secs(5);
+/// How long the last use of a revision is remembered: longer than the longest gap between two scans.
+const LAST_USE_KEPT: SignedDuration = SignedDuration::from_hours(2);
 
 /// After how long a scan that failed is tried again, at first and at the most.
 const SHORTEST_RETRY: Duration = Duration::from_secs(5);
@@ -60,9 +66,11 @@ impl From<BTreeSet<User>> for Users {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Use {
     By(Users),
-    /// Nobody used it when the scan of that time looked.
+    /// Unused, as reported at `at`, by AWS's clock and rounded up; `None` while AWS's time is unknown.
     Nobody {
-        at: Timestamp,
+        at: Option<Timestamp>,
+        /// The last use that recent scans showed, such as the end of a task that has stopped.
+        last_used: Option<Timestamp>,
     },
     /// The scan failed, so somebody may.
     Unknown(Failure),
@@ -73,7 +81,9 @@ impl Use {
     #[must_use]
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Nobody { .. }, Self::Nobody { .. }) => true,
+            (Self::Nobody { at, last_used }, Self::Nobody { at: other_at, last_used: other_last_used }) => {
+                last_used == other_last_used && at.is_some() == other_at.is_some()
+            }
             (Self::Unknown(one), Self::Unknown(other)) => one.is_same_error(other),
             _ => self == other,
         }
@@ -82,13 +92,26 @@ impl Use {
 
 /// All users that a scan found, while it is under way.
 #[derive(Debug, Default)]
-pub struct Found(HashMap<String, BTreeSet<User>>);
+pub struct Found {
+    users: HashMap<String, BTreeSet<User>>,
+    /// The end of the last task of each revision that has stopped; `None` if ECS does not say when.
+    stopped: HashMap<String, Option<Timestamp>>,
+}
 
 impl Found {
     /// Notes a user of a task definition, which ECS names by its ARN.
     pub fn note(&mut self, task_definition: Option<&str>, user: &User) {
         if let Some(name) = task_definition.map(short) {
-            self.0.entry(name.to_owned()).or_default().insert(user.clone());
+            self.users.entry(name.to_owned()).or_default().insert(user.clone());
+        }
+    }
+
+    /// Notes a task that has stopped: no user, but the revision was in use until then. `at` is `None` if ECS does not
+    /// say when.
+    pub fn note_stopped(&mut self, task_definition: Option<&str>, at: Option<Timestamp>) {
+        if let Some(name) = task_definition.map(short) {
+            let last = self.stopped.entry(name.to_owned()).or_insert(at);
+            *last = last.zip(at).map(|(last, at)| last.max(at));
         }
     }
 }
@@ -98,187 +121,161 @@ pub(super) fn short(arn: &str) -> &str {
     arn.rsplit('/').next().unwrap_or(arn)
 }
 
-/// One scan, from its beginning to its end.
-#[derive(Debug)]
+/// What is known of usage: the last successful scan or, without one, why the last scan failed.
+#[derive(Clone, Debug)]
 pub struct Scan {
-    began: Instant,
-    ended: Instant,
-    at: Timestamp,
+    timing: Timing,
+    /// When it ended, by AWS's clock and rounded up.
+    at: Option<Timestamp>,
     users: Result<HashMap<String, Users>, Failure>,
-    /// When the last one that failed ended.
-    retried: Instant,
-    /// How many scans, this one included, have failed one after another.
-    failures: u32,
+    /// The last use of revisions that recent scans showed in use.
+    last_used: HashMap<String, Timestamp>,
+    /// How long the last few successful scans took.
+    durations: Vec<Duration>,
+    failed: Option<Failed>,
+}
+
+/// The scans that have failed since the last successful one.
+#[derive(Clone, Debug)]
+struct Failed {
+    failure: Failure,
+    ended: Instant,
+    count: u32,
 }
 
 impl Scan {
+    /// Takes the result of a scan; `before` is what was known until then. `at` is the time at which the scan ended, by
+    /// AWS's clock and rounded up, or `None` while that is unknown.
     #[must_use]
     pub fn new(
-        (began, at): (Instant, Timestamp),
-        ended: Instant,
+        began: Instant,
+        (ended, at): (Instant, Option<Timestamp>),
         found: Result<Found, Failure>,
         before: Option<&Self>,
     ) -> Self {
-        // To the next second, since Kubernetes keeps no fractions of one.
-        let at = Timestamp::from_second(at.as_second() + 1).unwrap_or(at);
-        let failures = if found.is_ok() { 0 } else { before.map_or(0, |before| before.failures) + 1 };
-        let users = found.map(|found| found.0.into_iter().map(|(arn, users)| (arn, users.into())).collect());
+        let durations = before.map(|before| before.durations.clone()).unwrap_or_default();
+        let found = match found {
+            Ok(found) => found,
+            Err(failure) => return Self::failed(began, ended, failure, before),
+        };
+        let mut durations: Vec<Duration> =
+            durations.into_iter().chain([ended.saturating_duration_since(began)]).collect();
+        durations.drain(..durations.len().saturating_sub(JUDGED));
+        let last_used = last_used(&found, at, before);
+        let users = found.users.into_iter().map(|(arn, users)| (arn, users.into())).collect();
+        let timing = Timing { began, ended, median: median(&durations) };
+        Self { timing, at, users: Ok(users), last_used, durations, failed: None }
+    }
+
+    /// What was found before stays known for as long as it would have been.
+    fn failed(began: Instant, ended: Instant, failure: Failure, before: Option<&Self>) -> Self {
+        let failures = before.and_then(|before| before.failed.as_ref()).map_or(0, |failed| failed.count);
+        let failed = Some(Failed { failure: failure.clone(), ended, count: failures + 1 });
         match before {
-            // What was found before is good for as long as it would have been.
-            Some(before) if users.is_err() && before.users.is_ok() && before.is_fresh(ended) => {
-                Self { retried: ended, failures, users: before.users.clone(), ..*before }
+            Some(before) if before.users.is_ok() => Self { failed, ..before.clone() },
+            _ => {
+                let durations = before.map(|before| before.durations.clone()).unwrap_or_default();
+                let timing = Timing { began, ended, median: median(&durations) };
+                Self { timing, at: None, users: Err(failure), last_used: HashMap::new(), durations, failed }
             }
-            _ => Self { began, ended, at, users, retried: ended, failures },
         }
     }
 
-    /// What it says of a revision.
+    /// Returns the use of a revision, or `None` if nothing is known that is recent enough for `purpose`. A scan that
+    /// failed leaves usage unknown, unless the scan before it is still recent enough.
     #[must_use]
-    pub fn of(&self, arn: &Arn) -> Use {
+    pub fn of(&self, arn: &Arn, purpose: Purpose, now: Instant) -> Option<Use> {
+        if self.timing.is_fresh(purpose, now) {
+            return Some(self.shows(arn));
+        }
+        self.failure(now).map(|failure| Use::Unknown(failure.clone()))
+    }
+
+    /// Returns true if anything is known that is recent enough for `purpose`, a failure included.
+    #[must_use]
+    pub fn is_known(&self, purpose: Purpose, now: Instant) -> bool {
+        self.timing.is_fresh(purpose, now) || self.failure(now).is_some()
+    }
+
+    /// Why the last scan failed, if that was a short while ago and the scan before it can be reported no longer.
+    fn failure(&self, now: Instant) -> Option<&Failure> {
+        let failed = self.failed.as_ref().filter(|_| !self.timing.is_fresh(Purpose::Report, now))?;
+        let timing = Timing { began: failed.ended, ended: failed.ended, ..self.timing };
+        timing.is_fresh(Purpose::Report, now).then_some(&failed.failure)
+    }
+
+    fn shows(&self, arn: &Arn) -> Use {
+        let name = arn.revision().to_string();
         match &self.users {
-            Ok(users) => users
-                .get(&arn.revision().to_string())
-                .map_or(Use::Nobody { at: self.at }, |users| Use::By(users.clone())),
+            Ok(users) => users.get(&name).map_or_else(
+                || Use::Nobody { at: self.at, last_used: self.last_used.get(&name).copied() },
+                |users| Use::By(users.clone()),
+            ),
             Err(failure) => Use::Unknown(failure.clone()),
         }
     }
 
-    /// Whether what it says may be acted on: while it is not older than a minute or, where scans take longer, than
-    /// the time of one until the next is done. That it failed is good for as long.
+    /// Returns when the last successful scan ended, by AWS's clock.
     #[must_use]
-    pub fn is_fresh(&self, now: Instant) -> bool {
-        now < self.began + LIFETIME.max(2 * self.took())
+    pub fn scanned_at(&self) -> Option<Timestamp> {
+        self.users.as_ref().ok().and(self.at)
     }
 
-    /// When the next one is to begin, if anybody waits by then.
     #[must_use]
-    pub fn next(&self) -> Instant {
-        if self.failures > 0 {
-            let doubled = SHORTEST_RETRY * 2_u32.saturating_pow(self.failures - 1).min(1 << 10);
-            return self.retried + doubled.min(LONGEST_RETRY);
-        }
-        self.began + self.took().max(LIFETIME.saturating_sub(self.took() + MARGIN))
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Returns when a failed scan is to be repeated; `None` after a success.
+    #[must_use]
+    pub fn retry(&self) -> Option<Instant> {
+        let failed = self.failed.as_ref()?;
+        let doubled = SHORTEST_RETRY * 2_u32.saturating_pow(failed.count - 1).min(1 << 10);
+        Some(failed.ended + doubled.min(LONGEST_RETRY))
     }
 
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.began)
+        now.saturating_duration_since(self.timing.began)
     }
+}
 
-    #[must_use]
-    pub fn took(&self) -> Duration {
-        self.ended.saturating_duration_since(self.began)
+/// Returns the last use of each revision that is not in use: as ECS shows it, or as earlier scans did.
+fn last_used(found: &Found, at: Option<Timestamp>, before: Option<&Scan>) -> HashMap<String, Timestamp> {
+    let mut last_used = HashMap::new();
+    let mut note = |name: &String, time: Timestamp| {
+        let is_recent = at.is_none_or(|at| at.duration_since(time) < LAST_USE_KEPT);
+        if is_recent && !found.users.contains_key(name) {
+            let last = last_used.entry(name.clone()).or_insert(time);
+            *last = time.max(*last);
+        }
+    };
+    for (name, stopped) in &found.stopped {
+        // If ECS does not say when the task stopped, it may have been just now.
+        if let Some(time) = stopped.map(next_second).or(at) {
+            note(name, time);
+        }
     }
+    if let Some(before) = before {
+        before.last_used.iter().for_each(|(name, time)| note(name, *time));
+        if let (Ok(users), Some(at)) = (&before.users, before.at) {
+            users.keys().for_each(|name| note(name, at));
+        }
+    }
+    last_used
+}
+
+/// Rounds up, since Kubernetes keeps no fractions of a second.
+pub(super) fn next_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second() + 1).unwrap_or(time)
+}
+
+/// Returns the median of a few durations, or zero if there are none.
+fn median(durations: &[Duration]) -> Duration {
+    let mut sorted = durations.to_vec();
+    sorted.sort();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::jiff::SignedDuration;
-
-    use super::*;
-    use crate::{ecs::answer::FailureKind, task_definition::Reference};
-
-    fn arn(revision: &str) -> Arn {
-        let text = format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{revision}");
-        let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
-        arn
-    }
-
-    fn task(id: &str) -> User {
-        User::Task { cluster: "prod".to_owned(), id: id.to_owned() }
-    }
-
-    fn scan(took: u64, found: Result<Found, Failure>, before: Option<&Scan>) -> Scan {
-        let began = Instant::now();
-        Scan::new((began, Timestamp::UNIX_EPOCH), began + Duration::from_secs(took), found, before)
-    }
-
-    fn failed(before: Option<&Scan>) -> Scan {
-        let failure = Failure::new(FailureKind::AccessDenied, "no");
-        scan(0, Err(failure), before)
-    }
-
-    fn after(seconds: u64, scan: &Scan) -> Instant {
-        scan.began + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn each_user_is_counted_once_and_five_are_named() {
-        let mut found = Found::default();
-        let web = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
-        for id in ["f", "e", "d", "c", "b", "a", "a"] {
-            found.note(Some(&arn("web:3").to_string()), &task(id));
-        }
-        found.note(Some(&arn("web:3").to_string()), &web);
-        found.note(None, &web);
-        let scan = scan(0, Ok(found), None);
-        let Use::By(users) = scan.of(&arn("web:3")) else { panic!("in use") };
-        let named: Vec<String> = users.named.iter().map(ToString::to_string).collect();
-        assert_eq!(named, ["service/prod/web", "task/prod/a", "task/prod/b", "task/prod/c", "task/prod/d"]);
-        assert_eq!(users.more, 2);
-        assert_eq!(
-            scan.of(&arn("web:30")),
-            Use::Nobody { at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1) }
-        );
-    }
-
-    #[test]
-    fn nobody_is_the_same_whenever_it_was_found_out() {
-        let nobody = |second| Use::Nobody { at: Timestamp::from_second(second).expect("a time") };
-        let by = |id: &str| Use::By(Users { named: vec![task(id)], more: 0 });
-        assert!(nobody(1).says_the_same_as(&nobody(2)));
-        assert!(by("a").says_the_same_as(&by("a")));
-        assert!(!by("a").says_the_same_as(&by("b")));
-        assert!(!by("a").says_the_same_as(&nobody(1)));
-        assert!(!nobody(1).says_the_same_as(&by("a")));
-    }
-
-    #[test]
-    fn a_scan_knows_how_old_it_is_and_how_long_it_took() {
-        let scan = scan(2, Ok(Found::default()), None);
-        assert_eq!(scan.age(after(30, &scan)), Duration::from_secs(30));
-        assert_eq!(scan.took(), Duration::from_secs(2));
-    }
-
-    #[test]
-    fn a_scan_is_good_for_a_minute_or_until_the_next_one_can_be_done() {
-        let quick = scan(2, Ok(Found::default()), None);
-        assert!(quick.is_fresh(after(59, &quick)));
-        assert!(!quick.is_fresh(after(60, &quick)));
-        assert_eq!(quick.next(), after(53, &quick));
-
-        let slow = scan(25, Ok(Found::default()), None);
-        assert_eq!(slow.next(), after(30, &slow), "done when this one is 55 s old");
-
-        let slower = scan(100, Ok(Found::default()), None);
-        assert_eq!(slower.next(), after(100, &slower), "one after another");
-        assert!(slower.is_fresh(after(199, &slower)));
-        assert!(!slower.is_fresh(after(200, &slower)));
-    }
-
-    #[test]
-    fn a_scan_that_fails_takes_nothing_back_that_is_still_fresh() {
-        let first = scan(2, Ok(Found::default()), None);
-        let failure = || Failure::new(FailureKind::ServerFault, "a fault");
-        let late = |seconds| (after(seconds, &first), Timestamp::UNIX_EPOCH);
-        let second = Scan::new(late(53), after(55, &first), Err(failure()), Some(&first));
-        assert!(matches!(second.of(&arn("web:3")), Use::Nobody { .. }));
-        assert!(!second.is_fresh(after(60, &first)), "no longer than it would have been");
-        assert_eq!(second.next(), after(60, &first));
-        let third = Scan::new(late(60), after(61, &first), Err(failure()), Some(&second));
-        assert_eq!(third.of(&arn("web:3")), Use::Unknown(failure()));
-        assert_eq!(third.next(), after(71, &first));
-    }
-
-    #[test]
-    fn a_failed_scan_says_that_anything_may_be_in_use_and_is_tried_again_ever_more_slowly() {
-        let mut scan = failed(None);
-        for wait in [5, 10, 20, 30, 30] {
-            assert!(matches!(scan.of(&arn("web:3")), Use::Unknown(_)));
-            assert_eq!(scan.next(), after(wait, &scan));
-            scan = failed(Some(&scan));
-        }
-        let scan = self::scan(0, Ok(Found::default()), Some(&scan));
-        assert!(matches!(scan.of(&arn("web:3")), Use::Nobody { .. }));
-    }
-}
+mod tests;

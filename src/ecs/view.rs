@@ -7,15 +7,17 @@ use std::{
 };
 
 use aws_config::SdkConfig;
+use k8s_openapi::jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    clock::Clock,
     ecs::{
         error::rejects_credentials,
+        freshness::Purpose,
+        response_clock::AwsClock,
         scan::Scanner,
-        turns::{Holder, Waker},
-        usage::{Scan, Use},
+        turns::{Holder, Turns, Waker},
+        usage::{Scan, Use, next_second},
     },
     task_definition::Arn,
 };
@@ -36,10 +38,14 @@ pub type MayAct = Arc<dyn Fn() -> bool + Send + Sync>;
 ///
 /// # Guarantees
 /// - Nothing is scanned while nobody waits, and one scan at a time serves all who do.
-/// - What it says is fresh (see [`Scan::is_fresh`]), or it says nothing.
+/// - What it says is recent enough for its purpose (see [`Scan::of`]), or it says nothing.
+/// - Scans are as frequent as the most urgent purpose needs, and no more.
 pub struct View {
     region: String,
     waker: Waker,
+    /// The wait queue for permits to deregister.
+    turns: Arc<Turns>,
+    clock: Arc<AwsClock>,
     state: Mutex<State>,
     asked: Notify,
 }
@@ -47,8 +53,7 @@ pub struct View {
 #[derive(Default)]
 struct State {
     last: Option<Scan>,
-    /// What each resource was last told of each revision it waits for; `None`: nothing yet.
-    waiting: HashMap<Holder, HashMap<Arn, Option<Use>>>,
+    waiting: HashMap<Holder, Waiting>,
     /// Revisions that a resource waits for, and that another resource has retired.
     doubted: HashSet<(Holder, Arn)>,
     /// The access key that all this was learned by.
@@ -59,37 +64,75 @@ struct State {
     has_rejected: bool,
 }
 
+/// What a resource waits for.
+#[derive(Default)]
+struct Waiting {
+    /// What usage of each revision is needed for, and what was last reported; `None`: nothing yet.
+    revisions: HashMap<Arn, (Purpose, Option<Use>)>,
+    /// Whether it waits for a permit to deregister, or has one.
+    wants_permit: bool,
+}
+
 impl View {
     /// Begins, and scans for as long as somebody waits and the process may act.
     #[must_use]
-    pub fn begin(config: &SdkConfig, region: &str, waker: Waker, may_act: MayAct, clock: Clock) -> Arc<Self> {
+    pub fn begin(
+        config: &SdkConfig,
+        region: &str,
+        turns: Arc<Turns>,
+        waker: Waker,
+        may_act: MayAct,
+        clock: Arc<AwsClock>,
+    ) -> Arc<Self> {
         let view = Arc::new(Self {
             region: region.to_owned(),
             waker,
+            turns,
+            clock,
             state: Mutex::default(),
             asked: Notify::new(),
         });
-        tokio::spawn(scan(view.clone(), Scanner::new(config), may_act, clock));
+        tokio::spawn(scan(view.clone(), Scanner::new(config), may_act));
         view
     }
 
-    /// What is known of the use of a revision. The resource is woken once there is something else to say of it; `None`: nothing
-    /// is known yet.
+    /// Returns the usage of a revision, or `None` if nothing is known that is recent enough for `purpose`. The resource
+    /// is woken by the next scan that shows anything else.
+    ///
+    /// An unused revision is so as of now, and not of a scan before the resource took an interest in it.
     #[must_use]
-    pub fn of(&self, holder: &Holder, arn: &Arn) -> Option<Use> {
+    pub fn of(&self, holder: &Holder, arn: &Arn, purpose: Purpose) -> Option<Use> {
         let mut state = self.lock();
-        let known = state.last.as_ref().filter(|scan| scan.is_fresh(Instant::now())).map(|scan| scan.of(arn));
-        let told = state.waiting.entry(holder.clone()).or_default();
-        told.insert(arn.clone(), known.clone());
+        let now = Instant::now();
+        let known = match state.last.as_ref().and_then(|scan| scan.of(arn, purpose, now)) {
+            Some(Use::Nobody { last_used, .. }) => Some(Use::Nobody { at: self.time(now), last_used }),
+            known => known,
+        };
+        let waiting = state.waiting.entry(holder.clone()).or_default();
+        waiting.wants_permit |= purpose == Purpose::Deregister;
+        waiting.revisions.insert(arn.clone(), (purpose, known.clone()));
         self.asked.notify_one();
         known
+    }
+
+    /// Notes that a resource waits for a permit to deregister: once that is near, scans are frequent.
+    pub fn expect_permit(&self, holder: &Holder) {
+        self.lock().waiting.entry(holder.clone()).or_default().wants_permit = true;
+        self.asked.notify_one();
+    }
+
+    /// Returns when the last successful scan ended, by AWS's clock.
+    #[must_use]
+    pub fn scanned_at(&self) -> Option<Timestamp> {
+        self.lock().last.as_ref().and_then(Scan::scanned_at)
     }
 
     /// Whether nothing is known yet, and somebody waits already: the scan for them will tell.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         let state = self.lock();
-        let is_fresh = state.last.as_ref().is_some_and(|scan| scan.is_fresh(Instant::now()));
+        let is_known = |scan: &Scan| scan.is_known(Purpose::Report, Instant::now());
+        let is_fresh = state.last.as_ref().is_some_and(is_known);
         !is_fresh && !state.waiting.is_empty()
     }
 
@@ -118,7 +161,8 @@ impl View {
     /// Notes that a resource has retired a revision, and wakes the others that wait for the end of its use.
     pub fn doubt(&self, by: &Holder, arn: &Arn) {
         let mut state = self.lock();
-        let waiting = state.waiting.iter().filter(|(holder, told)| *holder != by && told.contains_key(arn));
+        let waiting =
+            state.waiting.iter().filter(|(holder, it)| *holder != by && it.revisions.contains_key(arn));
         let holders: Vec<Holder> = waiting.map(|(holder, _)| holder.clone()).collect();
         for holder in holders {
             (self.waker.0)(&holder);
@@ -148,15 +192,35 @@ impl View {
         metrics::gauge!(AGE, "region" => self.region.clone()).set(age.as_secs_f64());
     }
 
+    /// AWS's time at `at`, rounded up.
+    fn time(&self, at: Instant) -> Option<Timestamp> {
+        self.clock.at(at).map(|bounds| next_second(bounds.latest))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the next scan is to begin; `None` while nobody waits.
-    fn next(&self) -> Option<Instant> {
+    /// Returns when the next scan is due, or `None` while no resource waits.
+    fn next(&self, now: Instant) -> Option<Instant> {
         let state = self.lock();
-        let next = state.last.as_ref().map_or_else(Instant::now, Scan::next);
-        (!state.waiting.is_empty()).then_some(next)
+        if state.waiting.is_empty() {
+            return None;
+        }
+        let Some(last) = &state.last else { return Some(now) };
+        if let Some(retry) = last.retry() {
+            return Some(retry);
+        }
+        let timing = last.timing();
+        let revisions = state.waiting.values().flat_map(|waiting| waiting.revisions.values());
+        let due = revisions.map(|(purpose, _)| match purpose {
+            // Frequent scans are for those who are about to have a permit.
+            Purpose::Deregister => timing.next(Purpose::Report),
+            purpose => timing.next(*purpose),
+        });
+        let wants_permit = |holder: &Holder| state.waiting.get(holder).is_some_and(|it| it.wants_permit);
+        let permit = self.turns.until_permit(wants_permit);
+        due.chain(permit.map(|wait| timing.next_for_permit(wait, now))).min()
     }
 
     /// Takes what a scan has found, and gives those who have something to learn from it.
@@ -165,30 +229,34 @@ impl View {
         if state.epoch != epoch {
             return Vec::new();
         }
-        let has_news = |(arn, told): (&Arn, &Option<Use>)| {
-            told.as_ref().is_none_or(|told| !told.says_the_same_as(&scan.of(arn)))
+        let now = Instant::now();
+        let has_news = |(arn, (purpose, reported)): (&Arn, &(Purpose, Option<Use>))| match reported {
+            None => true,
+            Some(reported) => {
+                scan.of(arn, *purpose, now).is_some_and(|shown| !shown.says_the_same_as(reported))
+            }
         };
-        let waiting = state.waiting.iter();
-        let woken =
-            waiting.filter(|(_, told)| told.iter().any(has_news)).map(|(holder, _)| holder.clone()).collect();
+        let has_any = |waiting: &Waiting| waiting.revisions.iter().any(has_news);
+        let woken = state.waiting.iter().filter(|(_, waiting)| has_any(waiting));
+        let woken = woken.map(|(holder, _)| holder.clone()).collect();
         state.last = Some(scan);
         woken
     }
 
-    fn measured(&self, scan: &Scan, is_error: bool) {
+    fn measured(&self, took: Duration, is_error: bool) {
         let region = self.region.clone();
         let result = if is_error { "error" } else { "success" };
         metrics::counter!(SCANS, "region" => region.clone(), "result" => result).increment(1);
-        metrics::histogram!(SCAN_SECONDS, "region" => region).record(scan.took());
+        metrics::histogram!(SCAN_SECONDS, "region" => region).record(took);
     }
 }
 
-async fn scan(view: Arc<View>, mut scanner: Scanner, may_act: MayAct, clock: Clock) {
+async fn scan(view: Arc<View>, mut scanner: Scanner, may_act: MayAct) {
     loop {
         if !may_act() {
             view.lock().waiting.clear();
         }
-        match view.next() {
+        match view.next(Instant::now()) {
             None => view.asked.notified().await,
             Some(next) if next > Instant::now() => {
                 tokio::select! {
@@ -198,14 +266,15 @@ async fn scan(view: Arc<View>, mut scanner: Scanner, may_act: MayAct, clock: Clo
             }
             Some(_) => {
                 let epoch = view.lock().epoch;
-                let began = (Instant::now(), clock());
+                let began = Instant::now();
                 let found = scanner.scan().await;
-                let is_error = found.is_err();
+                let ended = Instant::now();
                 if let Err(failure) = &found {
                     view.lock().has_rejected |= failure.code.as_deref().is_some_and(rejects_credentials);
                 }
-                let scan = Scan::new(began, Instant::now(), found, view.lock().last.as_ref());
-                view.measured(&scan, is_error);
+                view.measured(ended.saturating_duration_since(began), found.is_err());
+                let at = view.time(ended);
+                let scan = Scan::new(began, (ended, at), found, view.lock().last.as_ref());
                 for holder in view.learn(scan, epoch) {
                     (view.waker.0)(&holder);
                 }

@@ -21,6 +21,7 @@ use crate::{
     },
     ecs::{
         client::{AWS_CALL_SECONDS, AWS_CALLS},
+        response_clock::CLOCK_SKEW,
         turns::{RATE, TOKENS, WAITING},
         view::{AGE, SCAN_SECONDS, SCANS},
     },
@@ -142,6 +143,11 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
         AGE,
         Unit::Seconds,
         "How old what is known of the use of revisions is, by region; 0 while nobody waits for it."
+    );
+    describe_gauge!(
+        CLOCK_SKEW,
+        Unit::Seconds,
+        "How far the clock of this pod is ahead of AWS's; negative if it is behind. Absent before AWS has told the time."
     );
     describe_gauge!(REVISIONS, "Declared revisions, by where they stand. Told by the leader only.");
     describe_gauge!(

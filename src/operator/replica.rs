@@ -19,7 +19,7 @@ use crate::{
         leader::{Elector, Leadership},
         queue::Queue,
     },
-    retirement::{claims::Claims, reconcile::Context, unwritten::Unwritten},
+    retirement::{claims::Claims, events::Recent, reconcile::Context, unwritten::Unwritten},
     shutdown::Shutdown,
 };
 
@@ -70,6 +70,7 @@ impl Replica {
             allowed_accounts: options.allowed_accounts.clone(),
             claims: Claims::default(),
             unwritten: Unwritten::default(),
+            recent_events: Recent::default(),
             instance,
             may_act,
             clock: clock.clone(),

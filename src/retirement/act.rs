@@ -3,22 +3,25 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::OnceLock,
+    time::Duration,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use tokio::time::Instant;
 
 use crate::{
     account::session::Session,
-    api::{RevisionStatus, TaskDefinitionRetirement},
+    api::{Reason, RevisionStatus, TaskDefinitionRetirement},
     ecs::{
         answer::{Description, Failure, FailureKind, Newest, Outcome, Seen, Status},
+        freshness::Purpose,
         turns::Holder,
         usage::Use,
     },
     retirement::{
         declaration::{Entry, Target},
-        plan::{Deregistration, Step, asks_who, is_retired, keeps, plan},
+        plan::{Deregistration, Step, asks_who, cools_down_for, is_retired, keeps, plan},
         reconcile::{Context, Error, holder, read},
         record::Record,
         retry::{self, Progress},
@@ -28,11 +31,19 @@ use crate::{
     task_definition::Arn,
 };
 
+/// Requeue delay while AWS's time is unknown.
+const TIME_UNKNOWN_DELAY: Duration = Duration::from_secs(5);
+
+/// Longest cool-down that the interval between scans depends on.
+const LONGEST_COOL_DOWN: Duration = Duration::from_hours(24);
+
 /// What a pass did at ECS.
 pub(super) struct Slice {
     pub(super) outcomes: BTreeMap<String, Outcome>,
-    /// The entries that wait for what there is to learn of their use.
-    pub(super) watched: BTreeSet<String>,
+    /// The entries that wait for the next usage scan, and how long their cool-down lasts.
+    pub(super) watched: BTreeMap<String, Option<Duration>>,
+    /// When the usage scan that tells of all revisions that cool down ended, by AWS's clock.
+    pub(super) scanned_at: Option<Timestamp>,
     pub(super) progress: Progress,
     /// Whether Kubernetes answered whenever it had to.
     pub(super) end: Result<(), Error>,
@@ -46,8 +57,9 @@ impl Slice {
     }
 
     fn begin() -> Self {
-        let (outcomes, watched) = (BTreeMap::new(), BTreeSet::new());
-        Self { outcomes, watched, progress: Progress::Claimed, end: Ok(()), delay: None }
+        let (outcomes, watched) = (BTreeMap::new(), BTreeMap::new());
+        let progress = Progress::Claimed;
+        Self { outcomes, watched, scanned_at: None, progress, end: Ok(()), delay: None }
     }
 }
 
@@ -63,6 +75,8 @@ struct Pass<'a> {
     holder: Holder,
     /// Delays shutdown once an irreversible call is about to be made.
     delay: OnceLock<Delay>,
+    /// The time by AWS's clock, or `None` while that is unknown.
+    now: Option<Timestamp>,
 }
 
 /// Why a pass ends before it is through.
@@ -77,13 +91,14 @@ pub(super) async fn act(
     record: &Record<'_>,
     entries: &[Entry],
     session: &Session,
-    context: &Context,
+    (context, now): (&Context, Option<Timestamp>),
 ) -> Slice {
     let resource = record.resource();
     let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
-    let pass = Pass { api, resource, session, context, holder: holder(resource), delay: OnceLock::new() };
+    let holder = holder(resource);
+    let pass = Pass { api, resource, session, context, holder, delay: OnceLock::new(), now };
     let mut slice = pass.watch(entries, rows);
-    let rest = entries.iter().filter(|entry| !slice.watched.contains(&entry.revision));
+    let rest = entries.iter().filter(|entry| !slice.watched.contains_key(&entry.revision));
     let (began, mut is_refused, mut newest) = (Instant::now(), false, BTreeMap::new());
     for entry in retry::slice(rest, rows, (context.clock)()) {
         let Target::Here(arn) = &entry.target else { continue };
@@ -117,8 +132,8 @@ pub(super) async fn act(
             Some(FailureKind::Unavailable) => Progress::Outage,
             _ => Progress::Made,
         };
-        if matches!(outcome, Outcome::Used { .. }) {
-            slice.watched.insert(entry.revision.clone());
+        if let Outcome::Used { usage, .. } = &outcome {
+            slice.watched.insert(entry.revision.clone(), pass.cools_down_for(recorded, usage));
         }
         slice.outcomes.insert(entry.revision.clone(), outcome);
         if slice.progress != Progress::Made {
@@ -133,26 +148,65 @@ impl Pass<'_> {
     /// Finds the entries that are known to be ACTIVE, and that what is known of their use keeps from more: they cost no call.
     fn watch(&self, entries: &[Entry], rows: &[RevisionStatus]) -> Slice {
         let (spec, mut slice) = (&self.resource.spec, Slice::begin());
+        let scanned_at = self.session.usage.scanned_at().filter(|_| self.now.is_some());
+        let mut unconfirmed: BTreeSet<&str> =
+            rows.iter().filter(|row| cools_down(row)).map(|row| row.revision.as_str()).collect();
         for entry in entries {
             let (Target::Here(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else { continue };
-            let is_watched = asks_who(spec, Some(row)) && waits_for_use(row);
+            let waits = waits_for_use(row);
+            let is_watched = asks_who(spec, Some(row)) && (waits || cools_down(row));
             // What another resource has retired meanwhile is to be looked at.
             if !is_watched || self.session.usage.takes_doubt(&self.holder, arn) {
                 continue;
             }
-            match self.usage(arn) {
-                Some(usage) if keeps(spec, Some(row), &usage, (self.context.clock)()) => {
+            let usage = self.usage(arn, self.purpose(row, waits));
+            let is_kept = usage.as_ref().is_some_and(|usage| keeps(spec, Some(row), usage, self.now));
+            if usage.as_ref().is_some_and(|usage| confirms(usage, row)) {
+                unconfirmed.remove(row.revision.as_str());
+            }
+            // A revision that waits for a permit waits for the end of its use instead once it is in use again.
+            if !waits && !(is_kept && row.reason == Reason::Pending) {
+                continue;
+            }
+            match usage {
+                Some(usage) if is_kept => {
+                    if !matches!(usage, Use::Unknown(_)) {
+                        unconfirmed.remove(row.revision.as_str());
+                    }
+                    slice.watched.insert(entry.revision.clone(), self.cools_down_for(Some(row), &usage));
                     slice.outcomes.insert(entry.revision.clone(), Outcome::Used { before: None, usage });
                 }
-                Some(_) => {
-                    slice.outcomes.insert(entry.revision.clone(), Outcome::Free);
-                    continue;
+                Some(_) => drop(slice.outcomes.insert(entry.revision.clone(), Outcome::Free)),
+                None => {
+                    slice.progress = Progress::Scanning;
+                    slice.watched.insert(entry.revision.clone(), None);
                 }
-                None => slice.progress = Progress::Scanning,
             }
-            slice.watched.insert(entry.revision.clone());
         }
+        slice.scanned_at = scanned_at.filter(|_| unconfirmed.is_empty());
         slice
+    }
+
+    /// What usage is needed for, for a row of which `waits` tells whether it waits for usage to end.
+    fn purpose(&self, row: &RevisionStatus, waits: bool) -> Purpose {
+        let usage = Use::Nobody { at: None, last_used: None };
+        let left = match self.cools_down_for(Some(row), &usage) {
+            Some(left) if row.reason == Reason::Quiet => left,
+            _ if waits => Duration::ZERO,
+            // The time for which it has been unused is to count on, whatever it waits for.
+            _ => LONGEST_COOL_DOWN,
+        };
+        if left.is_zero() {
+            return Purpose::Report;
+        }
+        Purpose::CoolDown { until: Instant::now() + left.min(LONGEST_COOL_DOWN) }
+    }
+
+    /// Returns how long the cool-down of a revision lasts, or `None` if it does not cool down.
+    fn cools_down_for(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
+        let left = cools_down_for(&self.resource.spec, row, usage, self.now);
+        let is_unknown = self.now.is_none() && matches!(usage, Use::Nobody { .. });
+        left.or(is_unknown.then_some(TIME_UNKNOWN_DELAY))
     }
 
     /// Looks at one revision, and deregisters it if it is to be.
@@ -164,8 +218,12 @@ impl Pass<'_> {
     ) -> Result<Outcome, Stop> {
         let spec = &self.resource.spec;
         let asks = asks_who(spec, recorded);
+        let is_called = || self.session.turns.is_called(&self.holder);
+        if asks && is_called() && self.usage(arn, Purpose::Deregister).is_none() {
+            return Err(Stop::Now(Progress::Verifying));
+        }
         // A look now would have to be made again.
-        if asks && self.session.usage.is_awaited() && self.usage(arn).is_none() {
+        if asks && self.session.usage.is_awaited() && self.usage(arn, Purpose::Report).is_none() {
             return Err(Stop::Now(Progress::Scanning));
         }
         let seen = match self.look(arn).await? {
@@ -176,17 +234,26 @@ impl Pass<'_> {
             seen => seen,
         };
         let asks = asks && seen.as_ref().is_ok_and(|it| it.status == Status::Active);
-        let usage = if asks { self.usage(arn) } else { None };
-        match plan(spec, arn, recorded, seen, usage.as_ref(), (self.context.clock)()) {
+        let usage = if asks { self.usage(arn, Purpose::Report) } else { None };
+        match plan(spec, arn, recorded, seen, usage.as_ref(), self.now) {
             Step::Report(seen) => Ok(Outcome::Seen(seen)),
             Step::Wait { before, usage } => Ok(Outcome::Used { before: Some(before), usage }),
             Step::AskWho => Err(Stop::Now(Progress::Scanning)),
             Step::Deregister { before, deregistration } => {
-                let turn = self.session.turns.take(&self.holder).ok_or(Stop::Now(Progress::Queued))?;
+                let Some(turn) = self.session.turns.take(&self.holder) else {
+                    if asks {
+                        self.session.usage.expect_permit(&self.holder);
+                    }
+                    return Err(Stop::Now(Progress::Queued));
+                };
                 self.is_declared_still().await?;
                 if asks {
-                    let usage = self.usage(arn).ok_or(Stop::Now(Progress::Scanning))?;
-                    if keeps(spec, recorded, &usage, (self.context.clock)()) {
+                    // The permit is kept while a scan is made that is recent enough.
+                    let Some(usage) = self.usage(arn, Purpose::Deregister) else {
+                        turn.keep(&self.holder);
+                        return Err(Stop::Now(Progress::Verifying));
+                    };
+                    if keeps(spec, recorded, &usage, self.now) {
                         return Ok(Outcome::Used { before: Some(before), usage });
                     }
                 }
@@ -200,8 +267,8 @@ impl Pass<'_> {
         }
     }
 
-    fn usage(&self, arn: &Arn) -> Option<Use> {
-        self.session.usage.of(&self.holder, arn)
+    fn usage(&self, arn: &Arn, purpose: Purpose) -> Option<Use> {
+        self.session.usage.of(&self.holder, arn, purpose)
     }
 
     /// Whose turn it is to deregister does not queue up for the look before.
@@ -305,6 +372,17 @@ impl Pass<'_> {
         };
         Outcome::Asked { before, reply, after }
     }
+}
+
+/// Whether the time counts for which the revision of the row has been unused.
+fn cools_down(row: &RevisionStatus) -> bool {
+    row.unused_since.is_some() && row.reason != Reason::DryRun
+}
+
+/// Whether `usage` shows no use later than the row does.
+fn confirms(usage: &Use, row: &RevisionStatus) -> bool {
+    let Use::Nobody { last_used, .. } = usage else { return false };
+    last_used.is_none_or(|last| row.unused_since.as_ref().is_some_and(|since| last <= since.0))
 }
 
 fn is_retry(recorded: Option<&RevisionStatus>) -> bool {

@@ -1,6 +1,11 @@
 //! The events that a change of status is worth: transitions that people wait for, or must know of. Pure.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    sync::{Mutex, PoisonError},
+};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus},
@@ -13,6 +18,31 @@ const NOTE_LENGTH: usize = 1024;
 
 /// How many revisions a note names.
 const NAMED: usize = 5;
+
+/// How long after an event of usage the same event of the same revision is not repeated.
+const REPEATED_AFTER: SignedDuration = SignedDuration::from_hours(1);
+
+/// The events of usage that were published recently, so that a revision that is used now and then causes few.
+#[derive(Debug, Default)]
+pub struct Recent(Mutex<HashMap<(String, String, Reason), Timestamp>>);
+
+impl Recent {
+    /// Returns true if an event for the row would repeat a recent one, and otherwise notes it as published.
+    pub fn repeats(&self, uid: &str, row: &RevisionStatus, now: Timestamp) -> bool {
+        if !matches!(row.reason, Reason::InUse | Reason::Quiet) {
+            return false;
+        }
+        let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        published.retain(|_, at| now.duration_since(*at).abs() < REPEATED_AFTER);
+        match published.entry((uid.to_owned(), row.revision.clone(), row.reason)) {
+            Entry::Occupied(_) => true,
+            Entry::Vacant(vacant) => {
+                vacant.insert(now);
+                false
+            }
+        }
+    }
+}
 
 /// One event to publish.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -27,9 +57,10 @@ pub struct Notice {
 pub fn notices(
     before: &TaskDefinitionRetirementStatus,
     after: &TaskDefinitionRetirementStatus,
+    is_repeated: impl Fn(&RevisionStatus) -> bool,
 ) -> Vec<Notice> {
     let mut changed: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
-    for row in transitions(before, after).filter(|row| is_worth_an_event(row.reason)) {
+    for row in transitions(before, after).filter(|row| is_worth_an_event(row.reason) && !is_repeated(row)) {
         changed.entry(row.reason).or_default().push(text(row));
     }
     let rows = changed.into_iter().map(|(reason, texts)| Notice {
@@ -95,10 +126,37 @@ fn cut(mut note: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::jiff::Timestamp;
-
     use super::*;
     use crate::retirement::{declaration::InvalidSpec, verdict::Verdict};
+
+    fn notices(
+        before: &TaskDefinitionRetirementStatus,
+        after: &TaskDefinitionRetirementStatus,
+    ) -> Vec<Notice> {
+        super::notices(before, after, |_| false)
+    }
+
+    #[test]
+    fn usage_events_of_a_revision_are_not_repeated_within_an_hour() {
+        let recent = Recent::default();
+        let statuses = [Reason::InUse, Reason::Quiet, Reason::Refused]
+            .map(|reason| status(&[("api:1", reason, ""), ("api:2", Reason::Pending, "")]));
+        let published = |uid: &str, minutes: i64, reason: usize| {
+            let now = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+            super::notices(&status(&[]), &statuses[reason], |row| recent.repeats(uid, row, now)).len()
+        };
+        assert_eq!([published("uid", 0, 0), published("uid", 5, 1)], [1, 1]);
+        assert_eq!([published("uid", 10, 0), published("uid", 59, 0), published("uid", 59, 1)], [0, 0, 0]);
+        assert_eq!([published("uid", 60, 0), published("uid", 65, 1)], [1, 1], "an hour later");
+        assert_eq!([published("uid", 66, 2), published("uid", 66, 2)], [1, 1], "other reasons always");
+        assert_eq!(published("other", 66, 0), 1);
+        let row = RevisionStatus {
+            revision: "api:3".to_owned(),
+            reason: Reason::InUse,
+            ..RevisionStatus::default()
+        };
+        assert!(!recent.repeats("uid", &row, Timestamp::UNIX_EPOCH + SignedDuration::from_mins(66)));
+    }
 
     fn status(rows: &[(&str, Reason, &str)]) -> TaskDefinitionRetirementStatus {
         let rows = rows.iter().map(|(revision, reason, message)| RevisionStatus {

@@ -5,6 +5,7 @@ pub mod account_guard;
 pub mod declaration;
 pub mod plan;
 pub mod size;
+pub mod cool_down;
 pub mod status;
 pub mod row;
 pub mod verdict;

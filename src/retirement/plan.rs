@@ -1,5 +1,7 @@
 //! What to do about one revision, given what ECS says of it. Pure.
 
+use std::time::Duration;
+
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
@@ -60,7 +62,7 @@ pub fn plan(
     recorded: Option<&RevisionStatus>,
     seen: Seen,
     usage: Option<&Use>,
-    now: Timestamp,
+    now: Option<Timestamp>,
 ) -> Step {
     let before = match seen {
         Ok(before)
@@ -91,24 +93,48 @@ pub fn asks_who(spec: &TaskDefinitionRetirementSpec, recorded: Option<&RevisionS
     spec.in_use == InUse::Wait && !spec.suspend && !recorded.is_some_and(is_retired)
 }
 
-/// Whether what is known of the use of a revision keeps it from being deregistered.
+/// Whether what is known of the use of a revision keeps it from being deregistered at `now`, by AWS's clock. While
+/// that is unknown, no cool-down ends.
 #[must_use]
 pub fn keeps(
     spec: &TaskDefinitionRetirementSpec,
     recorded: Option<&RevisionStatus>,
     usage: &Use,
-    now: Timestamp,
+    now: Option<Timestamp>,
 ) -> bool {
     match usage {
         Use::By(_) | Use::Unknown(_) => true,
-        Use::Nobody { at } => quiet_until(spec, unused_since(recorded, *at)).is_some_and(|until| now < until),
+        Use::Nobody { .. } if spec.unused_for.is_none() => false,
+        Use::Nobody { at, last_used } => {
+            let until = unused_since(recorded, *at, *last_used).and_then(|since| quiet_until(spec, since));
+            until.zip(now).is_none_or(|(until, now)| now < until)
+        }
     }
 }
 
-/// Since when nobody was seen to use a revision that nobody uses at `at`.
+/// Returns since when a revision is unused that was unused at `at` and last used at `last_used`, or `None` while
+/// AWS's time is unknown.
 #[must_use]
-pub fn unused_since(recorded: Option<&RevisionStatus>, at: Timestamp) -> Timestamp {
-    recorded.and_then(|row| row.unused_since.as_ref()).map_or(at, |since| since.0)
+pub fn unused_since(
+    recorded: Option<&RevisionStatus>,
+    at: Option<Timestamp>,
+    last_used: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let since = recorded.and_then(|row| row.unused_since.as_ref()).map(|since| since.0).or(at)?;
+    Some(last_used.map_or(since, |last_used| since.max(last_used)))
+}
+
+/// Returns how long the cool-down of a revision lasts from `now`, by AWS's clock, or `None` if it does not cool down.
+#[must_use]
+pub fn cools_down_for(
+    spec: &TaskDefinitionRetirementSpec,
+    recorded: Option<&RevisionStatus>,
+    usage: &Use,
+    now: Option<Timestamp>,
+) -> Option<Duration> {
+    let Use::Nobody { at, last_used } = usage else { return None };
+    let until = quiet_until(spec, unused_since(recorded, *at, *last_used)?)?;
+    Some(Duration::try_from(until.duration_since(now?)).unwrap_or_default())
 }
 
 /// Until when a revision that is unused since then is to be left alone; `None`: no longer.
@@ -168,7 +194,9 @@ mod tests {
             Just(None),
             Just(Some(Use::By(Users { named: vec![user], more: 0 }))),
             Just(Some(Use::Unknown(failure))),
-            (0i64..100).prop_map(|at| Some(Use::Nobody { at: second(at) })),
+            (0i64..100, prop::option::of(0i64..100)).prop_map(|(at, last)| {
+                Some(Use::Nobody { at: Some(second(at)), last_used: last.map(second) })
+            }),
         ]
     }
 
@@ -179,17 +207,25 @@ mod tests {
     #[test]
     fn a_revision_is_left_alone_until_nobody_has_used_it_for_as_long_as_the_spec_says() {
         let spec = TaskDefinitionRetirementSpec { unused_for: Some("20s".to_owned()), ..Default::default() };
-        let nobody = Use::Nobody { at: second(100) };
+        let nobody = Use::Nobody { at: Some(second(100)), last_used: None };
         let row = |since| RevisionStatus {
             unused_since: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(second(since))),
             ..RevisionStatus::default()
         };
-        assert!(keeps(&spec, None, &nobody, second(119)), "counted from the first look");
-        assert!(!keeps(&spec, None, &nobody, second(120)));
-        assert!(keeps(&spec, Some(&row(81)), &nobody, second(100)));
-        assert!(!keeps(&spec, Some(&row(80)), &nobody, second(100)));
+        assert!(keeps(&spec, None, &nobody, Some(second(119))), "counted from the first scan");
+        assert!(!keeps(&spec, None, &nobody, Some(second(120))));
+        assert!(keeps(&spec, Some(&row(81)), &nobody, Some(second(100))));
+        assert!(!keeps(&spec, Some(&row(80)), &nobody, Some(second(100))));
+        assert!(keeps(&spec, Some(&row(0)), &nobody, None), "AWS's time is unknown");
+        let stopped = Use::Nobody { at: Some(second(100)), last_used: Some(second(81)) };
+        assert!(keeps(&spec, Some(&row(0)), &stopped, Some(second(100))), "a task stopped meanwhile");
+        assert!(!keeps(&spec, Some(&row(0)), &stopped, Some(second(101))));
+        let unknown = Use::Nobody { at: None, last_used: None };
+        assert!(keeps(&spec, None, &unknown, Some(second(1_000))), "not known since when");
+        let at_once = TaskDefinitionRetirementSpec { unused_for: None, ..spec.clone() };
+        assert!(!keeps(&at_once, None, &unknown, None), "it does not matter since when");
         let for_ever = TaskDefinitionRetirementSpec { unused_for: Some("999999h".to_owned()), ..spec };
-        assert!(keeps(&for_ever, Some(&row(0)), &nobody, second(i64::from(u32::MAX) / 2)));
+        assert!(keeps(&for_ever, Some(&row(0)), &nobody, Some(second(i64::from(u32::MAX) / 2))));
     }
 
     proptest! {
@@ -202,7 +238,7 @@ mod tests {
             waits: bool,
             unused_for in prop::option::of(0i64..100),
             usage in any_use(),
-            now in 0i64..200,
+            now in prop::option::weighted(0.9, 0i64..200),
             reason in prop::sample::select(vec![Reason::Pending, Reason::Refused, Reason::Retired, Reason::Deleting, Reason::Deleted]),
         ) {
             let in_use = if waits { InUse::Wait } else { InUse::Retire };
@@ -213,10 +249,13 @@ mod tests {
             let retired = reason != Reason::Pending && reason != Reason::Refused;
             let is_unused = match &usage {
                 // Without a quiet time it does not matter when: a scan's time is rounded up, and so may be one to come.
-                Some(Use::Nobody { at }) => unused_for.is_none_or(|seconds| now >= at.as_second() + seconds),
+                Some(Use::Nobody { at: Some(at), last_used }) => unused_for.is_none_or(|seconds| {
+                    let since = last_used.unwrap_or(*at).max(*at).as_second();
+                    now.is_some_and(|now| now >= since + seconds)
+                }),
                 _ => false,
             };
-            match plan(&spec, &arn(), Some(&row), seen.clone(), usage.as_ref(), second(now)) {
+            match plan(&spec, &arn(), Some(&row), seen.clone(), usage.as_ref(), now.map(second)) {
                 Step::Deregister { before, deregistration } => {
                     prop_assert!(active && !suspend && !dry_run && !retired && (is_unused || !waits));
                     prop_assert_eq!(deregistration.arn(), &arn());

@@ -18,7 +18,7 @@ use crate::{
     },
     retirement::{
         account_guard::AccountGuard,
-        declaration::{self, Target},
+        declaration::{self, Entry, Target},
         plan::{Step, plan},
         retry::work_is_due,
         row::recorded_row,
@@ -66,7 +66,7 @@ fn any_use() -> impl Strategy<Value = Option<Use>> {
     let failure = Failure::new(FailureKind::AccessDenied, "no");
     prop_oneof![
         1 => Just(None),
-        3 => Just(Some(Use::Nobody { at: Timestamp::UNIX_EPOCH })),
+        3 => Just(Some(Use::Nobody { at: Some(Timestamp::UNIX_EPOCH), last_used: None })),
         1 => Just(Some(Use::By(Users { named: vec![user], more: 0 }))),
         1 => Just(Some(Use::Unknown(failure))),
     ]
@@ -124,6 +124,16 @@ fn any_pass() -> impl Strategy<Value = Pass> {
         })
 }
 
+fn valid<'a>(
+    (account, entries): (Option<&'a str>, &'a [Entry]),
+    caller: Caller<'a>,
+    outcomes: &'a BTreeMap<String, Outcome>,
+    scanned_at: Option<Timestamp>,
+) -> Finding<'a> {
+    let (region, place) = ("us-west-2", None);
+    Finding::Valid { region, account, entries, caller, outcomes, place, scanned_at }
+}
+
 /// Changes the resource as its author would, runs one pass as the shell does, and notes which ARNs ECS
 /// called INACTIVE, and which it was asked to deregister.
 fn run(
@@ -170,7 +180,8 @@ fn run(
         note(seen);
         let recorded = recorded_row(entry, &rows);
         let usage = pass.usage.clone();
-        let step = plan(&resource.spec, arn, recorded, seen.clone(), usage.as_ref(), Timestamp::UNIX_EPOCH);
+        let step =
+            plan(&resource.spec, arn, recorded, seen.clone(), usage.as_ref(), Some(Timestamp::UNIX_EPOCH));
         let outcome = match step {
             Step::Report(seen) => Outcome::Seen(seen),
             Step::Wait { before, usage } => Outcome::Used { before: Some(before), usage },
@@ -186,19 +197,11 @@ fn run(
         };
         outcomes.insert(entry.revision.clone(), outcome);
     }
-    let valid = |outcomes| Finding::Valid {
-        region: "us-west-2",
-        account,
-        entries: &entries,
-        caller,
-        outcomes,
-        place: None,
-    };
-    let finding = valid(&outcomes);
+    let finding = valid((account, &entries), caller, &outcomes, Some(Timestamp::UNIX_EPOCH));
     resource.status = Some(summarize(resource, finding, Timestamp::UNIX_EPOCH));
 
     let (now, none) = (Timestamp::from_second(60).expect("a time"), BTreeMap::new());
-    let finding = valid(&none);
+    let finding = valid((account, &entries), caller, &none, None);
     assert_eq!(Some(summarize(resource, finding, now)), resource.status, "nothing learned, nothing changed");
 }
 

@@ -19,7 +19,7 @@ use crate::{
     retirement::{
         act::{Slice, act},
         claims::Claims,
-        declaration,
+        declaration, events,
         guarded::Guarded,
         record::{self, Record},
         retry::{self, Progress},
@@ -43,6 +43,7 @@ pub struct Context {
     pub allowed_accounts: BTreeSet<String>,
     pub claims: Claims,
     pub unwritten: Unwritten,
+    pub recent_events: events::Recent,
     /// The name of this process in events, such as its pod's.
     pub instance: String,
     /// Whether this process may act at this very moment: it leads, and has not been told to stop.
@@ -126,7 +127,9 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
             return Ok(None);
         }
     };
-    let mut record = Record::open(api.clone(), live, context);
+    // One time for the whole reconcile: what it decides rests on what was checked against it here.
+    let now = context.account.time();
+    let mut record = Record::open(api.clone(), live, context, now);
     let spec = record.resource().spec.clone();
     let recorded = record.resource().status.as_ref();
     let region = match declaration::region(&spec, recorded, context.account.default_region()) {
@@ -149,8 +152,9 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
         let guard = record.account_guard();
         let entries = declaration::entries(&spec, identity, &guard);
         let (account, outcomes) = (guard.account(identity), &BTreeMap::new());
-        let finding =
-            Finding::Valid { region: &region, account, entries: &entries, caller, outcomes, place: None };
+        let (region, entries) = (region.as_str(), entries.as_slice());
+        let (place, scanned_at) = (None, None);
+        let finding = Finding::Valid { region, account, entries, caller, outcomes, place, scanned_at };
         summarize(record.resource(), finding, (context.clock)())
     };
     let mut identity = pin!(session.identity());
@@ -177,20 +181,20 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     let known = identity.as_ref().ok();
     let entries = declaration::entries(&spec, known, &record.account_guard());
     let (caller, slice) = match &identity {
-        Ok(_) => (Caller::of(&identity), act(&api, &record, &entries, &session, context).await),
+        Ok(_) => (Caller::of(&identity), act(&api, &record, &entries, &session, (context, now)).await),
         Err(_) => (Caller::of(&identity), Slice::outage()),
     };
-    if slice.progress != Progress::Queued {
+    if !matches!(slice.progress, Progress::Queued | Progress::Verifying) {
         session.leave(&holder(cached));
     }
     let place = session.turns.place(&holder(cached));
     let in_line = place.or_else(|| session.looks.place(&holder(cached)));
     let outcomes = &slice.outcomes;
-    let account = record.account_guard().account(known);
-    let finding = Finding::Valid { region: &region, account, entries: &entries, caller, outcomes, place };
+    let (region, entries) = (region.as_str(), entries.as_slice());
+    let (account, scanned_at) = (record.account_guard().account(known), slice.scanned_at);
+    let finding = Finding::Valid { region, account, entries, caller, outcomes, place, scanned_at };
     let status = summarize(record.resource(), finding, (context.clock)());
-    let next =
-        retry::next_look(&spec, &status, &slice.watched, slice.progress, in_line, &uid, (context.clock)());
+    let next = retry::next_look(&status, &slice.watched, slice.progress, in_line, &uid, (context.clock)());
     // Who has nothing to wait for keeps no scan going.
     if next.is_none() {
         session.usage.leave(&holder(cached));

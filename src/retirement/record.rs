@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use k8s_openapi::{
     api::events::v1::Event,
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
 };
 use kube::{
     Api, Resource, ResourceExt,
@@ -20,6 +21,7 @@ use crate::{
     ecs::answer::Outcome,
     retirement::{
         account_guard::AccountGuard,
+        cool_down::resume,
         events::{Notice, notices, transitions},
         reconcile::{Context, Error},
         size::fitted,
@@ -40,13 +42,19 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// `now` is the time by AWS's clock, or `None` while that is unknown.
     pub fn open(
         api: Api<TaskDefinitionRetirement>,
         mut resource: TaskDefinitionRetirement,
         context: &'a Context,
+        now: Option<Timestamp>,
     ) -> Self {
+        let uid = resource.uid().unwrap_or_default();
         let written = resource.status.take();
-        resource.status = context.unwritten.restore(&resource.uid().unwrap_or_default(), written.clone());
+        resource.status = context.unwritten.restore(&uid, written.clone());
+        if let (Some(status), Some(now)) = (&mut resource.status, now) {
+            resume(status, &uid, now);
+        }
         Self { api, context, resource, written }
     }
 
@@ -91,7 +99,9 @@ impl<'a> Record<'a> {
                 let RevisionStatus { revision, reason, message, request_id, .. } = row;
                 tracing::info!(revision, ?reason, message, request_id, "transition");
             }
-            for notice in notices(&before, &status) {
+            let now = (self.context.clock)();
+            let is_repeated = |row: &RevisionStatus| self.context.recent_events.repeats(&uid, row, now);
+            for notice in notices(&before, &status, is_repeated) {
                 publish(&self.resource, notice, self.context).await;
             }
         }

@@ -1,7 +1,7 @@
 //! When a resource is looked at, which of its entries first, and when again. Pure.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
@@ -10,14 +10,12 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     api::{
-        Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
-        TaskDefinitionRetirementStatus,
+        Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus,
         conditions::{RECONCILING, STALLED},
     },
     ecs::pacer::Place,
     retirement::{
         declaration::{Entry, Target},
-        plan::quiet_until,
         row::{recorded_row, wants_a_look},
         status::Renewal,
         verdict::INVALID_SPEC,
@@ -52,6 +50,9 @@ const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long after it ought to have been told who uses its revisions a resource looks by itself.
 const MISSED_NEWS: Duration = Duration::from_mins(10);
+
+/// Requeue delay of a resource that has a permit and is not woken by a usage scan.
+const MISSED_SCAN: Duration = Duration::from_secs(15);
 
 /// While as many resources are at work at AWS as may be.
 const SLOT_DELAY: Duration = Duration::from_millis(500);
@@ -131,6 +132,8 @@ pub enum Progress {
     Queued,
     /// It is to be found out who uses its revisions, and it is called then.
     Scanning,
+    /// It has a permit, and is woken once a usage scan is recent enough to use it.
+    Verifying,
     /// Each entry it wanted was in another resource's hands.
     Claimed,
     /// ECS throttles the account, and so it stopped.
@@ -142,19 +145,20 @@ pub enum Progress {
 /// How long to leave a resource alone; `None` until it changes.
 ///
 /// What ECS refuses is asked again after as long as it has been refused already, from 5 s to 10 min: an exponential backoff
-/// that needs no memory but the conditions. `uid` spreads resources that were refused together.
+/// that needs no memory but the conditions. `watched` holds the revisions that wait for the next usage scan, and how long their
+/// cool-down lasts. `uid` spreads resources that were refused together.
 #[must_use]
 pub fn next_look(
-    spec: &TaskDefinitionRetirementSpec,
     status: &TaskDefinitionRetirementStatus,
-    watched: &BTreeSet<String>,
+    watched: &BTreeMap<String, Option<Duration>>,
     progress: Progress,
     place: Option<Place>,
     uid: &str,
     now: Timestamp,
 ) -> Option<Duration> {
     let delay = |row: &RevisionStatus| match (row.reason, progress) {
-        _ if watched.contains(&row.revision) => until_news(spec, row, now),
+        _ if watched.contains_key(&row.revision) => until_news(watched[&row.revision]),
+        (_, Progress::Verifying) => MISSED_SCAN,
         (Reason::Pending | Reason::InUse | Reason::Quiet, Progress::Scanning) => MISSED_NEWS,
         (Reason::Pending | Reason::InUse | Reason::Quiet, Progress::Made) => Duration::ZERO,
         (Reason::Pending | Reason::InUse | Reason::Quiet, Progress::Claimed) => CLAIMED_DELAY,
@@ -162,16 +166,16 @@ pub fn next_look(
             spread(backoff(status, now), uid)
         }
         (_, Progress::Outage) => spread(OUTAGE_DELAY, uid),
+        // A cool-down counts only while the resource takes note of usage scans.
+        (_, Progress::Queued) if row.unused_since.is_some() => unless_called(place).min(MISSED_NEWS),
         (_, Progress::Queued) => unless_called(place),
         _ => spread(SHORTEST_DELAY, uid),
     };
     status.revisions.iter().filter(|row| is_due(status, row)).map(delay).min()
 }
 
-/// One that waits for its revisions to fall out of use is told; it looks by itself only once they have been unused for long enough.
-fn until_news(spec: &TaskDefinitionRetirementSpec, row: &RevisionStatus, now: Timestamp) -> Duration {
-    let quiet = row.unused_since.as_ref().and_then(|since| quiet_until(spec, since.0));
-    let left = quiet.map(|until| Duration::try_from(until.duration_since(now)).unwrap_or_default());
+/// Returns when to reconcile a resource that is woken when usage changes: at the end of the cool-down.
+fn until_news(left: Option<Duration>) -> Duration {
     left.map_or(MISSED_NEWS, |left| left.clamp(SHORTEST_WAIT, MISSED_NEWS))
 }
 

@@ -25,6 +25,8 @@ const LOOK_IS_DUE: &str = "retired; to be looked at again, as requested";
 
 const USE_UNKNOWN: &str = "it is not known whether it is in use";
 
+const TIME_UNKNOWN: &str = "unused; spec.unusedFor counts once a response of AWS has told the time";
+
 const DRY_RUN: &str = "to be deregistered if spec.dryRun were false";
 
 /// Whether a row still wants a look at ECS.
@@ -136,7 +138,10 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> Revisio
 }
 
 fn pending(row: RevisionStatus) -> RevisionStatus {
-    RevisionStatus { reason: Reason::Pending, message: None, error: None, used_by: Vec::new(), ..row }
+    // After a dry run, which is scanned only once, the cool-down starts again.
+    let unused_since = row.unused_since.filter(|_| row.reason != Reason::DryRun);
+    let used_by = Vec::new();
+    RevisionStatus { reason: Reason::Pending, message: None, error: None, used_by, unused_since, ..row }
 }
 
 fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &Outcome) -> RevisionStatus {
@@ -183,19 +188,14 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
             let row = RevisionStatus { reason: Reason::InUse, used_by, unused_since: None, ..row };
             (row, in_use(users.named.len() + users.more))
         }
-        Use::Nobody { at } => {
-            let since = unused_since(Some(&row), *at);
-            let until = quiet_until(spec, since).unwrap_or(since);
-            let row = RevisionStatus {
-                reason: Reason::Quiet,
-                used_by: Vec::new(),
-                unused_since: Some(Time(since)),
-                ..row
-            };
-            (
-                row,
-                format!("unused since {since:.0}; to be deregistered at {until:.0} if nobody uses it before"),
-            )
+        Use::Nobody { at, last_used } => {
+            let since = unused_since(Some(&row), *at, *last_used);
+            let message = since.map_or(TIME_UNKNOWN.to_owned(), |since| {
+                let until = quiet_until(spec, since).unwrap_or(since);
+                format!("unused since {since:.0}; to be deregistered at {until:.0} if nobody uses it before")
+            });
+            let unused_since = since.map(Time);
+            (RevisionStatus { reason: Reason::Quiet, used_by: Vec::new(), unused_since, ..row }, message)
         }
         Use::Unknown(failure) => {
             // Even for a dry run this is no answer yet.

@@ -13,6 +13,7 @@ use crate::{
         pacer::Place,
     },
     retirement::{
+        cool_down::last_scan,
         declaration::{Entry, InvalidSpec},
         row::row,
         size::{REQUESTED_AT_BYTES, cut, fitted},
@@ -33,6 +34,8 @@ pub enum Finding<'a> {
         outcomes: &'a BTreeMap<String, Outcome>,
         /// Where the resource stands in the line for a turn, if it does.
         place: Option<Place>,
+        /// When the usage scan that `outcomes` rest on ended, by AWS's clock, if it tells of all revisions that cool down.
+        scanned_at: Option<Timestamp>,
     },
 }
 
@@ -63,23 +66,25 @@ pub fn summarize(
 ) -> TaskDefinitionRetirementStatus {
     let recorded = resource.status.clone().unwrap_or_default();
     let generation = resource.metadata.generation;
-    let (region, account, rows, verdict) = match finding {
+    let (region, account, rows, verdict, scanned_at) = match finding {
         Finding::Invalid(error) => {
             let verdict = Verdict::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
-            (recorded.region, recorded.account, recorded.revisions, verdict)
+            (recorded.region, recorded.account, recorded.revisions, verdict, None)
         }
-        Finding::Valid { region, account, entries, caller, outcomes, place } => {
+        Finding::Valid { region, account, entries, caller, outcomes, place, scanned_at } => {
             let renewal = Renewal::of(resource, &recorded);
             let rows: Vec<RevisionStatus> = entries
                 .iter()
                 .map(|entry| row(entry, &resource.spec, &recorded.revisions, renewal, caller, outcomes))
                 .collect();
             let verdict = Verdict::of(&rows, place.map(|place| (place, now)));
-            (Some(region.to_owned()), account.map(str::to_owned), rows, verdict)
+            (Some(region.to_owned()), account.map(str::to_owned), rows, verdict, scanned_at)
         }
     };
+    let uid = resource.uid().unwrap_or_default();
     fitted(TaskDefinitionRetirementStatus {
         observed_generation: generation,
+        last_usage_scan: last_scan(recorded.last_usage_scan, &rows, scanned_at, &uid),
         conditions: verdict.conditions(&recorded.conditions, generation, now),
         last_handled_reconcile_at: requested_at(resource),
         account,

@@ -38,6 +38,7 @@ use crate::{
     },
     retirement::{
         claims::Claims,
+        events::Recent,
         guarded::Guarded,
         reconcile::{Context, Error, reconcile},
         unwritten::Unwritten,
@@ -163,6 +164,7 @@ impl World {
             allowed_accounts: BTreeSet::new(),
             claims: Claims::default(),
             unwritten: Unwritten::default(),
+            recent_events: Recent::default(),
             instance: "controller-1".to_owned(),
             may_act: may,
             clock,

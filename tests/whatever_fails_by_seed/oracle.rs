@@ -228,8 +228,14 @@ fn forget_refused_list(message: &mut String) {
 fn forget_times(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            for field in ["lastTransitionTime", "registeredAt", "deregisteredAt", "requestId", "unusedSince"]
-            {
+            for field in [
+                "lastTransitionTime",
+                "registeredAt",
+                "deregisteredAt",
+                "requestId",
+                "unusedSince",
+                "lastUsageScan",
+            ] {
                 fields.remove(field);
             }
             fields.values_mut().for_each(forget_times);

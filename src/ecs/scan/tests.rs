@@ -16,7 +16,10 @@ use testkit::simulated_ecs::{
 
 use super::*;
 use crate::{
-    ecs::usage::{Scan, Use},
+    ecs::{
+        freshness::Purpose,
+        usage::{Scan, Use},
+    },
     task_definition::{Arn, Reference},
 };
 
@@ -45,10 +48,16 @@ async fn scan(ecs: &SimulatedEcs) -> Result<Found, Failure> {
     scan_by(ecs.transport()).await
 }
 
+/// What is known after a scan.
+fn scanned(found: Result<Found, Failure>) -> Scan {
+    let now = Instant::now();
+    Scan::new(now, (now, Some(Timestamp::UNIX_EPOCH)), found, None)
+}
+
 /// Who uses a revision.
 async fn users(ecs: &SimulatedEcs, revision: &str) -> Vec<String> {
     let found = Ok(scan(ecs).await.expect("a scan"));
-    match Scan::new((Instant::now(), Timestamp::UNIX_EPOCH), Instant::now(), found, None).of(&arn(revision)) {
+    match scanned(found).of(&arn(revision), Purpose::Report, Instant::now()).expect("it is fresh") {
         Use::By(users) => users.named.iter().map(ToString::to_string).collect(),
         Use::Nobody { .. } => Vec::new(),
         Use::Unknown(failure) => panic!("{failure:?}"),
@@ -141,9 +150,10 @@ async fn all_pages_of_all_clusters_are_read_and_at_half_of_the_rate_of_ecs() {
     assert!((Duration::from_secs(30)..Duration::from_mins(1)).contains(&took), "{took:?}");
     let throttled = ecs.calls().iter().filter(|call| call.outcome.error_code().is_some()).count();
     assert_eq!(throttled, 0);
-    let scan = Scan::new((began, Timestamp::UNIX_EPOCH), Instant::now(), found, None);
+    let scan = scanned(found);
     for revision in ["web:1", "web:121", "api:1", "api:220", "job:1", "job:220"] {
-        assert!(matches!(scan.of(&arn(revision)), Use::By(_)), "{revision}");
+        let shown = scan.of(&arn(revision), Purpose::Report, Instant::now());
+        assert!(matches!(shown, Some(Use::By(_))), "{revision}");
     }
 }
 

@@ -2,20 +2,25 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use aws_config::retry::RetryConfig;
 use k8s_openapi::jiff::Timestamp;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use testkit::simulated_ecs::{ACCOUNT, Action, Cluster, Fault, SimulatedEcs, Task, in_process};
 use tokio::time::sleep;
 
 use super::*;
-use crate::task_definition::Reference;
+use crate::{clock::Clock, ecs::pacer::Pacing, task_definition::Reference};
 
 const REGION: &str = "us-west-2";
+
+/// One permit every 100 s.
+const PER_SECOND: f64 = 0.01;
 
 struct Bench {
     ecs: SimulatedEcs,
     cluster: Cluster,
     view: Arc<View>,
+    turns: Arc<Turns>,
     may_act: Arc<AtomicBool>,
     woken: Arc<Mutex<Vec<String>>>,
 }
@@ -45,9 +50,17 @@ impl Bench {
         let waker =
             Waker(Arc::new(move |holder: &Holder| told.lock().expect("a list").push(holder.name.clone())));
         let config = in_process::config(REGION, ecs.transport());
-        let view = View::begin(&config, REGION, waker, Arc::new(move || asked.load(SeqCst)), clock);
+        let aws_clock = AwsClock::new(clock);
+        let http_client = config.http_client().map(|client| aws_clock.observing(client));
+        let mut config = config.to_builder();
+        config.set_http_client(http_client).set_retry_config(Some(RetryConfig::disabled()));
+        let config = config.build();
+        let pacing = Pacing { per_second: PER_SECOND, burst: 1 };
+        let turns = Turns::begin("modify", REGION, pacing, waker.clone());
+        let may = Arc::new(move || asked.load(SeqCst));
+        let view = View::begin(&config, REGION, turns.clone(), waker, may, aws_clock);
         let cluster = ecs.region(ACCOUNT, REGION).cluster("prod");
-        Self { ecs, cluster, view, may_act, woken }
+        Self { ecs, cluster, view, turns, may_act, woken }
     }
 
     fn scans(&self) -> usize {
@@ -62,7 +75,11 @@ impl Bench {
 
     /// What a resource is told of `web:1`.
     fn told(&self, name: &str) -> &'static str {
-        match self.view.of(&holder(name), &arn("web:1")) {
+        self.told_for(name, Purpose::Report)
+    }
+
+    fn told_for(&self, name: &str, purpose: Purpose) -> &'static str {
+        match self.view.of(&holder(name), &arn("web:1"), purpose) {
             None => "nothing yet",
             Some(Use::Nobody { .. }) => "nobody",
             Some(Use::By(_)) => "somebody",
@@ -104,6 +121,70 @@ async fn while_somebody_waits_scans_go_on_and_wake_whoever_has_something_to_lear
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_cool_down_is_scanned_every_20_min_and_tells_of_tasks_that_stopped_meanwhile() {
+    let bench = Bench::begin();
+    let cool_down = || Purpose::CoolDown { until: Instant::now() + Duration::from_secs(86_400) };
+    assert_eq!(bench.told_for("web", cool_down()), "nothing yet");
+    seconds(1).await;
+    assert_eq!((bench.scans(), bench.woken().len(), bench.told_for("web", cool_down())), (1, 1, "nobody"));
+    seconds(3_700).await;
+    assert_eq!((bench.scans(), bench.woken().len()), (4, 0));
+    bench.cluster.put_task(Task::stopped("a", "web:1"));
+    seconds(1_200).await;
+    assert_eq!((bench.scans(), bench.woken().len(), bench.told_for("web", cool_down())), (5, 1, "nobody"));
+
+    assert_eq!(bench.told("other"), "nothing yet", "too old for a report");
+    seconds(1).await;
+    assert_eq!((bench.scans(), bench.woken()), (6, vec!["other".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn scans_are_frequent_only_while_a_permit_is_near() {
+    let bench = Bench::begin();
+    bench.told("web");
+    seconds(1).await;
+    assert_eq!((bench.scans(), bench.told("web")), (1, "nobody"));
+    assert!(bench.turns.take(&holder("web")).is_none());
+    bench.view.expect_permit(&holder("web"));
+    seconds(95).await;
+    assert_eq!(bench.scans(), 2, "the permit comes after 100 s");
+    seconds(5).await;
+    assert_eq!(bench.scans(), 3);
+    assert!(bench.turns.is_called(&holder("web")));
+    assert_eq!(bench.told_for("web", Purpose::Deregister), "nobody", "right before");
+    seconds(60).await;
+    assert!((7..=8).contains(&bench.scans()), "{}: one each 13 s", bench.scans());
+    bench.turns.leave(&holder("web"));
+    bench.told("web");
+    let scans = bench.scans();
+    seconds(120).await;
+    assert!(bench.scans() <= scans + 3, "{}", bench.scans());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_that_waits_for_a_recent_scan_causes_one_at_once() {
+    let bench = Bench::begin();
+    bench.told("web");
+    seconds(1).await;
+    bench.told("web");
+    bench.woken();
+    seconds(30).await;
+    assert_eq!((bench.told("web"), bench.scans()), ("nobody", 1));
+    bench.turns.take_ahead();
+    seconds(200).await;
+    let scans = bench.scans();
+    seconds(25).await;
+    let permit = bench.turns.take(&holder("web")).expect("a permit");
+    assert_eq!(bench.told_for("web", Purpose::Deregister), "nothing yet");
+    permit.keep(&holder("web"));
+    bench.woken();
+    seconds(1).await;
+    assert_eq!((bench.scans() > scans, bench.woken()), (true, vec!["web".to_owned()]));
+    assert_eq!(bench.told_for("web", Purpose::Deregister), "nobody");
+    assert!(bench.turns.take(&holder("web")).is_some(), "the permit was kept");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_may_not_act_scans_nothing() {
     let bench = Bench::begin();
     bench.may_act.store(false, SeqCst);
@@ -140,7 +221,7 @@ async fn whoever_waits_for_a_revision_is_told_once_that_another_has_retired_it()
     for (name, revision) in [("web", "web:1"), ("same", "web:1"), ("gone", "web:1"), ("other", "web:2")] {
         bench.told(name);
         bench.view.leave(&holder(name));
-        assert_eq!(bench.view.of(&holder(name), &arn(revision)), None);
+        assert_eq!(bench.view.of(&holder(name), &arn(revision), Purpose::Report), None);
     }
     bench.view.doubt(&holder("web"), &arn("web:1"));
     assert_eq!(bench.woken(), ["gone", "same"]);

@@ -1,5 +1,7 @@
 //! When a resource is looked at, as tests of pure functions.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::SignedDuration,
@@ -7,7 +9,10 @@ use k8s_openapi::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::retirement::{account_guard::AccountGuard, declaration, verdict::Verdict};
+use crate::{
+    api::TaskDefinitionRetirementSpec,
+    retirement::{account_guard::AccountGuard, declaration, verdict::Verdict},
+};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -28,8 +33,8 @@ fn refused_for(seconds: i64, reasons: &[Reason]) -> TaskDefinitionRetirementStat
 }
 
 fn delay(seconds: i64, reasons: &[Reason], progress: Progress) -> Option<Duration> {
-    let (spec, none) = (TaskDefinitionRetirementSpec::default(), BTreeSet::new());
-    next_look(&spec, &refused_for(seconds, reasons), &none, progress, None, "uid", NOW)
+    let none = BTreeMap::new();
+    next_look(&refused_for(seconds, reasons), &none, progress, None, "uid", NOW)
 }
 
 #[test]
@@ -70,20 +75,31 @@ fn what_is_pending_goes_on_at_once_but_in_an_outage() {
 
 #[test]
 fn what_waits_for_the_end_of_use_is_told_and_looks_by_itself_when_its_quiet_time_is_over() {
-    let (now, watched) = (delay(0, &[Reason::InUse], Progress::Made), BTreeSet::from(["api:1".to_owned()]));
+    let now = delay(0, &[Reason::InUse], Progress::Made);
     assert_eq!(now, Some(Duration::ZERO), "nobody uses it any more, and its slice is still to come");
-    let spec = TaskDefinitionRetirementSpec { unused_for: Some("90s".to_owned()), ..Default::default() };
-    let mut status = refused_for(0, &[Reason::Quiet]);
-    let delay = |status: &TaskDefinitionRetirementStatus| {
-        next_look(&spec, status, &watched, Progress::Made, None, "uid", NOW)
+    let delay = |reason, left: Option<u64>| {
+        let watched = BTreeMap::from([("api:1".to_owned(), left.map(Duration::from_secs))]);
+        next_look(&refused_for(0, &[reason]), &watched, Progress::Made, None, "uid", NOW)
     };
-    for (unused, left) in [(30, 60), (90, 1), (100, 1)] {
-        status.revisions[0].unused_since = Some(Time(NOW - SignedDuration::from_secs(unused)));
-        assert_eq!(delay(&status), Some(Duration::from_secs(left)));
+    for (left, expected) in [(60, 60), (0, 1), (3_600, 600)] {
+        assert_eq!(delay(Reason::Quiet, Some(left)), Some(Duration::from_secs(expected)));
     }
     for reason in [Reason::InUse, Reason::AccessDenied] {
-        assert_eq!(delay(&refused_for(0, &[reason])), Some(MISSED_NEWS));
+        assert_eq!(delay(reason, None), Some(MISSED_NEWS));
     }
+}
+
+#[test]
+fn a_resource_that_waits_for_a_permit_or_a_scan_to_use_it_is_reconciled_without_being_woken() {
+    let mut status = refused_for(0, &[Reason::Pending]);
+    let place = Place { ahead: 9_999, waiting: 10_000, per_second: 0.5 };
+    let delay = |status: &TaskDefinitionRetirementStatus, progress| {
+        next_look(status, &BTreeMap::new(), progress, Some(place), "uid", NOW)
+    };
+    assert_eq!(delay(&status, Progress::Verifying), Some(MISSED_SCAN));
+    assert_eq!(delay(&status, Progress::Queued), Some(Duration::from_secs(20_000) + MISSED_CALL));
+    status.revisions[0].unused_since = Some(Time(NOW));
+    assert_eq!(delay(&status, Progress::Queued), Some(MISSED_NEWS), "its cool-down counts on");
 }
 
 #[test]
@@ -111,9 +127,9 @@ fn whatever_failed_is_tried_again_after_a_pause() {
 
 #[test]
 fn one_that_is_called_looks_by_itself_only_if_the_call_is_missed() {
-    let (spec, none) = (TaskDefinitionRetirementSpec::default(), BTreeSet::new());
+    let none = BTreeMap::new();
     let status = refused_for(0, &[Reason::Pending]);
-    let delay = |progress, place| next_look(&spec, &status, &none, progress, place, "uid", NOW);
+    let delay = |progress, place| next_look(&status, &none, progress, place, "uid", NOW);
     assert_eq!(delay(Progress::Scanning, None), Some(MISSED_NEWS));
     assert_eq!(delay(Progress::Queued, None), Some(MISSED_CALL));
     let place = Place { ahead: 9, waiting: 20, per_second: 0.5 };
@@ -126,9 +142,8 @@ fn one_that_is_called_looks_by_itself_only_if_the_call_is_missed() {
 fn a_refusal_has_lasted_since_the_resource_stalled_and_not_since_it_was_made() {
     let mut status = refused_for(40, &[Reason::Refused]);
     status.conditions[0].last_transition_time = Time(NOW - SignedDuration::from_hours(9));
-    let (spec, none) = (TaskDefinitionRetirementSpec::default(), BTreeSet::new());
-    let delay =
-        next_look(&spec, &status, &none, Progress::Made, None, "uid", NOW).expect("it is asked again");
+    let none = BTreeMap::new();
+    let delay = next_look(&status, &none, Progress::Made, None, "uid", NOW).expect("it is asked again");
     assert!((Duration::from_secs(40)..Duration::from_secs(48)).contains(&delay), "{delay:?}");
 }
 

@@ -203,7 +203,7 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     assert_eq!(in_use.used_by, ["service/prod/web"]);
     assert_eq!(in_use.unused_since, None);
 
-    let nobody = Use::Nobody { at: time(10) };
+    let nobody = Use::Nobody { at: Some(time(10)), last_used: None };
     let until = "unused since 1970-01-01T00:00:10Z; to be deregistered at 1970-01-01T00:01:10Z if nobody uses it before";
     let quiet = after(&spec, in_use.clone(), used(&nobody));
     assert_eq!(told(&quiet), (Reason::Quiet, Some("ACTIVE"), until));

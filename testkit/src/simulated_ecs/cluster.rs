@@ -42,7 +42,7 @@ impl Cluster {
     ///
     /// When what it uses is not the name of a task definition revision.
     pub fn put_task(&self, task: Task) {
-        let task = task.with_arn(|revision| self.region.arn(revision));
+        let task = task.with_arn(|revision| self.region.arn(revision), self.region.now());
         self.with_members(|members| members.tasks.insert(task.id.clone(), task));
     }
 

@@ -42,6 +42,7 @@ use self::{
     simulation::{Moment, Simulation},
     throttling::Throttling,
 };
+use jiff::SignedDuration;
 use std::{sync::Arc, thread, time::Duration};
 
 /// The access key that works from the start.
@@ -113,6 +114,16 @@ impl SimulatedEcs {
     /// Switches the token buckets of ECS on, all full; their clock runs `speed` times as fast.
     pub fn throttle(&self, speed: f64) {
         self.simulation.lock().throttling = Some(Throttling::new(speed));
+    }
+
+    /// Sets by how much the clock of ECS is ahead of the true time, in all times that it shows and in the header `Date`.
+    pub fn set_clock_skew(&self, skew: SignedDuration) {
+        self.simulation.set_skew(skew);
+    }
+
+    /// Sets whether the header `Date` is left out of the answers: a date that cannot be read takes its place.
+    pub fn hide_date(&self, hides_date: bool) {
+        self.simulation.lock().hides_date = hides_date;
     }
 
     /// Whether to deregister a revision that is not ACTIVE any more is a `ClientException`. From

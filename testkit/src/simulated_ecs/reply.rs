@@ -7,7 +7,10 @@ use super::{
     request::Request,
 };
 use axum::{
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, DATE},
+    },
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -39,6 +42,8 @@ pub(super) struct Reply {
     status: StatusCode,
     content_type: &'static str,
     request_id: String,
+    /// The time by ECS's clock.
+    date: String,
     body: String,
 }
 
@@ -150,7 +155,7 @@ impl Done {
 }
 
 impl Reply {
-    pub(super) fn new(request: &Request, request_id: String, answer: Answer) -> Self {
+    pub(super) fn new(request: &Request, request_id: String, date: String, answer: Answer) -> Self {
         const JSON: &str = "application/x-amz-json-1.1";
         const XML: &str = "text/xml";
         let (status, content_type, body) = match (request.service, answer) {
@@ -166,21 +171,28 @@ impl Reply {
             }
             (Service::Sts, Err(failure)) => (failure.status, XML, error_xml(&request_id, &failure)),
         };
-        Self { status, content_type, request_id, body }
+        Self { status, content_type, request_id, date, body }
     }
 }
 
 impl From<Reply> for Received {
     fn from(reply: Reply) -> Self {
-        let headers =
-            vec![("content-type", reply.content_type.to_owned()), ("x-amzn-requestid", reply.request_id)];
+        let headers = vec![
+            ("content-type", reply.content_type.to_owned()),
+            ("x-amzn-requestid", reply.request_id),
+            ("date", reply.date),
+        ];
         Self { status: reply.status.as_u16(), headers, body: reply.body }
     }
 }
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
-        let headers = [(CONTENT_TYPE.as_str(), self.content_type), ("x-amzn-RequestId", &self.request_id)];
+        let headers = [
+            (CONTENT_TYPE.as_str(), self.content_type),
+            ("x-amzn-RequestId", &self.request_id),
+            (DATE.as_str(), &self.date),
+        ];
         (self.status, headers, self.body).into_response()
     }
 }

@@ -14,10 +14,13 @@ use super::{
     task_definition_list, task_definitions, tasks,
     throttling::Throttling,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -28,6 +31,8 @@ pub(super) struct Simulation {
     /// Changes whenever the log grows.
     pub(super) calls_logged: watch::Sender<u64>,
     clock: Box<dyn Fn() -> Moment + Send + Sync>,
+    /// Seconds by which the clock of ECS is ahead of `clock`.
+    skew: AtomicI64,
 }
 
 #[derive(Default)]
@@ -38,6 +43,7 @@ pub(super) struct State {
     pub(super) throttling: Option<Throttling>,
     pub(super) refuse_repeated_deregistration: bool,
     pub(super) faults: Faults,
+    pub(super) hides_date: bool,
     pub(super) hooks: Hooks,
     pub(super) hook_panicked: bool,
     pub(super) log: Vec<Call>,
@@ -67,11 +73,21 @@ impl Moment {
 
 impl Simulation {
     pub(super) fn new(clock: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
-        Self { state: Mutex::default(), calls_logged: watch::Sender::new(0), clock: Box::new(clock) }
+        Self {
+            state: Mutex::default(),
+            calls_logged: watch::Sender::new(0),
+            clock: Box::new(clock),
+            skew: AtomicI64::default(),
+        }
     }
 
     pub(super) fn now(&self) -> Moment {
-        (self.clock)()
+        let Moment { at, time } = (self.clock)();
+        Moment { at, time: time + SignedDuration::from_secs(self.skew.load(SeqCst)) }
+    }
+
+    pub(super) fn set_skew(&self, skew: SignedDuration) {
+        self.skew.store(skew.as_secs(), SeqCst);
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,6 +124,11 @@ impl Simulation {
     }
 }
 
+/// The form that RFC 9110 gives to `Date`.
+fn http_date(time: Timestamp) -> String {
+    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
 impl State {
     pub(super) fn task_definitions(&mut self, caller: &Caller) -> &mut TaskDefinitions {
         self.regions.entry(caller.clone()).or_default()
@@ -141,7 +162,9 @@ impl State {
         };
         self.calls_taken += 1;
         let request_id = format!("00000000-0000-4000-8000-{:012x}", self.calls_taken);
-        let reply = Reply::new(request, request_id.clone(), answer);
+        // A server always adds a date, so one that is hidden is one that cannot be read.
+        let date = if self.hides_date { "unknown".to_owned() } else { http_date(now.time) };
+        let reply = Reply::new(request, request_id.clone(), date, answer);
         let (outcome, delivery) = match effect {
             None | Some(Effect::Refuse(_)) => (result, Delivery::Now(reply)),
             Some(Effect::Delay(delay)) => (result, Delivery::Late(delay, reply)),
@@ -209,8 +232,8 @@ impl State {
             Action::ListClusters => clusters::list(self.clusters(caller), caller, input),
             Action::ListServices => services::list(self.clusters(caller), caller, input),
             Action::DescribeServices => services::describe(self.clusters(caller), caller, input),
-            Action::ListTasks => tasks::list(self.clusters(caller), caller, input),
-            Action::DescribeTasks => tasks::describe(self.clusters(caller), caller, input),
+            Action::ListTasks => tasks::list(self.clusters(caller), caller, input, now.time),
+            Action::DescribeTasks => tasks::describe(self.clusters(caller), caller, input, now.time),
             Action::ListServiceDeployments => service_deployments::list(self.clusters(caller), caller, input),
             Action::DescribeServiceDeployments => {
                 service_deployments::describe(self.clusters(caller), caller, input)

@@ -7,11 +7,12 @@ use super::{
     reply::{Answer, Failure},
     task::Task,
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 const LARGEST_BATCH: usize = 100;
 
-pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value) -> Answer {
+pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value, now: Timestamp) -> Answer {
     let (cluster, members) = clusters.named(&input["cluster"], caller)?;
     let desired_status = match &input["desiredStatus"] {
         Value::Null => "RUNNING",
@@ -31,7 +32,8 @@ pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value) -> Answe
         return Err(Failure::not_found("Service"));
     }
     let is_listed = |task: &&Task| {
-        task.desired_status == desired_status
+        task.is_shown(now)
+            && task.desired_status == desired_status
             && family.is_none_or(|family| family == task.family())
             && (service.is_none() || service == task.service.as_deref())
             && (started_by.is_none() || started_by == task.started_by.as_deref())
@@ -42,11 +44,11 @@ pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value) -> Answe
     batch::list(input, "taskArns", &scope, 100, arns)
 }
 
-pub(super) fn describe(clusters: &Clusters, caller: &Caller, input: &Value) -> Answer {
+pub(super) fn describe(clusters: &Clusters, caller: &Caller, input: &Value, now: Timestamp) -> Answer {
     let (cluster, members) = clusters.named(&input["cluster"], caller)?;
     let found = batch::names(input, "tasks", LARGEST_BATCH)?.into_iter().map(|named| {
         let (_, id) = name_in_cluster(named, "task/", Some(cluster), caller)?;
-        let task = members.tasks.get(id);
+        let task = members.tasks.get(id).filter(|task| task.is_shown(now));
         Ok(task
             .map(|task| task.describe(caller, cluster))
             .ok_or_else(|| caller.ecs_arn(&format!("task/{cluster}/{id}"))))

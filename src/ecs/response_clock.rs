@@ -1,0 +1,237 @@
+//! The time by AWS's clock: the `Date` of its responses, plus the monotonic time since.
+//!
+//! A response bounds AWS's time from both sides, since `Date` has whole seconds and was written between request and
+//! response. Each use takes the bound that never overstates elapsed time: the latest when a cool-down starts, the
+//! earliest when it is checked. Both are taken over several recent responses, so that one response with a wrong
+//! `Date`, such as that of a cache or of one host with a wrong clock, delays a retirement and never hastens it.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aws_sdk_ecs::{
+    config::{
+        RuntimeComponents, SharedHttpClient,
+        http::{HttpRequest, HttpResponse},
+    },
+    primitives::{DateTime, DateTimeFormat},
+};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+
+/// Seconds by which the clock of this pod is ahead of AWS's.
+pub const CLOCK_SKEW: &str = "ecs_retirement_clock_skew_seconds";
+
+/// A difference between the pod's clock and AWS's that is not worth a log line.
+const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(60);
+
+/// A response that took longer says too little about the time.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
+
+/// Number of recent responses that an estimate rests on.
+const RESPONSES: usize = 16;
+
+/// Number of responses below which the time is unknown: the first `Date` may be a wrong one.
+const QUORUM: usize = 2;
+
+/// The headers in which AWS sends its request id: without one, the response is not AWS's own.
+const REQUEST_ID: [&str; 3] = ["x-amzn-requestid", "x-amz-request-id", "x-amzn-request-id"];
+
+/// Bounds of AWS's time at one moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    pub earliest: Timestamp,
+    pub latest: Timestamp,
+}
+
+/// The `Date` of one response, and the monotonic times between which AWS wrote it.
+#[derive(Clone, Copy, Debug)]
+struct Response {
+    date: Timestamp,
+    sent: Instant,
+    received: Instant,
+}
+
+impl Response {
+    fn earliest(&self, at: Instant) -> Timestamp {
+        shifted(self.date, self.received, at)
+    }
+
+    fn latest(&self, at: Instant) -> Timestamp {
+        shifted(self.date, self.sent, at)
+            .saturating_add(SignedDuration::from_secs(1))
+            .unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// `time` at `from`, as of `at`, which may be earlier.
+fn shifted(time: Timestamp, from: Instant, at: Instant) -> Timestamp {
+    let (later, earlier) = (at.saturating_duration_since(from), from.saturating_duration_since(at));
+    let moved = time.saturating_add(later).and_then(|time| time.saturating_sub(earlier));
+    moved.unwrap_or(time)
+}
+
+/// An estimate of AWS's time from recent responses. Pure.
+#[derive(Debug, Default)]
+pub struct Estimate {
+    recent: VecDeque<Response>,
+}
+
+impl Estimate {
+    /// Takes the `Date` of a response that was received at `received` to a request sent at `sent`.
+    pub fn observe(&mut self, date: Timestamp, sent: Instant, received: Instant) {
+        if received.saturating_duration_since(sent) >= LONGEST_ROUND_TRIP {
+            return;
+        }
+        self.recent.push_back(Response { date, sent, received });
+        if self.recent.len() > RESPONSES {
+            self.recent.pop_front();
+        }
+    }
+
+    /// Returns the bounds of AWS's time at `at`, or `None` while too few responses are known.
+    #[must_use]
+    pub fn at(&self, at: Instant) -> Option<Bounds> {
+        let responses = Some(&self.recent).filter(|recent| recent.len() >= QUORUM)?;
+        let earliest = responses.iter().map(|response| response.earliest(at)).min()?;
+        let latest = responses.iter().map(|response| response.latest(at)).max()?;
+        Some(Bounds { earliest, latest })
+    }
+
+    /// Returns what most responses say AWS's time is at `at`, for reports only.
+    fn median(&self, at: Instant) -> Option<Timestamp> {
+        let mut times: Vec<Timestamp> = self.recent.iter().map(|response| response.earliest(at)).collect();
+        times.sort();
+        times.get(times.len() / 2).copied()
+    }
+}
+
+/// AWS's time, as all clients of the process see it.
+pub struct AwsClock {
+    state: Mutex<State>,
+    pod: Clock,
+}
+
+#[derive(Default)]
+struct State {
+    estimate: Estimate,
+    is_skewed: bool,
+}
+
+impl AwsClock {
+    /// Creates a clock that knows no time yet. `pod` is the clock whose skew is reported.
+    #[must_use]
+    pub fn new(pod: Clock) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), pod })
+    }
+
+    /// Returns the bounds of AWS's time at `at`, or `None` before AWS has told the time.
+    #[must_use]
+    pub fn at(&self, at: Instant) -> Option<Bounds> {
+        self.lock().estimate.at(at)
+    }
+
+    /// Returns the earliest that AWS's time can be now, or `None` before AWS has told the time.
+    #[must_use]
+    pub fn now(&self) -> Option<Timestamp> {
+        self.at(Instant::now()).map(|bounds| bounds.earliest)
+    }
+
+    /// Sets the metric of the pod's clock skew.
+    pub fn measure(&self) {
+        if let Some(skew) = self.skew(&self.lock().estimate, Instant::now()) {
+            metrics::gauge!(CLOCK_SKEW).set(skew.as_secs_f64().round());
+        }
+    }
+
+    /// Returns an HTTP client that sends by `client`, and takes the time from the responses.
+    #[must_use]
+    pub fn observing(self: &Arc<Self>, client: SharedHttpClient) -> SharedHttpClient {
+        SharedHttpClient::new(Observed { by: self.clone(), sending: client })
+    }
+
+    fn skew(&self, estimate: &Estimate, now: Instant) -> Option<SignedDuration> {
+        Some((self.pod)().duration_since(estimate.median(now)?))
+    }
+
+    fn observe(&self, response: &HttpResponse, sent: Instant, received: Instant) {
+        let Some(date) = date(response) else { return };
+        let mut state = self.lock();
+        state.estimate.observe(date, sent, received);
+        let Some(skew) = self.skew(&state.estimate, received) else { return };
+        let is_skewed = skew.abs() > TOLERATED_SKEW;
+        if is_skewed == state.is_skewed {
+            return;
+        }
+        state.is_skewed = is_skewed;
+        let seconds = skew.as_secs();
+        if is_skewed {
+            tracing::warn!(
+                seconds,
+                "the clock of this pod differs from that of AWS by more than a minute: correct the clock of the node"
+            );
+        } else {
+            tracing::info!(seconds, "the clock of this pod agrees with that of AWS again");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The `Date` of a successful response of AWS.
+fn date(response: &HttpResponse) -> Option<Timestamp> {
+    let headers = response.headers();
+    let is_of_aws =
+        response.status().is_success() && REQUEST_ID.iter().any(|name| headers.get(*name).is_some());
+    let text = headers.get("date").filter(|_| is_of_aws)?;
+    let date = DateTime::from_str(text, DateTimeFormat::HttpDate).ok()?;
+    Timestamp::from_second(date.secs()).ok()
+}
+
+/// An HTTP client whose responses are observed.
+struct Observed<T> {
+    by: Arc<AwsClock>,
+    sending: T,
+}
+
+impl<T> fmt::Debug for Observed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observed")
+    }
+}
+
+impl HttpClient for Observed<SharedHttpClient> {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        let sending = self.sending.http_connector(settings, components);
+        SharedHttpConnector::new(Observed { by: self.by.clone(), sending })
+    }
+}
+
+impl HttpConnector for Observed<SharedHttpConnector> {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (by, sent) = (self.by.clone(), Instant::now());
+        let response = self.sending.call(request);
+        HttpConnectorFuture::new(async move {
+            let response = response.await?;
+            by.observe(&response, sent, Instant::now());
+            Ok(response)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! How long a revision has been unused, over hours, by a clock that jumps to whatever is next.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::simulated_ecs::{
+    Action::{DeregisterTaskDefinition, ListClusters},
+    Service, Task,
+};
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::retirement::tests::{CREATE_EVENT, World};
+
+fn time(minutes: i64) -> Timestamp {
+    Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes)
+}
+
+fn scan(minutes: i64) -> Option<UsageScan> {
+    Some(UsageScan { time: Time(time(minutes)), uid: "uid".to_owned() })
+}
+
+fn rows(reason: Reason) -> Vec<RevisionStatus> {
+    vec![RevisionStatus { reason, unused_since: Some(Time(time(0))), ..RevisionStatus::default() }]
+}
+
+/// Whether `unusedSince` still counts 100 minutes after the epoch.
+fn resumes(last_usage_scan: Option<UsageScan>, uid: &str, reason: Reason) -> bool {
+    let mut status = TaskDefinitionRetirementStatus {
+        revisions: rows(reason),
+        last_usage_scan,
+        ..TaskDefinitionRetirementStatus::default()
+    };
+    resume(&mut status, uid, time(100));
+    assert_eq!(
+        status.last_usage_scan.is_some(),
+        status.revisions[0].unused_since.is_some() && reason != Reason::DryRun
+    );
+    status.revisions[0].unused_since.is_some()
+}
+
+#[test]
+fn unused_time_counts_while_scans_of_the_resource_follow_each_other_within_45_min() {
+    assert!(resumes(scan(55), "uid", Reason::Quiet));
+    assert!(!resumes(scan(54), "uid", Reason::Quiet), "46 min ago");
+    assert!(!resumes(None, "uid", Reason::Quiet), "the status of an older version");
+    assert!(!resumes(scan(99), "restored", Reason::Pending), "of another resource");
+    assert!(resumes(None, "uid", Reason::DryRun), "only shown");
+}
+
+#[test]
+fn a_scan_is_recorded_every_15_min_while_a_revision_cools_down() {
+    let recorded = |before, at| last_scan(before, &rows(Reason::Quiet), at, "uid");
+    assert_eq!(recorded(None, Some(time(3))), scan(3));
+    assert_eq!(recorded(scan(3), Some(time(17))), scan(3));
+    assert_eq!(recorded(scan(3), Some(time(18))), scan(18));
+    assert_eq!(recorded(scan(3), None), scan(3));
+    assert_eq!(last_scan(scan(3), &rows(Reason::DryRun), Some(time(3)), "uid"), None);
+    assert_eq!(last_scan(scan(3), &[RevisionStatus::default()], Some(time(3)), "uid"), None);
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3_600;
+
+/// Reconciles a resource for so many seconds, each time it is due or woken.
+async fn run(world: &World, name: &str, seconds: u64) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        let pause = world.pass(name).await.expect("Kubernetes answers").unwrap_or(Duration::MAX);
+        let due = Instant::now().checked_add(pause).map_or(end, |due| due.min(end));
+        while Instant::now() < due && !world.woken().iter().any(|it| it == name) {
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+async fn cooling(unused_for: &str) -> World {
+    let world = World::rested().await;
+    world.west.cluster("prod");
+    world.make("web", &["web:1"], json!({ "unusedFor": unused_for }));
+    world
+}
+
+/// Seconds since the epoch, by the clock of the API server and ECS.
+fn unused_since(world: &World) -> i64 {
+    world.row("web", "web:1").unused_since.map_or(-1, |since| since.0.as_second())
+}
+
+fn reason(world: &World) -> Reason {
+    world.row("web", "web:1").reason
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hourly_job_of_ten_seconds_keeps_its_revision_for_two_hours() {
+    let world = cooling("2h").await;
+    let cluster = world.west.cluster("prod");
+    for hour in 0..8 {
+        let job = format!("job-{hour}");
+        cluster.put_task(Task::running(&job, "web:1"));
+        run(&world, "web", 10).await;
+        cluster.put_task(Task::stopped(&job, "web:1"));
+        run(&world, "web", HOUR - 10).await;
+        assert_eq!(world.count(DeregisterTaskDefinition), 0, "after {hour} hours");
+    }
+    let scans = world.count(ListClusters);
+    assert!(scans < 8 * 6, "{scans}: about three an hour, and a few while the job was seen running");
+    run(&world, "web", HOUR).await;
+    assert_eq!(world.count(DeregisterTaskDefinition), 0);
+    run(&world, "web", 5 * MINUTE).await;
+    assert_eq!(reason(&world), Reason::Retired, "two hours after the last job");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_runs_right_before_the_cool_down_ends_starts_it_again() {
+    for shows_time in [true, false] {
+        let world = cooling("20s").await;
+        run(&world, "web", 15).await;
+        let task = Task::stopped("job", "web:1");
+        let task = if shows_time { task } else { task.without_stopped_at() };
+        world.west.cluster("prod").put_task(task);
+        run(&world, "web", 15).await;
+        assert_eq!(
+            (reason(&world), world.count(DeregisterTaskDefinition)),
+            (Reason::Quiet, 0),
+            "{shows_time}"
+        );
+        if shows_time {
+            run(&world, "web", MINUTE).await;
+            assert_eq!(reason(&world), Reason::Retired);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cool_down_outlives_a_short_downtime_and_starts_again_after_a_long_one() {
+    for (minutes, starts_again) in [(20, false), (50, true)] {
+        let world = cooling("2h").await;
+        run(&world, "web", HOUR).await;
+        let before = unused_since(&world);
+        world.may_act.store(false, std::sync::atomic::Ordering::SeqCst);
+        sleep(Duration::from_secs(minutes * MINUTE)).await;
+        world.may_act.store(true, std::sync::atomic::Ordering::SeqCst);
+        run(&world, "web", MINUTE).await;
+        assert_eq!(unused_since(&world) > before, starts_again, "{minutes} min");
+        run(&world, "web", 70 * MINUTE).await;
+        assert_eq!(reason(&world) == Reason::Retired, !starts_again, "{minutes} min");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cool_down_starts_after_a_dry_run_however_short() {
+    let world = cooling("1h").await;
+    let spec = |dry_run| json!({ "revisions": ["web:1"], "unusedFor": "1h", "dryRun": dry_run });
+    world.edit("web", &spec(true));
+    run(&world, "web", 70 * MINUTE).await;
+    assert_eq!((reason(&world), world.status("web").last_usage_scan), (Reason::DryRun, None));
+    world.edit("web", &spec(false));
+    run(&world, "web", 59 * MINUTE).await;
+    assert_eq!((reason(&world), world.count(DeregisterTaskDefinition)), (Reason::Quiet, 0));
+    run(&world, "web", 3 * MINUTE).await;
+    assert_eq!(reason(&world), Reason::Retired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cool_down_starts_no_earlier_than_the_resource_whatever_was_scanned_before() {
+    let world = cooling("2h").await;
+    run(&world, "web", 2).await;
+    for (name, is_dry_run_before) in [("dry", true), ("new", false)] {
+        sleep(Duration::from_secs(10)).await;
+        let spec = |dry_run: bool| json!({ "revisions": ["web:1"], "unusedFor": "8s", "dryRun": dry_run });
+        if is_dry_run_before {
+            world.make(name, &["web:1"], spec(true));
+            run(&world, name, 10).await;
+            world.edit(name, &spec(false));
+        } else {
+            world.make(name, &["web:1"], spec(false));
+        }
+        let began = Instant::now();
+        while world.count(DeregisterTaskDefinition) == 0 {
+            run(&world, name, 1).await;
+        }
+        assert!(began.elapsed() >= Duration::from_secs(8), "{name}: {:?}", began.elapsed());
+        world.ecs.clear_log();
+        return_to_active(&world);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_of_an_older_version_or_of_another_resource_starts_again() {
+    let world = cooling("10m").await;
+    run(&world, "web", 5 * MINUTE).await;
+    let mut object = world.object("web");
+    for (name, change) in [("old", "lastUsageScan"), ("restored", "uid")] {
+        object["metadata"] = json!({ "name": name });
+        if change == "lastUsageScan" {
+            let mut old = object.clone();
+            old["status"]["lastUsageScan"] = Value::Null;
+            world.put(&old);
+        } else {
+            world.put(&object);
+        }
+        run(&world, name, 6 * MINUTE).await;
+        let row = world.row(name, "web:1");
+        assert_eq!(row.reason, Reason::Quiet, "{name}");
+        run(&world, name, 6 * MINUTE).await;
+        assert_eq!(world.row(name, "web:1").reason, Reason::Retired, "{name}");
+        return_to_active(&world);
+    }
+}
+
+fn return_to_active(world: &World) {
+    world.west.set_status("web:1", testkit::simulated_ecs::Status::Active);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_every_five_minutes_causes_few_events_and_writes() {
+    let world = cooling("24h").await;
+    let cluster = world.west.cluster("prod");
+    run(&world, "web", MINUTE).await;
+    let (writes, _) = (world.writes("web"), world.requests());
+    for number in 0..36 {
+        let job = format!("job-{number}");
+        cluster.put_task(Task::running(&job, "web:1"));
+        run(&world, "web", MINUTE).await;
+        cluster.put_task(Task::stopped(&job, "web:1"));
+        run(&world, "web", 4 * MINUTE).await;
+    }
+    let events = world.requests().iter().filter(|request| *request == CREATE_EVENT).count();
+    let writes = world.writes("web") - writes;
+    assert!(events <= 7, "{events} events in three hours");
+    assert!(writes <= 30, "{writes} writes in three hours");
+    assert_eq!(world.count(DeregisterTaskDefinition), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_aws_tells_no_time_only_cool_downs_wait() {
+    let world = World::rested().await;
+    world.ecs.hide_date(true);
+    world.make("web", &["web:1"], json!({ "unusedFor": "1s" }));
+    world.make("other", &["web:2"], json!({}));
+    run(&world, "other", 5).await;
+    assert_eq!(world.reasons("other"), [Reason::Retired]);
+    run(&world, "web", 10 * MINUTE).await;
+    let row = world.row("web", "web:1");
+    assert_eq!((row.reason, &row.unused_since), (Reason::Quiet, &None), "{row:?}");
+    assert!(row.message.is_some_and(|message| message.contains("once a response of AWS has told the time")));
+    world.ecs.hide_date(false);
+    run(&world, "web", 3 * MINUTE).await;
+    assert_eq!(reason(&world), Reason::Retired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn elapsed_time_is_awss_however_wrong_the_clock_of_the_pod_is() {
+    for hours in [3, -3] {
+        let world = cooling("10m").await;
+        world.ecs.set_clock_skew(SignedDuration::from_hours(hours));
+        run(&world, "web", 9 * MINUTE).await;
+        let since = unused_since(&world) - hours * 3_600;
+        assert!((30..40).contains(&since), "{since}: by AWS's clock");
+        assert_eq!(reason(&world), Reason::Quiet, "{hours}");
+        run(&world, "web", 2 * MINUTE).await;
+        assert_eq!(reason(&world), Reason::Retired, "{hours}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn use_that_starts_while_a_revision_waits_for_its_permit_is_seen_before_the_call() {
+    let world = World::begin(1);
+    world.west.cluster("prod");
+    world.rest().await;
+    let revisions = ["web:1", "web:2", "web:3"];
+    world.make("web", &revisions, json!({}));
+    world.session().turns.take_ahead();
+    for _ in 0..40 {
+        world.session().turns.take_ahead();
+    }
+    run(&world, "web", 20).await;
+    assert_eq!(world.count(DeregisterTaskDefinition), 0);
+    world.west.cluster("prod").put_service(Service::steady("late", "web:1"));
+    run(&world, "web", MINUTE).await;
+    assert_eq!(world.called(DeregisterTaskDefinition), ["web:2", "web:3"]);
+    assert_eq!(reason(&world), Reason::InUse);
+}
+
+#[tokio::test(start_paused = true)]
+async fn recent_scans_cost_none_of_the_permitted_rate() {
+    let world = World::begin(1);
+    world.west.cluster("prod");
+    world.west.register_many("job", 200);
+    let revisions: Vec<String> = (1..=200).map(|number| format!("job:{number}")).collect();
+    world.make("job", &revisions.iter().map(String::as_str).collect::<Vec<_>>(), json!({}));
+    let began = Instant::now();
+    world.settle("job").await;
+    assert_eq!(world.count(DeregisterTaskDefinition), 200);
+    let took = began.elapsed();
+    assert!(took <= Duration::from_secs(202), "{took:?} for 200 permits");
+    let scans = world.count(ListClusters);
+    assert!(scans <= 18, "{scans}: one each 13 s");
+}
