@@ -70,13 +70,12 @@ impl Timing {
         let interval = duration.max(LIFETIME.saturating_sub(duration + MARGIN));
         self.began
             + match purpose {
-                Purpose::Report => interval,
                 Purpose::CoolDown { until } => {
                     let quarter = until.saturating_duration_since(self.began) / 4;
                     quarter.clamp(interval, COOL_DOWN_INTERVAL.max(interval))
                 }
                 Purpose::Deregister if self.median < QUICK => CALL_LIFETIME.saturating_sub(self.lead()),
-                Purpose::Deregister => interval,
+                Purpose::Report | Purpose::Deregister => interval,
             }
     }
 

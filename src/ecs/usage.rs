@@ -259,7 +259,9 @@ fn last_used(found: &Found, at: Option<Timestamp>, before: Option<&Scan>) -> Has
     if let Some(before) = before {
         before.last_used.iter().for_each(|(name, time)| note(name, *time));
         if let (Ok(users), Some(at)) = (&before.users, before.at) {
-            users.keys().for_each(|name| note(name, at));
+            for name in users.keys() {
+                note(name, at);
+            }
         }
     }
     last_used

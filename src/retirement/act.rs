@@ -165,7 +165,7 @@ impl Pass<'_> {
                 unconfirmed.remove(row.revision.as_str());
             }
             // A revision that waits for a permit waits for the end of its use instead once it is in use again.
-            if !waits && !(is_kept && row.reason == Reason::Pending) {
+            if !(waits || is_kept && row.reason == Reason::Pending) {
                 continue;
             }
             match usage {
