@@ -41,6 +41,12 @@ impl Task {
         Self::new(id, revision, "STOPPED", "STOPPED")
     }
 
+    /// It has stopped and is about to be forgotten.
+    #[must_use]
+    pub fn deleted(id: &str, revision: &str) -> Self {
+        Self::new(id, revision, "STOPPED", "DELETED")
+    }
+
     /// It was started by this service.
     #[must_use]
     pub fn of_service(self, service: &str) -> Self {
