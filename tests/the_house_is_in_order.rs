@@ -20,7 +20,7 @@ const CLOCKS: [&str; 10] = [
     "src/account/session.rs",
     "src/ecs/client.rs",
     "src/ecs/turns.rs",
-    "src/ecs/scan.rs",
+    "src/ecs/scan/calls.rs",
     "src/ecs/view.rs",
     "src/calls.rs",
     "src/retirement/act.rs",

@@ -1,7 +1,7 @@
 //! Who uses the revisions of an account and region, as one scan found it, and how long that is good for. Pure: the clock is an argument.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     time::Duration,
 };
@@ -9,7 +9,10 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::{ecs::answer::Failure, task_definition::Arn};
+use crate::{
+    ecs::answer::{Failure, FailureKind},
+    task_definition::{Arn, Reference},
+};
 
 /// How many users of one revision are named.
 const NAMED: usize = 5;
@@ -79,7 +82,7 @@ pub enum Use {
     Nobody {
         at: Timestamp,
     },
-    /// The scan failed, so somebody may.
+    /// The scan failed, or a reference is unresolved.
     Unknown(Failure),
 }
 
@@ -91,16 +94,41 @@ impl Use {
     }
 }
 
-/// All users that a scan found, while it is under way.
+/// All users that a scan found, and the references that it could not resolve.
 #[derive(Debug, Default)]
-pub struct Found(HashMap<String, BTreeSet<User>>);
+pub struct Found {
+    users: HashMap<String, BTreeSet<User>>,
+    /// Why each of these may use any revision, by the name of the service, task or cluster.
+    unresolved: BTreeMap<String, Failure>,
+}
 
 impl Found {
-    /// Notes a user of a task definition, which ECS names by its ARN.
+    /// Notes a user of a task definition, which ECS names by its ARN. One that ECS does not name is an unresolved reference.
     pub fn note(&mut self, task_definition: Option<&str>, user: &User) {
-        if let Some(name) = task_definition.map(short) {
-            self.0.entry(name.to_owned()).or_default().insert(user.clone());
+        let name = task_definition.unwrap_or("an answer without a task definition");
+        if let Ok(Reference::Revision(revision)) = short(name).parse() {
+            self.users.entry(revision.to_string()).or_default().insert(user.clone());
+        } else {
+            let text = format!("{name} is not a task definition revision");
+            self.note_unresolved(user.to_string(), Failure::new(FailureKind::Unavailable, text));
         }
+    }
+
+    /// Notes that `user`, such as service/prod/web, may use any revision.
+    pub fn note_unresolved(&mut self, user: String, failure: Failure) {
+        self.unresolved.entry(user).or_insert(failure);
+    }
+
+    /// Returns the failure to report for revisions without a known user: an access denial before all others, since only that
+    /// needs manual intervention.
+    fn unresolved(&self) -> Option<Failure> {
+        let is_denied = |(_, failure): &(&String, &Failure)| failure.kind == FailureKind::AccessDenied;
+        let (user, failure) = self.unresolved.iter().find(is_denied).or(self.unresolved.iter().next())?;
+        let more = match self.unresolved.len() {
+            1 => String::new(),
+            all => format!(" (and {} more)", all - 1),
+        };
+        Some(Failure::new(failure.kind, format!("{user}: {}{more}", failure.message)))
     }
 }
 
@@ -116,9 +144,11 @@ pub struct Scan {
     ended: Instant,
     at: Timestamp,
     users: Result<HashMap<String, Users>, Failure>,
+    /// Why a revision without a known user may be in use.
+    unresolved: Option<Failure>,
     /// When the last one that failed ended.
     retried: Instant,
-    /// How many scans, this one included, have failed one after another.
+    /// How many scans, this one included, have failed or left a reference unresolved, one after another.
     failures: u32,
 }
 
@@ -132,25 +162,31 @@ impl Scan {
     ) -> Self {
         // To the next second, since Kubernetes keeps no fractions of one.
         let at = Timestamp::from_second(at.as_second() + 1).unwrap_or(at);
-        let failures = if found.is_ok() { 0 } else { before.map_or(0, |before| before.failures) + 1 };
-        let users = found.map(|found| found.0.into_iter().map(|(arn, users)| (arn, users.into())).collect());
+        let unresolved = found.as_ref().ok().and_then(Found::unresolved);
+        let is_complete = found.is_ok() && unresolved.is_none();
+        let failures = if is_complete { 0 } else { before.map_or(0, |before| before.failures) + 1 };
+        let users = found.map(|found| found.users.into_iter().map(|(arn, it)| (arn, it.into())).collect());
         match before {
             // What was found before is good for as long as it would have been.
             Some(before) if users.is_err() && before.users.is_ok() && before.is_fresh(ended) => {
-                Self { retried: ended, failures, users: before.users.clone(), ..*before }
+                let (users, unresolved) = (before.users.clone(), before.unresolved.clone());
+                Self { retried: ended, failures, users, unresolved, ..*before }
             }
-            _ => Self { began, ended, at, users, retried: ended, failures },
+            _ => Self { began, ended, at, users, unresolved, retried: ended, failures },
         }
     }
 
     /// What it says of a revision.
     #[must_use]
     pub fn of(&self, arn: &Arn) -> Use {
-        match &self.users {
-            Ok(users) => users
-                .get(&arn.revision().to_string())
-                .map_or(Use::Nobody { at: self.at }, |users| Use::By(users.clone())),
-            Err(failure) => Use::Unknown(failure.clone()),
+        let users = match &self.users {
+            Ok(users) => users.get(&arn.revision().to_string()),
+            Err(failure) => return Use::Unknown(failure.clone()),
+        };
+        match (users, &self.unresolved) {
+            (Some(users), _) => Use::By(users.clone()),
+            (None, Some(failure)) => Use::Unknown(failure.clone()),
+            (None, None) => Use::Nobody { at: self.at },
         }
     }
 
@@ -187,7 +223,6 @@ mod tests {
     use k8s_openapi::jiff::SignedDuration;
 
     use super::*;
-    use crate::{ecs::answer::FailureKind, task_definition::Reference};
 
     fn arn(revision: &str) -> Arn {
         let text = format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{revision}");
@@ -221,7 +256,6 @@ mod tests {
             found.note(Some(&arn("web:3").to_string()), &task(id));
         }
         found.note(Some(&arn("web:3").to_string()), &web);
-        found.note(None, &web);
         let scan = scan(0, Ok(found), None);
         let Use::By(users) = scan.of(&arn("web:3")) else { panic!("in use") };
         let named: Vec<String> = users.named.iter().map(ToString::to_string).collect();
