@@ -13,6 +13,7 @@ mod a_good_neighbour;
 mod it_takes_turns;
 mod what_is_in_use_waits;
 mod when_use_ends_it_goes_on;
+mod usage_scan;
 mod plain_to_read;
 mod one_leader_acts;
 mod whatever_fails_by_seed;

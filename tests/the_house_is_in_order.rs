@@ -21,7 +21,7 @@ const CLOCKS: [&str; 12] = [
     "src/ecs/client.rs",
     "src/ecs/response_clock.rs",
     "src/ecs/turns.rs",
-    "src/ecs/scan.rs",
+    "src/ecs/scan/calls.rs",
     "src/ecs/view.rs",
     "src/calls.rs",
     "src/shutdown.rs",

@@ -12,13 +12,14 @@ const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 /// By when the end of use, or of a refusal, must have been noticed; scans are a minute apart.
 pub const NOTICED: Duration = Duration::from_secs(90);
 
-const SCANS: [Action; 7] = [
+const SCANS: [Action; 8] = [
     Action::ListClusters,
     Action::ListServices,
     Action::DescribeServices,
     Action::ListTasks,
     Action::DescribeTasks,
     Action::ListServiceDeployments,
+    Action::DescribeServiceDeployments,
     Action::DescribeServiceRevisions,
 ];
 
@@ -135,12 +136,14 @@ async fn users_are_found_on_every_page_of_a_large_account_and_fifty_who_wait_cos
     }
     let expected = [
         ("ListClusters", 1),
-        ("ListServices", 3),
+        // One for the services that ECS manages.
+        ("ListServices", 6),
         ("DescribeServices", 27),
         // RUNNING on two pages, STOPPED on one.
         ("ListTasks", 9),
         ("DescribeTasks", 6),
         ("ListServiceDeployments", 0),
+        ("DescribeServiceDeployments", 0),
         ("DescribeServiceRevisions", 0),
     ];
     assert_eq!(scan_calls(&world), expected);
@@ -154,7 +157,8 @@ async fn a_part_of_the_scan_that_fails_means_that_anything_may_be_in_use() {
         let world = World::new().await;
         world.west.register("web");
         let cluster = world.west.cluster("prod");
-        cluster.put_service(Service::steady("failing", "other:2").rolling_back_to("other:1"));
+        let failing = Service::steady("failing", "other:2").rolling_back_to("other:1");
+        cluster.put_service(failing.with_successes_older_than_90_days());
         for number in 1..=100 {
             cluster.put_task(Task::running(&format!("task-{number}"), "other:1"));
         }

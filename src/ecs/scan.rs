@@ -1,349 +1,242 @@
-//! The calls that find out who uses which revisions in an account and region: one after another, at half of ECS's own rates.
+//! The calls that find who uses which revisions in an account and region: one after another, at half of ECS's own rates.
 
 use std::collections::HashSet;
 
 use aws_config::SdkConfig;
-use aws_sdk_ecs::{
-    Client,
-    config::http::HttpResponse,
-    error::{ProvideErrorMetadata, SdkError},
-    primitives::DateTime,
-    types::{
-        DeploymentController, DeploymentControllerType, DeploymentRolloutState, DesiredStatus,
-        Failure as Missing, Service, ServiceDeploymentBrief, ServiceDeploymentStatus as Status,
-        ServiceRevision, Task,
-    },
-};
-
-use futures::TryFutureExt;
+use aws_sdk_ecs::types::{DesiredStatus, Service, ServiceRevision, Task};
 use k8s_openapi::jiff::Timestamp;
-use tokio::time::Instant;
 
 use crate::ecs::{
     answer::{Failure, FailureKind},
-    client::observed,
-    error::failure,
-    pacer::{Line, Pacing, Turn},
+    scan::{
+        calls::{CallError, Described},
+        reader::{EcsReader, SERVICE_DEPLOYMENTS, SERVICE_REVISIONS, SERVICES, TASKS},
+        references::{
+            Listed, References, has_hidden_references, is_deploying, is_under_way, names_predecessor,
+        },
+    },
     usage::{Found, User, short},
 };
 
-/// The most that a page, and a batch, of each API holds.
-/// Source: the ECS API Reference, at each action.
-const PAGE: i32 = 100;
-const SERVICES: usize = 10;
-const TASKS: usize = 100;
-const REVISIONS: usize = 20;
-
-/// How often a call is made within a scan while ECS throttles it, or has a fault that may pass: a scan is many calls, and worth nothing
-/// if one of them fails.
-const TRIES: u32 = 3;
-
-/// Half of ECS's buckets.
-/// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
-const SMALL: Pacing = Pacing { per_second: 10.0, burst: 25 };
-const LARGE: Pacing = Pacing { per_second: 10.0, burst: 50 };
-
-/// The deployments of a service that are not over: what they deploy, or roll back to, is in use.
-const UNDER_WAY: [Status; 5] = [
-    Status::Pending,
-    Status::InProgress,
-    Status::StopRequested,
-    Status::RollbackRequested,
-    Status::RollbackInProgress,
-];
+mod calls;
+mod reader;
+mod references;
 
 /// Makes scans, one at a time.
 pub(super) struct Scanner {
-    client: Client,
-    clusters: Bucket,
-    services: Bucket,
-    tasks: Bucket,
-    deployments: Bucket,
-    revisions: Bucket,
+    ecs: EcsReader,
+    /// The clusters that did not exist when they were last scanned, although ECS lists them.
+    gone: HashSet<String>,
 }
-
-type Answer<T, E> = Result<T, SdkError<E, HttpResponse>>;
 
 impl Scanner {
     pub(super) fn new(config: &SdkConfig) -> Self {
-        Self {
-            client: Client::new(config),
-            clusters: Bucket::new(SMALL),
-            services: Bucket::new(LARGE),
-            tasks: Bucket::new(LARGE),
-            deployments: Bucket::new(SMALL),
-            revisions: Bucket::new(SMALL),
-        }
+        Self { ecs: EcsReader::new(config), gone: HashSet::new() }
     }
 
-    /// All users of all revisions: the services of every cluster with their deployments, task sets and rollbacks, and the tasks
-    /// that run or have not stopped yet.
+    /// Returns all users of all revisions: the services of every cluster with their deployments, task sets and rollbacks, and the tasks
+    /// that have not stopped; and the references that could not be resolved.
+    ///
+    /// A cluster that is listed and does not exist has no users once two scans in a row have found it so.
     ///
     /// # Errors
-    /// Where any part of it cannot be had: then nothing is known.
+    /// Returns a failure if a call fails, other than for one service's or one cluster's sake: then nothing is known.
     pub(super) async fn scan(&mut self) -> Result<Found, Failure> {
         let mut found = Found::default();
-        for cluster in self.list_clusters().await? {
-            for services in self.list_services(&cluster).await?.chunks(SERVICES) {
-                for service in self.describe_services(&cluster, services).await? {
-                    self.note_service(&cluster, &service, &mut found).await?;
+        let clusters = self.ecs.list_clusters().await.map_err(CallError::into_failure)?;
+        self.gone.retain(|cluster| clusters.contains(cluster));
+        for cluster in &clusters {
+            let scanned = self.scan_cluster(cluster, &mut found).await;
+            if let Err(CallError::ClusterGone(failure)) = scanned {
+                let is_first = self.gone.insert(cluster.clone());
+                if is_first {
+                    found.note_unresolved(format!("cluster/{}", short(cluster)), failure);
                 }
+                continue;
             }
-            for status in [DesiredStatus::Running, DesiredStatus::Stopped] {
-                for tasks in self.list_tasks(&cluster, &status).await?.chunks(TASKS) {
-                    for task in self.describe_tasks(&cluster, tasks).await? {
-                        note_task(&cluster, &task, &mut found);
-                    }
-                }
-            }
+            self.gone.remove(cluster);
+            scanned.map_err(CallError::into_failure)?;
         }
         Ok(found)
     }
 
-    async fn note_service(
-        &mut self,
-        cluster: &str,
-        service: &Service,
-        found: &mut Found,
-    ) -> Result<(), Failure> {
-        // A deleted service is shown for a while.
-        if service.status() == Some("INACTIVE") {
-            return Ok(());
+    async fn scan_cluster(&mut self, cluster: &str, found: &mut Found) -> Result<(), CallError> {
+        for arns in self.ecs.list_services(cluster).await?.chunks(SERVICES) {
+            for (arn, service) in self.ecs.describe_services(cluster, arns).await? {
+                Box::pin(self.note_service(cluster, &arn, service, found)).await?;
+            }
         }
-        let name = service.service_name().unwrap_or_default().to_owned();
-        let user = User::Service { cluster: short(cluster).to_owned(), name };
-        found.note(service.task_definition(), &user);
-        service.deployments().iter().for_each(|it| found.note(it.task_definition(), &user));
-        service.task_sets().iter().for_each(|it| found.note(it.task_definition(), &user));
-        if !may_roll_back(service) {
-            return Ok(());
-        }
-        let arn = service.service_arn().unwrap_or_default();
-        let under_way = self.list_service_deployments(cluster, arn, &UNDER_WAY).await?;
-        if under_way.is_empty() {
-            return Ok(());
-        }
-        // A deployment that fails is rolled back to what was last deployed with success.
-        let done = self.list_service_deployments(cluster, arn, &[Status::Successful]).await?;
-        let last = done.iter().max_by_key(|it| it.finished_at().or(it.created_at()).map(DateTime::secs));
-        let targets: Vec<String> = under_way
-            .iter()
-            .chain(last)
-            .filter_map(|it| it.target_service_revision_arn())
-            .map(str::to_owned)
-            .collect();
-        for revisions in targets.chunks(REVISIONS) {
-            for revision in self.describe_service_revisions(revisions).await? {
-                found.note(Some(&revision), &user);
+        for status in [DesiredStatus::Running, DesiredStatus::Stopped] {
+            for arns in self.ecs.list_tasks(cluster, &status).await?.chunks(TASKS) {
+                for (arn, task) in self.ecs.describe_tasks(cluster, arns).await? {
+                    note_task(cluster, &arn, task, found);
+                }
             }
         }
         Ok(())
     }
 
-    async fn list_clusters(&mut self) -> Result<Vec<String>, Failure> {
-        let client = &self.client;
-        pages(&mut self.clusters, "ListClusters", |token| {
-            let call = client.list_clusters().max_results(PAGE).set_next_token(token).send();
-            call.map_ok(|page| (page.cluster_arns.unwrap_or_default(), page.next_token))
-        })
-        .await
-    }
-
-    async fn list_services(&mut self, cluster: &str) -> Result<Vec<String>, Failure> {
-        let client = &self.client;
-        pages(&mut self.services, "ListServices", |token| {
-            let call = client.list_services().cluster(cluster).max_results(PAGE).set_next_token(token).send();
-            call.map_ok(|page| (page.service_arns.unwrap_or_default(), page.next_token))
-        })
-        .await
-    }
-
-    async fn describe_services(&mut self, cluster: &str, arns: &[String]) -> Result<Vec<Service>, Failure> {
-        let operation = "DescribeServices";
-        let call =
-            || self.client.describe_services().cluster(cluster).set_services(Some(arns.to_vec())).send();
-        let answer = paced(&mut self.services, operation, call).await?;
-        let (services, missing) = (answer.services.unwrap_or_default(), answer.failures.unwrap_or_default());
-        complete(operation, arns, services, Service::service_arn, &missing)
-    }
-
-    async fn list_tasks(&mut self, cluster: &str, status: &DesiredStatus) -> Result<Vec<String>, Failure> {
-        let client = &self.client;
-        pages(&mut self.tasks, "ListTasks", |token| {
-            let call = client.list_tasks().cluster(cluster).desired_status(status.clone()).max_results(PAGE);
-            let call = call.set_next_token(token).send();
-            call.map_ok(|page| (page.task_arns.unwrap_or_default(), page.next_token))
-        })
-        .await
-    }
-
-    async fn describe_tasks(&mut self, cluster: &str, arns: &[String]) -> Result<Vec<Task>, Failure> {
-        let operation = "DescribeTasks";
-        let call = || self.client.describe_tasks().cluster(cluster).set_tasks(Some(arns.to_vec())).send();
-        let answer = paced(&mut self.tasks, operation, call).await?;
-        let (tasks, missing) = (answer.tasks.unwrap_or_default(), answer.failures.unwrap_or_default());
-        complete(operation, arns, tasks, Task::task_arn, &missing)
-    }
-
-    async fn list_service_deployments(
+    /// Notes what a service uses. A service that was changed or deleted between two calls is described a second time.
+    async fn note_service(
         &mut self,
         cluster: &str,
-        service: &str,
-        statuses: &[Status],
-    ) -> Result<Vec<ServiceDeploymentBrief>, Failure> {
-        let client = &self.client;
-        let listed = pages(&mut self.deployments, "ListServiceDeployments", |token| {
-            let call = client.list_service_deployments().cluster(cluster).service(service).max_results(PAGE);
-            let call = call.set_status(Some(statuses.to_vec())).set_next_token(token).send();
-            call.map_ok(|page| (page.service_deployments.unwrap_or_default(), page.next_token))
-        })
-        .await?;
-        Ok(listed
-            .into_iter()
-            .filter(|it| it.status().is_none_or(|status| statuses.contains(status)))
-            .collect())
+        arn: &str,
+        service: Described<Service>,
+        found: &mut Found,
+    ) -> Result<(), CallError> {
+        let mut references = self.references(cluster, service).await?;
+        if references.unresolved.is_some() && !references.is_denied() {
+            references = References::default();
+            for (_, service) in self.ecs.describe_services(cluster, &[arn.to_owned()]).await? {
+                references = self.references(cluster, service).await?;
+            }
+        }
+        let user = User::Service { cluster: short(cluster).to_owned(), name: short(arn).to_owned() };
+        for task_definition in &references.task_definitions {
+            found.note(Some(task_definition), &user);
+        }
+        if let Some(failure) = references.unresolved {
+            found.note_unresolved(user.to_string(), failure);
+        }
+        Ok(())
     }
 
-    /// The task definitions of service revisions.
-    async fn describe_service_revisions(&mut self, arns: &[String]) -> Result<Vec<String>, Failure> {
-        let operation = "DescribeServiceRevisions";
-        let call =
-            || self.client.describe_service_revisions().set_service_revision_arns(Some(arns.to_vec())).send();
-        let answer = paced(&mut self.revisions, operation, call).await?;
-        let (revisions, missing) =
-            (answer.service_revisions.unwrap_or_default(), answer.failures.unwrap_or_default());
-        let revisions =
-            complete(operation, arns, revisions, ServiceRevision::service_revision_arn, &missing)?;
-        Ok(revisions.into_iter().filter_map(|it| it.task_definition).collect())
+    async fn references(
+        &mut self,
+        cluster: &str,
+        service: Described<Service>,
+    ) -> Result<References, CallError> {
+        let mut references = References::default();
+        match service {
+            // A deleted service is shown for a while.
+            Described::Found(service) if service.status() == Some("INACTIVE") => {}
+            Described::Missing(_) => {}
+            Described::Unclear(failure) => references.fail(failure),
+            Described::Found(service) => {
+                references = References::of(&service);
+                if has_hidden_references(&service) {
+                    self.add_deployments(cluster, &service, &mut references).await?;
+                }
+                self.add_service_revisions(&mut references).await?;
+            }
+        }
+        Ok(references)
+    }
+
+    /// Adds what the service deployments under way deploy, replace, and are rolled back to.
+    async fn add_deployments(
+        &mut self,
+        cluster: &str,
+        service: &Service,
+        references: &mut References,
+    ) -> Result<(), CallError> {
+        let arn = service.service_arn().unwrap_or_default();
+        let listed = self.ecs.list_service_deployments(cluster, arn).await;
+        let Some(listed) = unless_refused(listed, references)? else { return Ok(()) };
+        let listed = Listed::new(service, &listed);
+        for deployment in &listed.under_way {
+            references.add_listed(deployment);
+        }
+        let mut is_deploying = !listed.under_way.is_empty() || is_deploying(service);
+        // A deployment without an ARN cannot be described.
+        let mut is_clear = !listed.arns.is_empty()
+            && listed.under_way.iter().all(|it| it.service_deployment_arn().is_some());
+        for arns in listed.arns.chunks(SERVICE_DEPLOYMENTS) {
+            let described = match self.ecs.describe_service_deployments(arns).await {
+                // The list names what a deployment replaces unless that was deployed more than 90 days ago.
+                Err(CallError::Failed(failure)) if failure.kind == FailureKind::AccessDenied => {
+                    if listed.last_success.is_none() {
+                        references.fail(failure);
+                    }
+                    continue;
+                }
+                other => unless_refused(other, references)?.unwrap_or_default(),
+            };
+            for (_, deployment) in described {
+                match deployment {
+                    Described::Found(deployment) if is_under_way(deployment.status()) => {
+                        is_deploying = true;
+                        is_clear &= names_predecessor(service, &deployment);
+                        references.add_described(&deployment);
+                    }
+                    Described::Found(_) => {}
+                    Described::Missing(failure) | Described::Unclear(failure) => references.fail(failure),
+                }
+            }
+        }
+        match listed.last_success.filter(|_| is_deploying) {
+            Some(deployment) => references.add_listed(deployment),
+            None if is_deploying && !is_clear => {
+                references.unclear("DescribeServiceDeployments", "what a deployment replaces is not known");
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn add_service_revisions(&mut self, references: &mut References) -> Result<(), CallError> {
+        let arns: Vec<String> = references.service_revisions.iter().cloned().collect();
+        for arns in arns.chunks(SERVICE_REVISIONS) {
+            let answer = self.ecs.describe_service_revisions(arns).await;
+            for (arn, revision) in unless_refused(answer, references)?.unwrap_or_default() {
+                match revision {
+                    Described::Found(ServiceRevision { task_definition: Some(it), .. }) => {
+                        references.task_definitions.insert(it);
+                    }
+                    Described::Found(_) => {
+                        let text = format!("{arn} names no task definition");
+                        references.unclear("DescribeServiceRevisions", &text);
+                    }
+                    Described::Missing(failure) | Described::Unclear(failure) => references.fail(failure),
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-/// Whether a deployment of the service may be under way that its own description does not show in full. One that ECS itself
-/// deploys, and whose only deployment is completed, has none. Other deployment controllers have task sets, which are shown.
-/// Source: `rolloutState` of `Deployment` in the ECS API Reference.
-fn may_roll_back(service: &Service) -> bool {
-    let controller = service.deployment_controller().map(DeploymentController::r#type);
-    if controller.is_some_and(|it| *it != DeploymentControllerType::Ecs) {
-        return false;
+/// Returns the answer about one service. Returns `None` if ECS refused: then the service's references are unresolved, and the scan
+/// continues.
+fn unless_refused<T>(
+    answer: Result<T, CallError>,
+    references: &mut References,
+) -> Result<Option<T>, CallError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(CallError::ServiceGone(failure)) => {
+            references.fail(failure);
+            Ok(None)
+        }
+        Err(CallError::Failed(failure))
+            if matches!(failure.kind, FailureKind::AccessDenied | FailureKind::Refused) =>
+        {
+            references.fail(failure);
+            Ok(None)
+        }
+        Err(other) => Err(other),
     }
-    let is_completed = |state: &DeploymentRolloutState| *state == DeploymentRolloutState::Completed;
-    !matches!(service.deployments(), [only] if only.rollout_state().is_some_and(is_completed))
 }
 
-/// A task that has stopped is shown for an hour. A task of a service stands for the service.
-fn note_task(cluster: &str, task: &Task, found: &mut Found) {
+/// A task of a service stands for the service. One that has stopped is shown for an hour.
+fn note_task(cluster: &str, arn: &str, task: Described<Task>, found: &mut Found) {
+    let (cluster, id) = (short(cluster).to_owned(), short(arn).to_owned());
+    let task = match task {
+        Described::Found(task) => task,
+        Described::Missing(_) => return,
+        Described::Unclear(failure) => {
+            return found.note_unresolved(User::Task { cluster, id }.to_string(), failure);
+        }
+    };
+    let user = match task.group().and_then(|group| group.strip_prefix("service:")) {
+        Some(name) => User::Service { cluster, name: name.to_owned() },
+        None => User::Task { cluster, id },
+    };
     if matches!(task.last_status(), Some("STOPPED" | "DELETED")) {
         let at = task.stopped_at().or(task.execution_stopped_at()).or(task.stopping_at());
         let at = at.and_then(|at| Timestamp::from_second(at.secs()).ok());
-        found.note_stopped(task.task_definition_arn(), at);
-        return;
-    }
-    let cluster = short(cluster).to_owned();
-    let user = match task.group().and_then(|group| group.strip_prefix("service:")) {
-        Some(name) => User::Service { cluster, name: name.to_owned() },
-        None => User::Task { cluster, id: short(task.task_arn().unwrap_or_default()).to_owned() },
-    };
-    found.note(task.task_definition_arn(), &user);
-}
-
-/// All pages of a list.
-async fn pages<T, E, F>(
-    bucket: &mut Bucket,
-    operation: &'static str,
-    page: impl Fn(Option<String>) -> F,
-) -> Result<Vec<T>, Failure>
-where
-    F: Future<Output = Answer<(Vec<T>, Option<String>), E>>,
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    let (mut all, mut tokens) = (Vec::new(), Vec::new());
-    loop {
-        let (items, next) = paced(bucket, operation, || page(tokens.last().cloned())).await?;
-        all.extend(items);
-        match next.filter(|token| !token.is_empty()) {
-            None => return Ok(all),
-            Some(token) if tokens.contains(&token) => {
-                return Err(refused(operation, "the same page came twice"));
-            }
-            Some(token) => tokens.push(token),
-        }
-    }
-}
-
-/// Makes a call when the bucket has a token for it. One that fails in passing steps back and is made again.
-async fn paced<T, E, F>(
-    bucket: &mut Bucket,
-    operation: &'static str,
-    call: impl Fn() -> F,
-) -> Result<T, Failure>
-where
-    F: Future<Output = Answer<T, E>>,
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    let mut tries = 0;
-    loop {
-        bucket.take().await;
-        tries += 1;
-        let failure = match observed(operation, call()).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => failure(&error),
-        };
-        let may_pass = matches!(
-            failure.kind,
-            FailureKind::Throttled | FailureKind::ServerFault | FailureKind::Unavailable
-        );
-        if !may_pass || tries == TRIES {
-            tracing::warn!(operation, message = failure.message, "call to AWS failed");
-            // That something is gone while one looks says nothing of revisions.
-            let kind = if failure.kind == FailureKind::Absent { FailureKind::Refused } else { failure.kind };
-            let message = format!("ecs:{operation}: {}", failure.message);
-            let operation = failure.operation.unwrap_or(operation);
-            return Err(Failure { kind, message, ..failure }.during(operation));
-        }
-        // Whatever the reason, the next one is to come later.
-        bucket.0.throttled(Instant::now());
-    }
-}
-
-/// Checks that each of those asked for was answered, or is gone meanwhile.
-fn complete<T>(
-    operation: &'static str,
-    asked: &[String],
-    answered: Vec<T>,
-    arn: impl Fn(&T) -> Option<&str>,
-    missing: &[Missing],
-) -> Result<Vec<T>, Failure> {
-    if let Some(other) = missing.iter().find(|it| it.reason() != Some("MISSING")) {
-        let text = [other.arn(), other.reason()].map(Option::unwrap_or_default).join(": ");
-        return Err(refused(operation, &text));
-    }
-    let told = answered.iter().filter_map(arn).chain(missing.iter().filter_map(|it| it.arn()));
-    let told: HashSet<&str> = told.map(short).collect();
-    match asked.iter().find(|asked| !told.contains(short(asked))) {
-        Some(untold) => Err(refused(operation, &format!("nothing was answered of {untold}"))),
-        None => Ok(answered),
-    }
-}
-
-fn refused(operation: &str, text: &str) -> Failure {
-    Failure::new(FailureKind::Refused, format!("ecs:{operation}: {text}"))
-}
-
-/// One of ECS's buckets, for the one scan at a time.
-struct Bucket(Line<()>);
-
-impl Bucket {
-    fn new(pacing: Pacing) -> Self {
-        Self(Line::new(pacing, Instant::now()))
-    }
-
-    async fn take(&mut self) {
-        while self.0.take(&(), Instant::now()) == Turn::Later {
-            if let Some(due) = self.0.next_call(Instant::now()) {
-                tokio::time::sleep_until(due).await;
-            }
-            self.0.call(Instant::now());
-        }
+        found.note_stopped(task.task_definition_arn(), at, &user);
+    } else {
+        found.note(task.task_definition_arn(), &user);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who uses the revisions of an account and region, as one scan found it, and how long that is good for. Pure: the clock is an argument.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     time::Duration,
 };
@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use crate::{
     ecs::{
-        answer::Failure,
+        answer::{Failure, FailureKind},
         freshness::{Purpose, Timing},
     },
-    task_definition::Arn,
+    task_definition::{Arn, Reference},
 };
 
 /// How many users of one revision are named.
@@ -72,7 +72,7 @@ pub enum Use {
         /// The last use that recent scans showed, such as the end of a task that has stopped.
         last_used: Option<Timestamp>,
     },
-    /// The scan failed, so somebody may.
+    /// The scan failed, or a reference is unresolved.
     Unknown(Failure),
 }
 
@@ -90,35 +90,74 @@ impl Use {
     }
 }
 
-/// All users that a scan found, while it is under way.
+/// All users that a scan found, and the references that it could not resolve.
 #[derive(Debug, Default)]
 pub struct Found {
     users: HashMap<String, BTreeSet<User>>,
     /// The end of the last task of each revision that has stopped; `None` if ECS does not say when.
     stopped: HashMap<String, Option<Timestamp>>,
+    /// Why each of these may use any revision, by the name of the service, task or cluster.
+    unresolved: BTreeMap<String, Failure>,
 }
 
 impl Found {
-    /// Notes a user of a task definition, which ECS names by its ARN.
+    /// Notes a user of a task definition, which ECS names by its ARN. One that ECS does not name is an unresolved reference.
     pub fn note(&mut self, task_definition: Option<&str>, user: &User) {
-        if let Some(name) = task_definition.map(short) {
-            self.users.entry(name.to_owned()).or_default().insert(user.clone());
+        if let Some(name) = self.revision(task_definition, user) {
+            self.users.entry(name).or_default().insert(user.clone());
         }
     }
 
     /// Notes a task that has stopped: no user, but the revision was in use until then. `at` is `None` if ECS does not
     /// say when.
-    pub fn note_stopped(&mut self, task_definition: Option<&str>, at: Option<Timestamp>) {
-        if let Some(name) = task_definition.map(short) {
-            let last = self.stopped.entry(name.to_owned()).or_insert(at);
+    pub fn note_stopped(&mut self, task_definition: Option<&str>, at: Option<Timestamp>, user: &User) {
+        if let Some(name) = self.revision(task_definition, user) {
+            let last = self.stopped.entry(name).or_insert(at);
             *last = last.zip(at).map(|(last, at)| last.max(at));
         }
+    }
+
+    /// Returns the revision that ECS names. Notes an unresolved reference of `user` if it names none.
+    fn revision(&mut self, task_definition: Option<&str>, user: &User) -> Option<String> {
+        let name = task_definition.unwrap_or("an answer without a task definition");
+        if let Ok(Reference::Revision(revision)) = short(name).parse() {
+            return Some(revision.to_string());
+        }
+        let text = format!("{name} is not a task definition revision");
+        self.note_unresolved(user.to_string(), Failure::new(FailureKind::Unavailable, text));
+        None
+    }
+
+    /// Notes that `user`, such as service/prod/web, may use any revision.
+    pub fn note_unresolved(&mut self, user: String, failure: Failure) {
+        self.unresolved.entry(user).or_insert(failure);
+    }
+
+    /// Returns the failure to report for revisions without a known user: an access denial before all others, since only that
+    /// needs manual intervention.
+    fn unresolved(&self) -> Option<Failure> {
+        let is_denied = |(_, failure): &(&String, &Failure)| failure.kind == FailureKind::AccessDenied;
+        let (user, failure) = self.unresolved.iter().find(is_denied).or(self.unresolved.iter().next())?;
+        let more = match self.unresolved.len() {
+            1 => String::new(),
+            all => format!(" (and {} more)", all - 1),
+        };
+        let message = format!("{user}: {}{more}", failure.message);
+        Some(Failure { message, ..failure.clone() })
     }
 }
 
 /// What follows the last slash: within one account and region that says which, whatever form ECS answers in.
 pub(super) fn short(arn: &str) -> &str {
     arn.rsplit('/').next().unwrap_or(arn)
+}
+
+impl Failed {
+    /// The failure of a scan that ended at `ended`; `before` is what was known until then.
+    fn after(before: Option<&Scan>, failure: Failure, ended: Instant) -> Self {
+        let earlier = before.and_then(|before| before.failed.as_ref()).map_or(0, |failed| failed.count);
+        Self { failure, ended, count: earlier + 1 }
+    }
 }
 
 /// What is known of usage: the last successful scan or, without one, why the last scan failed.
@@ -128,6 +167,8 @@ pub struct Scan {
     /// When it ended, by AWS's clock and rounded up.
     at: Option<Timestamp>,
     users: Result<HashMap<String, Users>, Failure>,
+    /// Why a revision without a known user may be in use.
+    unresolved: Option<Failure>,
     /// The last use of revisions that recent scans showed in use.
     last_used: HashMap<String, Timestamp>,
     /// How long the last few successful scans took.
@@ -135,7 +176,7 @@ pub struct Scan {
     failed: Option<Failed>,
 }
 
-/// The scans that have failed since the last successful one.
+/// The scans that have failed, or left a reference unresolved, since the last one that did neither.
 #[derive(Clone, Debug)]
 struct Failed {
     failure: Failure,
@@ -162,21 +203,23 @@ impl Scan {
             durations.into_iter().chain([ended.saturating_duration_since(began)]).collect();
         durations.drain(..durations.len().saturating_sub(JUDGED));
         let last_used = last_used(&found, at, before);
+        let unresolved = found.unresolved();
+        let failed = unresolved.clone().map(|failure| Failed::after(before, failure, ended));
         let users = found.users.into_iter().map(|(arn, users)| (arn, users.into())).collect();
         let timing = Timing { began, ended, median: median(&durations) };
-        Self { timing, at, users: Ok(users), last_used, durations, failed: None }
+        Self { timing, at, users: Ok(users), unresolved, last_used, durations, failed }
     }
 
     /// What was found before stays known for as long as it would have been.
     fn failed(began: Instant, ended: Instant, failure: Failure, before: Option<&Self>) -> Self {
-        let failures = before.and_then(|before| before.failed.as_ref()).map_or(0, |failed| failed.count);
-        let failed = Some(Failed { failure: failure.clone(), ended, count: failures + 1 });
+        let failed = Some(Failed::after(before, failure.clone(), ended));
         match before {
             Some(before) if before.users.is_ok() => Self { failed, ..before.clone() },
             _ => {
                 let durations = before.map(|before| before.durations.clone()).unwrap_or_default();
                 let timing = Timing { began, ended, median: median(&durations) };
-                Self { timing, at: None, users: Err(failure), last_used: HashMap::new(), durations, failed }
+                let (users, last_used) = (Err(failure), HashMap::new());
+                Self { timing, at: None, users, unresolved: None, last_used, durations, failed }
             }
         }
     }
@@ -206,19 +249,21 @@ impl Scan {
 
     fn shows(&self, arn: &Arn) -> Use {
         let name = arn.revision().to_string();
-        match &self.users {
-            Ok(users) => users.get(&name).map_or_else(
-                || Use::Nobody { at: self.at, last_used: self.last_used.get(&name).copied() },
-                |users| Use::By(users.clone()),
-            ),
-            Err(failure) => Use::Unknown(failure.clone()),
+        let users = match &self.users {
+            Ok(users) => users.get(&name),
+            Err(failure) => return Use::Unknown(failure.clone()),
+        };
+        match (users, &self.unresolved) {
+            (Some(users), _) => Use::By(users.clone()),
+            (None, Some(failure)) => Use::Unknown(failure.clone()),
+            (None, None) => Use::Nobody { at: self.at, last_used: self.last_used.get(&name).copied() },
         }
     }
 
-    /// Returns when the last successful scan ended, by AWS's clock.
+    /// Returns when the last scan ended, by AWS's clock, if it resolved every reference.
     #[must_use]
     pub fn scanned_at(&self) -> Option<Timestamp> {
-        self.users.as_ref().ok().and(self.at)
+        self.users.as_ref().ok().filter(|_| self.unresolved.is_none()).and(self.at)
     }
 
     #[must_use]
@@ -226,7 +271,7 @@ impl Scan {
         &self.timing
     }
 
-    /// Returns when a failed scan is to be repeated; `None` after a success.
+    /// Returns when a scan that failed or left a reference unresolved is repeated; `None` after any other.
     #[must_use]
     pub fn retry(&self) -> Option<Instant> {
         let failed = self.failed.as_ref()?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use testkit::{
     model_api::{Answer, Asked, ModelApi, Verb},
     simulated_ecs::{
-        ACCESS_KEY, ACCOUNT, Action, Fault, Outcome, Region, Service, SimulatedEcs, Status, Task,
+        ACCESS_KEY, ACCOUNT, Action, Fault, Outcome, Region, Service, SimulatedEcs, Status, Task, Vanished,
         in_process::{self, Sent},
     },
 };
@@ -56,6 +56,8 @@ impl World {
         ecs.throttle(1.0);
         let west = ecs.region(ACCOUNT, REGION);
         west.cluster("prod");
+        // ECS lists clusters for days that do not exist any more.
+        west.cluster("gone").vanish(Vanished::NotFound);
         for (family, count) in families {
             west.register_many(family, *count);
         }

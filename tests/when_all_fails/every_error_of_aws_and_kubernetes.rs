@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Every operation that the controller calls.
-const OPERATIONS: [Action; 11] = [
+const OPERATIONS: [Action; 12] = [
     Action::GetCallerIdentity,
     Action::DescribeTaskDefinition,
     Action::DeregisterTaskDefinition,
@@ -24,6 +24,7 @@ const OPERATIONS: [Action; 11] = [
     Action::ListTasks,
     Action::DescribeTasks,
     Action::ListServiceDeployments,
+    Action::DescribeServiceDeployments,
     Action::DescribeServiceRevisions,
     Action::ListTaskDefinitions,
 ];

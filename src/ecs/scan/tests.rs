@@ -10,9 +10,10 @@ use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use testkit::simulated_ecs::{
-    ACCOUNT, Action, Cluster, Fault, Service, SimulatedEcs, Task,
+    ACCOUNT, Action, Cluster, Fault, Service, SimulatedEcs, Task, Vanished,
     in_process::{self, Received},
 };
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
@@ -26,25 +27,29 @@ use crate::{
 const REGION: &str = "us-west-2";
 
 /// An account of one cluster, `prod`.
-fn account() -> (SimulatedEcs, Cluster) {
+pub(super) fn account() -> (SimulatedEcs, Cluster) {
     let began = Instant::now();
     let ecs = SimulatedEcs::in_process(move || Timestamp::UNIX_EPOCH + began.elapsed());
     let cluster = ecs.region(ACCOUNT, REGION).cluster("prod");
     (ecs, cluster)
 }
 
-fn arn(revision: &str) -> Arn {
+pub(super) fn arn(revision: &str) -> Arn {
     let text = format!("arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{revision}");
     let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
     arn
 }
 
-async fn scan_by(transport: in_process::Transport) -> Result<Found, Failure> {
-    let config = in_process::config(REGION, transport).to_builder();
-    Scanner::new(&config.retry_config(RetryConfig::disabled()).build()).scan().await
+pub(super) async fn scan_by(transport: in_process::Transport) -> Result<Found, Failure> {
+    scanner(transport).scan().await
 }
 
-async fn scan(ecs: &SimulatedEcs) -> Result<Found, Failure> {
+fn scanner(transport: in_process::Transport) -> Scanner {
+    let config = in_process::config(REGION, transport).to_builder();
+    Scanner::new(&config.retry_config(RetryConfig::disabled()).build())
+}
+
+pub(super) async fn scan(ecs: &SimulatedEcs) -> Result<Found, Failure> {
     scan_by(ecs.transport()).await
 }
 
@@ -54,17 +59,30 @@ fn scanned(found: Result<Found, Failure>) -> Scan {
     Scan::new(now, (now, Some(Timestamp::UNIX_EPOCH)), found, None)
 }
 
+/// What a scan says about a revision.
+pub(super) fn usage(found: Result<Found, Failure>, revision: &str) -> Use {
+    scanned(found).of(&arn(revision), Purpose::Report, Instant::now()).expect("it is fresh")
+}
+
+/// Why the usage of a revision is unknown.
+pub(super) fn unknown(found: Result<Found, Failure>, revision: &str) -> Failure {
+    match usage(found, revision) {
+        Use::Unknown(failure) => failure,
+        other => panic!("{revision}: {other:?}"),
+    }
+}
+
 /// Who uses a revision.
-async fn users(ecs: &SimulatedEcs, revision: &str) -> Vec<String> {
+pub(super) async fn users(ecs: &SimulatedEcs, revision: &str) -> Vec<String> {
     let found = Ok(scan(ecs).await.expect("a scan"));
-    match scanned(found).of(&arn(revision), Purpose::Report, Instant::now()).expect("it is fresh") {
+    match usage(found, revision) {
         Use::By(users) => users.named.iter().map(ToString::to_string).collect(),
         Use::Nobody { .. } => Vec::new(),
         Use::Unknown(failure) => panic!("{failure:?}"),
     }
 }
 
-fn count(ecs: &SimulatedEcs, action: Action) -> usize {
+pub(super) fn count(ecs: &SimulatedEcs, action: Action) -> usize {
     ecs.calls_of(action).len()
 }
 
@@ -117,6 +135,7 @@ async fn a_task_uses_its_revision_until_it_has_stopped() {
     cluster.put_task(Task::pending("pending", "web:2"));
     cluster.put_task(Task::stopping("stopping", "web:3"));
     cluster.put_task(Task::stopped("stopped", "web:4"));
+    cluster.put_task(Task::deleted("deleted", "web:4"));
     cluster.put_task(Task::running("served", "web:5").of_service("shop"));
     for (revision, user) in [
         ("web:1", "task/prod/running"),
@@ -191,11 +210,24 @@ async fn a_refusal_ends_a_scan_at_once_and_is_of_no_revision() {
 }
 
 /// A scan of an account where ECS answers the calls of one action with `answers`, one after another, and then as ever.
-async fn scan_with(action: &'static str, answers: Vec<Value>) -> Result<Found, Failure> {
+pub(super) async fn scan_with(
+    service: Service,
+    action: &'static str,
+    answers: Vec<Value>,
+) -> Result<Found, Failure> {
     let (ecs, cluster) = account();
-    cluster.put_service(Service::steady("shop", "web:1"));
-    let (carry, answers) = (ecs.transport(), Arc::new(Mutex::new(answers)));
-    let transport: in_process::Transport = Arc::new(move |sent| {
+    cluster.put_service(service);
+    scan_by(answering(ecs.transport(), action, answers)).await
+}
+
+/// Answers the calls of one action with `answers`, one after another, and then as `carry` does.
+pub(super) fn answering(
+    carry: in_process::Transport,
+    action: &'static str,
+    answers: Vec<Value>,
+) -> in_process::Transport {
+    let answers = Arc::new(Mutex::new(answers));
+    Arc::new(move |sent| {
         let target = sent.headers.get("x-amz-target").and_then(|it| it.to_str().ok()).unwrap_or_default();
         let mut answers = answers.lock().expect("a list");
         if !target.ends_with(action) || answers.is_empty() {
@@ -203,29 +235,80 @@ async fn scan_with(action: &'static str, answers: Vec<Value>) -> Result<Found, F
         }
         let body = answers.remove(0).to_string();
         async move { Some(Received { status: 200, headers: Vec::new(), body }) }.boxed()
-    });
-    scan_by(transport).await
+    })
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_whole_is_none() {
+async fn usage_scan_fails_if_a_list_repeats_a_page_or_is_missing() {
+    let steady = || Service::steady("shop", "web:1");
     let page = || json!({ "clusterArns": [], "nextToken": "again" });
-    let failure = scan_with("ListClusters", vec![page(), page()]).await.expect_err("for ever");
-    assert_eq!(failure.message, "ecs:ListClusters: the same page came twice");
-    scan_with("ListClusters", vec![page(), json!({ "clusterArns": [], "nextToken": "" })])
-        .await
-        .expect("an empty token is none");
+    for (answers, text) in [
+        (vec![page(), page()], "ecs:ListClusters: the same page came twice"),
+        (vec![json!({})], "ecs:ListClusters: the answer has no list"),
+    ] {
+        let failure = scan_with(steady(), "ListClusters", answers).await.expect_err("unclear");
+        assert_eq!(failure, Failure::new(FailureKind::Unavailable, text));
+    }
+    for action in ["ListServices", "ListTasks"] {
+        scan_with(steady(), action, vec![json!({})]).await.expect_err("unclear");
+    }
+    let empty = json!({ "clusterArns": [], "nextToken": "" });
+    scan_with(steady(), "ListClusters", vec![page(), empty]).await.expect("an empty token is none");
+}
 
-    let failures = json!([{ "arn": "shop", "reason": "BUSY" }]);
-    let busy = scan_with("DescribeServices", vec![json!({ "services": [], "failures": failures })]);
-    assert_eq!(busy.await.expect_err("not told").message, "ecs:DescribeServices: shop: BUSY");
+#[tokio::test(start_paused = true)]
+async fn vanished_cluster_has_no_users_once_two_scans_in_a_row_have_found_it_gone() {
+    for vanished in [Vanished::NotFound, Vanished::Inactive] {
+        let (ecs, prod) = account();
+        prod.put_task(Task::running("a", "web:1"));
+        let gone = ecs.region(ACCOUNT, REGION).cluster("gone");
+        let mut scanner = scanner(ecs.transport());
+        let mut scan = async || scanner.scan().await;
 
-    let other = json!({ "services": [{ "serviceArn": "service/prod/other", "serviceName": "other" }] });
-    let failure = scan_with("DescribeServices", vec![other]).await.expect_err("of another");
-    assert!(
-        failure.message.starts_with("ecs:DescribeServices: nothing was answered of arn:"),
-        "{}",
-        failure.message
-    );
-    assert_eq!(failure.kind, FailureKind::Refused);
+        gone.vanish(vanished);
+        let first = unknown(scan().await, "web:2");
+        assert_eq!(first.kind, FailureKind::Unavailable);
+        assert!(first.message.starts_with("cluster/gone: ecs:ListServices: "), "{}", first.message);
+        assert!(matches!(usage(scan().await, "web:2"), Use::Nobody { .. }));
+        assert!(matches!(usage(scan().await, "web:1"), Use::By(_)), "in another cluster");
+
+        gone.put_task(Task::running("b", "web:2"));
+        assert!(matches!(usage(scan().await, "web:2"), Use::By(_)), "created again under the same name");
+        gone.vanish(vanished);
+        unknown(scan().await, "web:2");
+        assert!(matches!(usage(scan().await, "web:2"), Use::Nobody { .. }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cluster_that_vanishes_during_a_scan_leaves_usage_unknown_until_the_next_scan() {
+    for action in [
+        Action::ListServices,
+        Action::DescribeServices,
+        Action::ListServiceDeployments,
+        Action::ListTasks,
+        Action::DescribeTasks,
+    ] {
+        let (ecs, prod) = account();
+        prod.put_service(Service::steady("shop", "web:2").deploying_from("web:1"));
+        prod.put_task(Task::running("a", "web:1"));
+        let meanwhile = prod.clone();
+        ecs.before(action, 1, async move { meanwhile.vanish(Vanished::NotFound) });
+        let mut scanner = scanner(ecs.transport());
+        assert_eq!(unknown(scanner.scan().await, "web:9").kind, FailureKind::Unavailable, "{action:?}");
+        assert!(matches!(usage(scanner.scan().await, "web:1"), Use::Nobody { .. }), "{action:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_failures_of_a_cluster_do_not_count_as_gone() {
+    let (ecs, prod) = account();
+    let mut scanner = scanner(ecs.transport());
+    prod.vanish(Vanished::NotFound);
+    unknown(scanner.scan().await, "web:1");
+    ecs.fault(Fault::on(Action::ListServices).times(3).server_error());
+    scanner.scan().await.expect_err("a failure");
+    let failure = unknown(scanner.scan().await, "web:1");
+    assert!(failure.message.contains("ClusterNotFoundException"), "{}", failure.message);
+    assert!(matches!(usage(scanner.scan().await, "web:1"), Use::Nobody { .. }));
 }

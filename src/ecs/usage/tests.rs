@@ -47,7 +47,7 @@ fn used_at(at: i64, before: Option<&Scan>) -> Scan {
 /// A scan that finds a task of `web:3` that stopped at `stopped`.
 fn stopped(at: i64, stopped: Option<i64>, before: Option<&Scan>) -> Scan {
     let mut found = Found::default();
-    found.note_stopped(Some(&arn("web:3").to_string()), stopped.map(second));
+    found.note_stopped(Some(&arn("web:3").to_string()), stopped.map(second), &task("a"));
     let now = Instant::now();
     Scan::new(now, (now, Some(second(at))), Ok(found), before)
 }
@@ -75,7 +75,7 @@ fn a_stopped_task_is_the_last_use_of_its_revision() {
     );
     let mut found = Found::default();
     for time in [Some(second(5)), None, Some(second(7))] {
-        found.note_stopped(Some(&arn("web:3").to_string()), time);
+        found.note_stopped(Some(&arn("web:3").to_string()), time, &task("a"));
     }
     let now = Instant::now();
     let several = Scan::new(now, (now, Some(second(1_000))), Ok(found), None);
@@ -124,7 +124,6 @@ fn each_user_is_counted_once_and_five_are_named() {
         found.note(Some(&arn("web:3").to_string()), &task(id));
     }
     found.note(Some(&arn("web:3").to_string()), &web);
-    found.note(None, &web);
     let scan = scan(0, Ok(found), None);
     let Some(Use::By(users)) = reported(&scan) else { panic!("in use") };
     let named: Vec<String> = users.named.iter().map(ToString::to_string).collect();

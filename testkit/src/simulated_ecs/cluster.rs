@@ -1,6 +1,11 @@
 //! The test's own way to the services and tasks of a cluster: no call, no throttling, no log.
 
-use super::{clusters::Members, region::Region, service::Service, task::Task};
+use super::{
+    clusters::{Members, Vanished},
+    region::Region,
+    service::Service,
+    task::Task,
+};
 
 /// One cluster of a region. Cheap to clone, so that a hook can own one.
 #[derive(Clone, Debug)]
@@ -61,7 +66,18 @@ impl Cluster {
         self.region.with_clusters(|clusters| clusters.remove(&self.name));
     }
 
+    /// Makes the cluster vanish with all that is in it, but for its place in the list; to put something into it makes it anew.
+    pub fn vanish(&self, vanished: Vanished) {
+        self.region.with_clusters(|clusters| {
+            *clusters.members_of(&self.name) = Members { vanished: Some(vanished), ..Members::default() };
+        });
+    }
+
     fn with_members<T>(&self, run: impl FnOnce(&mut Members) -> T) -> T {
-        self.region.with_clusters(|clusters| run(clusters.members_of(&self.name)))
+        self.region.with_clusters(|clusters| {
+            let members = clusters.members_of(&self.name);
+            members.vanished = None;
+            run(members)
+        })
     }
 }

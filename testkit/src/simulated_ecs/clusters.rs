@@ -20,6 +20,27 @@ pub(super) struct Clusters(BTreeMap<String, Members>);
 pub(super) struct Members {
     pub(super) services: BTreeMap<String, Service>,
     pub(super) tasks: BTreeMap<String, Task>,
+    pub(super) vanished: Option<Vanished>,
+}
+
+/// What calls in a cluster answer that is listed, but does not exist any more: some are for days.
+#[derive(Clone, Copy, Debug)]
+pub enum Vanished {
+    /// `ClusterNotFoundException`.
+    NotFound,
+    /// `InvalidParameterException` with ECS's text on inactive clusters.
+    Inactive,
+}
+
+impl Vanished {
+    fn failure(self) -> Failure {
+        match self {
+            Self::NotFound => Failure::not_found("Cluster"),
+            Self::Inactive => Failure::invalid_parameter(
+                "The specified cluster is inactive. Specify an active cluster and try again.",
+            ),
+        }
+    }
 }
 
 impl Clusters {
@@ -43,8 +64,13 @@ impl Clusters {
         caller: &Caller,
     ) -> Result<(&'a str, &'a Members), Failure> {
         let name = cluster_name(named, caller)?;
+        Ok((name, self.members(name)?))
+    }
+
+    /// What is in a cluster that exists.
+    pub(super) fn members(&self, name: &str) -> Result<&Members, Failure> {
         let members = self.get(name).ok_or_else(|| Failure::not_found("Cluster"))?;
-        Ok((name, members))
+        members.vanished.map_or(Ok(members), |vanished| Err(vanished.failure()))
     }
 }
 

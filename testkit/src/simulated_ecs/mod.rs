@@ -30,6 +30,7 @@ pub use self::{
     action::Action,
     call_log::{Call, Outcome},
     cluster::Cluster,
+    clusters::Vanished,
     fault::{Fault, Target},
     region::{Record, Region},
     service::Service,

@@ -16,8 +16,13 @@ pub struct Service {
     desired_count: i32,
     deployments: Vec<Deployment>,
     task_sets: Vec<TaskSet>,
+    controller: Option<&'static str>,
+    strategy: &'static str,
+    is_express: bool,
     /// Oldest first.
     pub(super) rollouts: Vec<Rollout>,
+    /// Task definitions whose service revisions ECS reports as MISSING.
+    pub(super) lost: Vec<String>,
     pub(super) put_at: Timestamp,
 }
 
@@ -49,7 +54,11 @@ impl Service {
                 task_definition: revision.to_owned(),
             }],
             task_sets: Vec::new(),
+            controller: None,
+            strategy: "ROLLING",
+            is_express: false,
             rollouts: vec![Rollout::new("SUCCESSFUL", revision)],
+            lost: Vec::new(),
             put_at: Timestamp::UNIX_EPOCH,
         }
     }
@@ -78,6 +87,62 @@ impl Service {
     #[must_use]
     pub fn rolling_back_to(self, revision: &str) -> Self {
         self.replacing("ROLLBACK_IN_PROGRESS", revision)
+    }
+
+    /// Its deployment is in progress, and would go back to this revision, of which no tasks are left.
+    ///
+    /// Only the service deployments tell: neither the service nor its deployments name the revision.
+    #[must_use]
+    pub fn replacing_all_of(self, revision: &str) -> Self {
+        self.replacing("IN_PROGRESS", revision)
+    }
+
+    /// Its first deployment is in progress: there is nothing to roll back to.
+    #[must_use]
+    pub fn first_deployment(name: &str, revision: &str) -> Self {
+        let mut service = Self::steady(name, revision);
+        service.deployments[0].rollout_state = "IN_PROGRESS";
+        service.rollouts[0].status = "IN_PROGRESS";
+        service
+    }
+
+    /// Its successful deployments are older than 90 days: described by ARN, but not listed.
+    /// Source: `ListServiceDeployments`, Amazon ECS API Reference.
+    #[must_use]
+    pub fn with_successes_older_than_90_days(mut self) -> Self {
+        for rollout in self.rollouts.iter_mut().filter(|rollout| rollout.status == "SUCCESSFUL") {
+            rollout.is_listed = false;
+        }
+        self
+    }
+
+    /// The service revision of this task definition revision is MISSING, as are those made before 2024-10-25.
+    /// Source: `failures` of `DescribeServiceDeployments` and `DescribeServiceRevisions`, Amazon ECS API Reference.
+    #[must_use]
+    pub fn without_service_revision(mut self, revision: &str) -> Self {
+        self.lost.push(revision.to_owned());
+        self
+    }
+
+    /// An Express Mode service: managed by ECS, listed only with that `resourceManagementType`, and without a task
+    /// definition of its own; `currentServiceRevisions` names its service revisions.
+    #[must_use]
+    pub fn express(name: &str, revision: &str) -> Self {
+        let service = Self { is_express: true, strategy: "CANARY", ..Self::steady(name, revision) };
+        Self { deployments: Vec::new(), ..service }
+    }
+
+    /// The deployment controller is EXTERNAL: the service has no task definition of its own, but its task sets do.
+    #[must_use]
+    pub fn external(name: &str, revision: &str) -> Self {
+        let service = Self::steady(name, revision).with_task_set(revision);
+        Self { controller: Some("EXTERNAL"), ..service }
+    }
+
+    /// How ECS replaces its tasks, such as `BLUE_GREEN`; `ROLLING` unless said.
+    #[must_use]
+    pub fn strategy(self, strategy: &'static str) -> Self {
+        Self { strategy, ..self }
     }
 
     /// It was deployed with this revision, before all other deployments; nothing is left of that.
@@ -127,10 +192,16 @@ impl Service {
         let deployments = self.deployments.iter_mut().map(|it| &mut it.task_definition);
         let task_sets = self.task_sets.iter_mut().map(|it| &mut it.task_definition);
         let rollouts = self.rollouts.iter_mut().map(|it| &mut it.task_definition);
-        for revision in deployments.chain(task_sets).chain(rollouts).chain([&mut self.task_definition]) {
+        let others = self.lost.iter_mut().chain([&mut self.task_definition]);
+        for revision in deployments.chain(task_sets).chain(rollouts).chain(others) {
             *revision = arn(revision);
         }
         Self { put_at: now, ..self }
+    }
+
+    /// Who manages it: `CUSTOMER` or `ECS`.
+    pub(super) fn resource_management_type(&self) -> &'static str {
+        if self.is_express { "ECS" } else { "CUSTOMER" }
     }
 
     /// Only these are listed.
@@ -175,8 +246,9 @@ impl Service {
                 "updatedAt": created_at,
             })
         });
-        let controller = if self.task_sets.is_empty() { "ECS" } else { "CODE_DEPLOY" };
-        json!({
+        let by_sets = if self.task_sets.is_empty() { "ECS" } else { "CODE_DEPLOY" };
+        let controller = self.controller.unwrap_or(by_sets);
+        let mut description = json!({
             "serviceName": self.name,
             "serviceArn": service_arn,
             "clusterArn": cluster_arn,
@@ -188,9 +260,22 @@ impl Service {
             "deployments": deployments.collect::<Vec<_>>(),
             "taskSets": task_sets.collect::<Vec<_>>(),
             "deploymentController": {"type": controller},
+            "deploymentConfiguration": {"strategy": self.strategy},
+            "resourceManagementType": self.resource_management_type(),
             "schedulingStrategy": "REPLICA",
             "createdAt": created_at,
-        })
+        });
+        if self.is_express || controller == "EXTERNAL" {
+            description["taskDefinition"] = Value::Null;
+        }
+        if self.is_express {
+            let current = self.rollouts.iter().rev().take(1);
+            let arn = |it: &Rollout| {
+                caller.ecs_arn(&format!("service-revision/{path}/{}", number(&it.task_definition)))
+            };
+            description["currentServiceRevisions"] = current.map(|it| json!({"arn": arn(it)})).collect();
+        }
+        description
     }
 }
 

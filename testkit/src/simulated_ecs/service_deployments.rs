@@ -1,7 +1,7 @@
 //! The calls of ECS that tell how a service came to its revision, and where it would go back to; pure.
 
 use super::{
-    batch,
+    batch::{self, Found},
     caller::Caller,
     clusters::{Clusters, cluster_name, name_in_cluster},
     identifier::name_in_arn,
@@ -20,11 +20,13 @@ const LARGEST_BATCH: usize = 20;
 pub(super) struct Rollout {
     pub(super) status: &'static str,
     pub(super) task_definition: String,
+    /// Those of the last 90 days are.
+    pub(super) is_listed: bool,
 }
 
 impl Rollout {
     pub(super) fn new(status: &'static str, task_definition: &str) -> Self {
-        Self { status, task_definition: task_definition.to_owned() }
+        Self { status, task_definition: task_definition.to_owned(), is_listed: true }
     }
 
     fn is_over(&self) -> bool {
@@ -48,12 +50,13 @@ pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value) -> Answe
         value => Some(cluster_name(value, caller)?),
     };
     let (cluster, name) = name_in_cluster(named, "service/", cluster, caller)?;
-    let members = clusters.get(cluster).ok_or_else(|| Failure::not_found("Cluster"))?;
+    let members = clusters.members(cluster)?;
     let service = members.services.get(name).ok_or_else(|| Failure::not_found("Service"))?;
     let owner = Owner { caller, cluster, service };
     let wanted = input["status"].as_array().filter(|statuses| !statuses.is_empty());
     let newest_first = (0..service.rollouts.len()).rev().enumerate();
     let listed = newest_first
+        .filter(|(_, index)| service.rollouts[*index].is_listed)
         .filter(|(_, index)| {
             wanted.is_none_or(|statuses| statuses.contains(&json!(service.rollouts[*index].status)))
         })
@@ -87,7 +90,7 @@ fn describe_by_arn<'a>(
     (clusters, caller, input): (&'a Clusters, &'a Caller, &'a Value),
     (asked, kind, answered): (&str, &str, &str),
     arn_of: fn(Owner<'a>, usize) -> String,
-    description_of: fn(Owner<'a>, usize) -> Value,
+    description_of: fn(Owner<'a>, usize) -> Found,
 ) -> Answer {
     let found = batch::names(input, asked, LARGEST_BATCH)?.into_iter().map(|arn| {
         let mut path = name_in_arn(arn, kind, caller)?.split('/');
@@ -98,7 +101,7 @@ fn describe_by_arn<'a>(
             let index = (0..owner.service.rollouts.len()).find(|index| arn_of(owner, *index) == arn)?;
             Some(description_of(owner, index))
         });
-        Ok(described.ok_or_else(|| arn.to_owned()))
+        Ok(described.unwrap_or_else(|| Err(arn.to_owned())))
     });
     batch::describe(answered, found)
 }
@@ -142,10 +145,14 @@ impl Owner<'_> {
         facts
     }
 
-    fn describe(self, index: usize) -> Value {
+    /// A deployment of which a service revision is MISSING cannot be described: the failure names the service revision.
+    fn describe(self, index: usize) -> Found {
         let mut facts = self.facts(index);
         let summary = |index| json!({"arn": self.revision_arn(index)});
         let source = self.last_good_before(index);
+        if let Some(lost) = [Some(index), source].into_iter().flatten().find(|it| self.is_lost(*it)) {
+            return Err(self.revision_arn(lost));
+        }
         facts.insert("targetServiceRevision".to_owned(), summary(index));
         facts.insert("sourceServiceRevisions".to_owned(), source.map(summary).into_iter().collect());
         let rolls_back = self.service.rollouts[index].status.starts_with("ROLLBACK_");
@@ -153,16 +160,23 @@ impl Owner<'_> {
             let rollback = json!({"serviceRevisionArn": self.revision_arn(source)});
             facts.insert("rollback".to_owned(), rollback);
         }
-        Value::Object(facts)
+        Ok(Value::Object(facts))
     }
 
-    fn describe_revision(self, index: usize) -> Value {
-        json!({
+    fn is_lost(self, index: usize) -> bool {
+        self.service.lost.contains(&self.service.rollouts[index].task_definition)
+    }
+
+    fn describe_revision(self, index: usize) -> Found {
+        if self.is_lost(index) {
+            return Err(self.revision_arn(index));
+        }
+        Ok(json!({
             "serviceRevisionArn": self.revision_arn(index),
             "serviceArn": service_arn(self.caller, self.cluster, &self.service.name),
             "clusterArn": self.caller.ecs_arn(&format!("cluster/{}", self.cluster)),
             "taskDefinition": self.service.rollouts[index].task_definition,
             "createdAt": epoch_seconds(self.service.put_at),
-        })
+        }))
     }
 }

@@ -8,12 +8,17 @@ use super::{
 };
 use serde_json::{Value, json};
 
+/// Without `resourceManagementType`, those that ECS manages are left out: ECS does not document whether it does so.
 pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value) -> Answer {
     let (cluster, members) = clusters.named(&input["cluster"], caller)?;
-    let active = members.services.values().filter(|service| service.is_active());
+    let wanted = input["resourceManagementType"].as_str().unwrap_or("CUSTOMER");
+    let active = members
+        .services
+        .values()
+        .filter(|service| service.is_active() && service.resource_management_type() == wanted);
     let arns =
         active.map(|service| (service.name.clone(), json!(service_arn(caller, cluster, &service.name))));
-    batch::list(input, "serviceArns", cluster, 10, arns)
+    batch::list(input, "serviceArns", &format!("{cluster}/{wanted}"), 10, arns)
 }
 
 pub(super) fn describe(clusters: &Clusters, caller: &Caller, input: &Value) -> Answer {

@@ -68,7 +68,7 @@ impl Task {
         Self { stopped_at: StoppedAt::Hidden, ..self }
     }
 
-    /// ECS is removing it.
+    /// It has stopped and is about to be forgotten.
     #[must_use]
     pub fn deleted(id: &str, revision: &str) -> Self {
         Self::new(id, revision, "STOPPED", "DELETED")

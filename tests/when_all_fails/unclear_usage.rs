@@ -1,0 +1,106 @@
+//! Unclear usage: references that ECS shows and does not resolve, and clusters that vanish, at every call of a usage scan.
+
+use futures::future::join_all;
+use testkit::simulated_ecs::{Action, Cluster, Fault, Service, Task, Vanished};
+
+use crate::support::{DEADLINE, Seen, World};
+
+type Prepare = fn(&World<'_>);
+
+/// What makes a reference unresolvable.
+const UNRESOLVED: [(&str, Prepare); 6] = [
+    ("missing source", |world| put(world, |it| it.without_service_revision("web:1"))),
+    ("missing target", |world| put(world, |it| it.without_service_revision("web:2"))),
+    ("missing revision of an Express Mode service", |world| {
+        let express = Service::express("express", "web:1").without_service_revision("web:1");
+        world.west.cluster("prod").put_service(express);
+    }),
+    ("denied list of deployments", |world| {
+        deny(world, Action::ListServiceDeployments);
+    }),
+    ("denied description of deployments", |world| {
+        deny(world, Action::DescribeServiceDeployments);
+    }),
+    ("denied description of service revisions", |world| {
+        deny(world, Action::DescribeServiceRevisions);
+    }),
+];
+
+const SCAN: [Action; 7] = [
+    Action::ListServices,
+    Action::DescribeServices,
+    Action::ListServiceDeployments,
+    Action::DescribeServiceDeployments,
+    Action::DescribeServiceRevisions,
+    Action::ListTasks,
+    Action::DescribeTasks,
+];
+
+/// Puts a service that would be rolled back to web:1, which only a service revision names.
+fn put(world: &World<'_>, make: impl FnOnce(Service) -> Service) {
+    let service = Service::steady("shop", "web:2").replacing_all_of("web:1");
+    world.west.cluster("prod").put_service(make(service.with_successes_older_than_90_days()));
+}
+
+fn deny(world: &World<'_>, action: Action) {
+    put(world, |it| it);
+    world.ecs.fault(Fault::on(action).access_denied());
+}
+
+fn deregistrations(world: &World<'_>) -> usize {
+    world.ecs.calls_of(Action::DeregisterTaskDefinition).len()
+}
+
+/// Waits until the row says that usage is unknown, and after that until two more scans are done.
+async fn wait_unknown(world: &World<'_>, what: &str) {
+    let is_unknown = |seen: &Seen| ["Unavailable", "AccessDenied"].contains(&seen.reason("web:1"));
+    world.wait("web", what, is_unknown).await;
+    let scans = world.ecs.calls_of(Action::ListClusters).len();
+    world.ecs.wait_for_calls(Action::ListClusters, scans + 2, DEADLINE).await;
+}
+
+#[tokio::test]
+async fn unresolved_reference_never_counts_as_unused() {
+    let runs = UNRESOLVED.map(|(what, prepare)| async move {
+        let world = World::new().await;
+        world.west.register_many("web", 2);
+        prepare(&world);
+        world.declare("web", &["web:1"]).await;
+        let _controller = world.start();
+        wait_unknown(&world, what).await;
+        assert_eq!(deregistrations(&world), 0, "{what}");
+
+        world.ecs.clear_faults();
+        world.west.cluster("prod").remove();
+        world.wait("web", "Ready=True", |seen| seen.ready() == "True").await;
+    });
+    join_all(runs).await;
+}
+
+/// Fills a cluster so that a scan makes every call there is, and no user of web:1 is in it.
+fn fill(cluster: &Cluster) {
+    cluster.put_service(Service::steady("shop", "other:2").replacing_all_of("other:1"));
+    cluster.put_task(Task::running("a1", "other:1"));
+}
+
+#[tokio::test]
+async fn vanished_cluster_holds_nothing_up_whenever_it_vanishes() {
+    let at = SCAN.into_iter().flat_map(|action| [(action, Vanished::NotFound), (action, Vanished::Inactive)]);
+    let runs = at.map(|(action, vanished)| async move {
+        let world = World::new().await;
+        world.west.register_many("web", 2);
+        let cluster = world.west.cluster("gone");
+        fill(&cluster);
+        world.west.cluster("prod").put_task(Task::running("b1", "web:2"));
+        world.ecs.before(action, 1, async move { cluster.vanish(vanished) });
+        world.declare("web", &["web:1", "web:2"]).await;
+        let _controller = world.start();
+        let is_end = |seen: &Seen| {
+            assert!(seen.condition("Stalled").is_none(), "{action:?}, {vanished:?}: {seen}");
+            seen.reason("web:1") == "Retired" && seen.reason("web:2") == "InUse"
+        };
+        world.wait("web", &format!("end, {action:?}, {vanished:?}"), is_end).await;
+        assert_eq!(deregistrations(&world), 1, "{action:?}, {vanished:?}");
+    });
+    join_all(runs).await;
+}
