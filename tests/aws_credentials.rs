@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use serde_json::json;
 use testkit::{
     process::{Folder, Process, free_port},
     simulated_ecs::{ACCESS_KEY, ACCOUNT, Action, Fault},
@@ -198,6 +199,23 @@ async fn credentials_that_only_one_region_rejects_are_kept() {
     world.ecs.wait_for_calls(DESCRIBE, 3, DEADLINE).await;
     assert_eq!(world.ecs.calls_of(ASSUME_ROLE).len(), 1);
     assert!(world.ecs.calls_of(IDENTITY).len() <= 2, "{:#?}", world.ecs.calls());
+}
+
+#[tokio::test]
+async fn credentials_that_sts_rejects_only_outside_of_the_default_region_are_kept() {
+    let world = World::new().await;
+    world.ecs.region(ACCOUNT, "eu-west-1").register("web");
+    world.ecs.fault(Fault::on(IDENTITY).times(1).error("InvalidClientTokenId", "Not enabled."));
+    world
+        .apply("web", json!({ "revisions": ["web:1"], "region": "eu-west-1" }))
+        .await
+        .expect("the resource is admitted");
+    let identity = WebIdentity::new();
+    let _controller = identity.start(&world);
+    world.wait_ready("web").await;
+    let regions: Vec<String> = world.ecs.calls_of(IDENTITY).into_iter().map(|call| call.region).collect();
+    assert_eq!(regions, ["eu-west-1", "us-west-2", "eu-west-1"]);
+    assert_eq!(world.ecs.calls_of(ASSUME_ROLE).len(), 1);
 }
 
 #[tokio::test]
