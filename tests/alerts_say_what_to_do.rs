@@ -39,7 +39,7 @@ const HEALTHY: [(&str, &str); 15] = [
 type Series = &'static [(&'static str, &'static str)];
 
 /// For each alert the metrics with which it fires, and those with which it nearly does.
-const CASES: [(&str, Series, Series); 12] = [
+const CASES: [(&str, Series, Series); 13] = [
     (
         "EcsRetirementAbsent",
         &[("ecs_retirement_build_info{pod='a'}", "1x60 _x60")],
@@ -75,6 +75,15 @@ const CASES: [(&str, Series, Series); 12] = [
             "ecs_retirement_aws_calls_total{operation='DeregisterTaskDefinition',code='AccessDeniedException'}",
             "0x60 1x60",
         )],
+    ),
+    (
+        "EcsRetirementAccessDenied",
+        &[(
+            // As the exponential backoff of refused credentials counts.
+            "ecs_retirement_aws_calls_total{operation='AssumeRoleWithWebIdentity',code='AccessDenied'}",
+            "_x3 4x1 5x2 6x4 7x9 8x9 9x9 10x9 11x70",
+        )],
+        &[("ecs_retirement_aws_calls_total{operation='LoadCredentials',code='NoCredentials'}", "0x60 1x60")],
     ),
     (
         "EcsRetirementAwsUnreachable",

@@ -19,3 +19,5 @@ mod its_rights_are_the_least_that_work;
 mod alerts_say_what_to_do;
 mod the_same_on_moto;
 mod the_house_is_in_order;
+mod aws_credentials;
+mod aws_outages;

@@ -31,9 +31,28 @@ impl Identity {
     }
 }
 
+/// The ARN of the principal, as policies name it: without the name of the session, which may differ on every attempt.
+pub(super) fn principal(arn: &str) -> &str {
+    match arn.split_once(":assumed-role/") {
+        Some((_, role)) if role.contains('/') => arn.rsplit_once('/').map_or(arn, |(role, _)| role),
+        _ => arn,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn principals_have_no_session_name() {
+        let role = "arn:aws:sts::012345678910:assumed-role/controller";
+        assert_eq!(principal(&format!("{role}/1732640000-abc")), role);
+        assert_eq!(principal(role), role);
+        assert_eq!(
+            principal("arn:aws:iam::012345678910:user/team/me"),
+            "arn:aws:iam::012345678910:user/team/me"
+        );
+    }
 
     #[test]
     fn the_partition_and_account_are_read_from_the_answer() {

@@ -13,13 +13,18 @@ use aws_credential_types::provider::{
 use tokio::time::Instant;
 
 use crate::{
-    account::identity::Identity,
-    calls::Call,
+    account::{
+        backoff::Backoff,
+        credentials::RotatingCredentials,
+        identity::{Identity, principal},
+    },
     clock::Clock,
     ecs::{
         answer::{Failure, FailureKind},
         client::{Ecs, OPERATION_LIMIT, observed},
-        error::{failure, no_credentials},
+        credentials_error::{self, Role},
+        error::{self, NO_ANSWER, code, rejects_credentials},
+        outage::OutageLog,
         pacer::Pacing,
         turns::{Holder, Turns, Waker},
         view::{MayAct, View},
@@ -27,8 +32,8 @@ use crate::{
 };
 
 /// How long a call to AWS may take. Nothing is tried twice by the SDK: a resource's next look is the one retry.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Half of the bucket "task definition read" of ECS, 50 at once and 20 a second.
 /// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
@@ -37,12 +42,20 @@ const READS: Pacing = Pacing { per_second: 10.0, burst: 25 };
 /// How many looks a deregistration takes: before it queues up, when its turn has come, and afterwards.
 const LOOKS: f64 = 3.0;
 
-/// For how long a failed look at the identity answers for all who ask, so that an outage costs one call.
+/// For how long a session without an identity counts as out of reach.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
+
+/// How often the identity is read again because ECS rejects the credentials.
+const REJECTION_INTERVAL: Duration = Duration::from_mins(1);
+
+const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
 
 /// The controller's own credentials, and one session for each region they are used in.
 pub struct Account {
     config: SdkConfig,
+    credentials: RotatingCredentials,
+    /// STS in the default region: good credentials work there, whatever regions are enabled.
+    home: Option<aws_sdk_sts::Client>,
     pacing: Pacing,
     waker: Waker,
     may_act: MayAct,
@@ -61,14 +74,23 @@ pub struct Session {
     pub usage: Arc<View>,
     region: String,
     sts: aws_sdk_sts::Client,
-    credentials: Option<SharedCredentialsProvider>,
-    identity: tokio::sync::Mutex<Option<Known>>,
+    home: Option<aws_sdk_sts::Client>,
+    credentials: RotatingCredentials,
+    outages: OutageLog,
+    known: tokio::sync::Mutex<Known>,
 }
 
-/// What was last learned of the identity.
-enum Known {
-    Identity { of: String, identity: Identity },
-    Failure { at: Instant, failure: Failure },
+/// What is known of the identity.
+#[derive(Default)]
+struct Known {
+    /// The access key that all but `failed` belongs to.
+    access_key: Option<String>,
+    identity: Option<Identity>,
+    /// When a rejection by ECS was last looked into.
+    checked_at: Option<Instant>,
+    backoff: Backoff,
+    /// The last failure, until there is an identity again.
+    failed: Option<(Instant, Failure)>,
 }
 
 impl Account {
@@ -83,14 +105,17 @@ impl Account {
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .operation_timeout(OPERATION_LIMIT)
             .build();
+        let credentials = RotatingCredentials::new(config);
         let config = config
             .to_builder()
+            .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             // They are kept by their provider, which sees when they change.
             .identity_cache(IdentityCache::no_cache())
             .build();
-        Self { config, pacing, waker, may_act, clock, sessions: Mutex::default() }
+        let home = config.region().is_some().then(|| aws_sdk_sts::Client::new(&config));
+        Self { config, credentials, home, pacing, waker, may_act, clock, sessions: Mutex::default() }
     }
 
     /// Gives up the places of a resource that is gone, wherever it has one.
@@ -148,8 +173,10 @@ impl Account {
             usage: View::begin(&config, region, self.waker.clone(), self.may_act.clone(), self.clock.clone()),
             region: region.to_owned(),
             sts: aws_sdk_sts::Client::new(&config),
-            credentials: config.credentials_provider(),
-            identity: tokio::sync::Mutex::default(),
+            home: self.home.clone(),
+            credentials: self.credentials.clone(),
+            outages: OutageLog::new(region),
+            known: tokio::sync::Mutex::default(),
         });
         sessions.insert(region.to_owned(), session.clone());
         session
@@ -168,80 +195,148 @@ impl Session {
         self.turns.leave(holder);
     }
 
-    /// Whether AWS does not answer here just now, so that a pass could get nothing done.
+    /// Returns true if AWS did not answer a moment ago, so that a reconcile could get nothing done.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        let is_held = |known: &Option<Known>| matches!(known, Some(Known::Failure { at, .. }) if at.elapsed() < FAILURE_HOLDS);
-        self.ecs.is_closed() || self.identity.try_lock().is_ok_and(|known| is_held(&known))
+        let is_out_of_reach = |known: &Known| {
+            known.failed.as_ref().is_some_and(|(at, failure)| {
+                failure.kind == FailureKind::Unavailable && at.elapsed() < FAILURE_HOLDS
+            })
+        };
+        self.ecs.is_closed() || self.known.try_lock().is_ok_and(|known| is_out_of_reach(&known))
     }
 
-    /// Who the credentials in use belong to: asked once for each set of credentials, and by one caller
-    /// at a time.
+    /// Returns who the credentials in use belong to. That is read once for each set of credentials, and again if ECS
+    /// rejects them; a refusal answers for all callers until its backoff is over.
     ///
     /// # Errors
-    /// What STS, or the chain of credentials, answered instead.
+    /// Returns what STS, or the provider of credentials, answered instead.
     pub async fn identity(&self) -> Result<Identity, Failure> {
-        let mut known = self.identity.lock().await;
-        if let Some(Known::Failure { at, failure }) = &*known
-            && at.elapsed() < FAILURE_HOLDS
+        let known = &mut *self.known.lock().await;
+        let answer = self.current_identity(known).await;
+        match &answer {
+            Ok(_) => known.failed = None,
+            Err(failure) => {
+                let is_news = known.failed.as_ref().is_none_or(|(_, before)| !before.is_same_error(failure));
+                if is_news {
+                    tracing::warn!(region = self.region, message = failure.message, "identity unknown");
+                }
+                known.failed = Some((Instant::now(), failure.clone()));
+            }
+        }
+        answer
+    }
+
+    /// Ends the backoff of refused credentials, because a user asks for another attempt; one that is under way is that.
+    pub fn shorten_backoff(&self) {
+        self.credentials.shorten_backoff();
+        if let Ok(mut known) = self.known.try_lock() {
+            known.backoff.shorten();
+        }
+    }
+
+    async fn current_identity(&self, known: &mut Known) -> Result<Identity, Failure> {
+        let access_key = self.access_key().await?;
+        if known.access_key.as_ref() != Some(&access_key) {
+            let failed = known.failed.take();
+            *known = Known { access_key: Some(access_key.clone()), failed, ..Known::default() };
+        }
+        if let Some(identity) = &known.identity
+            && !self.is_rejected(known.checked_at)
         {
+            return Ok(identity.clone());
+        }
+        if known.identity.is_some() {
+            known.checked_at = Some(Instant::now());
+        }
+        if let Some(failure) = known.backoff.failure(Instant::now()) {
             return Err(failure.clone());
         }
-        let learned = match self.access_key_id().await {
-            Ok(key) => match &*known {
-                Some(Known::Identity { of, identity }) if *of == key => return Ok(identity.clone()),
-                _ => self.ask().await.map(|identity| (key, identity)),
-            },
-            Err(failure) => Err(failure),
-        };
-        match learned {
-            Ok((of, identity)) => {
-                tracing::info!(account = identity.account, region = self.region, "identity known");
-                self.usage.belongs_to(&of);
-                *known = Some(Known::Identity { of, identity: identity.clone() });
-                Ok(identity)
-            }
-            Err(failure) => {
-                tracing::warn!(region = self.region, message = failure.message, "identity unknown");
-                *known = Some(Known::Failure { at: Instant::now(), failure: failure.clone() });
-                Err(failure)
-            }
+        let mut answer = self.read(known, access_key.clone()).await;
+        if let Err(failure) = &answer
+            && self.is_bad(failure).await
+            && self.credentials.discard(&access_key).await
+        {
+            let access_key = self.access_key().await?;
+            answer = self.read(known, access_key).await;
         }
+        answer.inspect_err(|failure| known.backoff.failed(failure.clone(), Instant::now()))
+    }
+
+    /// Returns true if ECS has rejected the credentials since this was last checked. The cause may be another one, such
+    /// as a region that is not enabled, so that is checked once a minute.
+    fn is_rejected(&self, checked_at: Option<Instant>) -> bool {
+        let is_recent = checked_at.is_some_and(|at| at.elapsed() < REJECTION_INTERVAL);
+        !is_recent && (self.ecs.take_rejection() | self.usage.take_rejection())
+    }
+
+    /// Returns true if `failure` says that the credentials are not good, and STS in the default region says so too: a
+    /// region that is not enabled rejects good credentials.
+    async fn is_bad(&self, failure: &Failure) -> bool {
+        let rejects = |failure: &Failure| failure.code.as_deref().is_some_and(rejects_credentials);
+        match &self.home {
+            Some(home) if rejects(failure) => {
+                let answer = observed(GET_CALLER_IDENTITY, home.get_caller_identity().send()).await;
+                answer.is_err_and(|error| rejects(&error::failure(&error)))
+            }
+            _ => false,
+        }
+    }
+
+    async fn read(&self, known: &mut Known, access_key: String) -> Result<Identity, Failure> {
+        let answer = self.get_caller_identity().await;
+        known.identity = answer.as_ref().ok().cloned();
+        if answer.is_ok() {
+            self.usage.belongs_to(&access_key);
+        }
+        known.access_key = Some(access_key);
+        answer
     }
 
     fn has_identity(&self) -> bool {
-        self.identity.try_lock().is_ok_and(|known| matches!(&*known, Some(Known::Identity { .. })))
+        self.known.try_lock().is_ok_and(|known| known.failed.is_none() && known.identity.is_some())
     }
 
-    /// While somebody is asking, what was known before is not told.
+    /// While the identity is being read, the last failure is not reported.
     fn identity_failure(&self) -> Option<String> {
-        match &*self.identity.try_lock().ok()? {
-            Some(Known::Failure { failure, .. }) => Some(format!("{}: {}", self.region, failure.message)),
-            _ => None,
-        }
+        let known = self.known.try_lock().ok()?;
+        known.failed.as_ref().map(|(_, failure)| format!("{}: {}", self.region, failure.message))
     }
 
-    /// The access key id of the credentials that a call made now would use. What provides them may ask others, and has no limit
-    /// of its own.
-    async fn access_key_id(&self) -> Result<String, Failure> {
-        let _call = Call::begin("load credentials", OPERATION_LIMIT);
-        let provider = self.credentials.as_ref();
-        let provider = provider.ok_or_else(|| CredentialsError::not_loaded("no provider of credentials"));
-        let provider = provider.map_err(|error| no_credentials(&error))?;
-        let loaded = tokio::time::timeout(OPERATION_LIMIT, provider.provide_credentials()).await;
-        let loaded = loaded.unwrap_or_else(|late| Err(CredentialsError::provider_error(late)));
-        Ok(loaded.map_err(|error| no_credentials(&error))?.access_key_id().to_owned())
+    /// The access key ID of the credentials that a call made now would use.
+    async fn access_key(&self) -> Result<String, Failure> {
+        let loaded = tokio::time::timeout(OPERATION_LIMIT, self.credentials.provide_credentials()).await;
+        let loaded = loaded.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(OPERATION_LIMIT)));
+        let loaded = loaded.map_err(|error| credentials_error::failure(&error, &Role::default()))?;
+        Ok(loaded.access_key_id().to_owned())
     }
 
-    async fn ask(&self) -> Result<Identity, Failure> {
-        let answer = observed("GetCallerIdentity", self.sts.get_caller_identity().send()).await;
-        let answer = answer.map_err(|error| failure(&error))?;
+    async fn get_caller_identity(&self) -> Result<Identity, Failure> {
+        let answer = observed(GET_CALLER_IDENTITY, self.sts.get_caller_identity().send()).await;
+        let answer = answer.map_err(|error| {
+            let failure = error::failure(&error);
+            if code(&error) == NO_ANSWER {
+                self.outages.failed(GET_CALLER_IDENTITY, &failure.message, &error);
+                failure
+            } else {
+                self.outages.answered(GET_CALLER_IDENTITY);
+                failure.during(GET_CALLER_IDENTITY)
+            }
+        })?;
+        self.outages.answered(GET_CALLER_IDENTITY);
         let (arn, account) = (answer.arn().unwrap_or_default(), answer.account().unwrap_or_default());
-        Identity::of_caller(arn, account, &self.region).ok_or_else(|| {
+        let identity = Identity::of_caller(arn, account, &self.region).ok_or_else(|| {
             Failure::new(
                 FailureKind::Unavailable,
                 "sts:GetCallerIdentity answered without a usable Arn and Account".to_owned(),
             )
-        })
+        })?;
+        tracing::info!(
+            account = identity.account,
+            region = self.region,
+            principal = principal(arn),
+            "identity known"
+        );
+        Ok(identity)
     }
 }

@@ -4,7 +4,7 @@ pub mod conditions;
 pub mod task_definition_retirement;
 
 pub use task_definition_retirement::{
-    InUse, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+    AwsError, InUse, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
     TaskDefinitionRetirementStatus,
 };
 

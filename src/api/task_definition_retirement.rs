@@ -223,6 +223,22 @@ pub struct RevisionStatus {
     /// What stands in the way, with the code and the text of ECS where it refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+
+    /// The error of AWS that the message reports. While it and the reason stay the same, the message keeps the text
+    /// of the first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<AwsError>,
+}
+
+/// An error code of AWS, and the operation that AWS answered with it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AwsError {
+    /// The operation of Amazon ECS or AWS STS, such as DescribeTaskDefinition.
+    pub operation: String,
+
+    /// The error code of AWS, such as AccessDeniedException.
+    pub code: String,
 }
 
 /// What to do with a revision that is in use.

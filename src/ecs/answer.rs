@@ -57,15 +57,34 @@ impl From<&str> for Status {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// For a person: AWS's code and text where AWS answered. The same for the same situation; never a request id.
+    /// For users: AWS's code and text if AWS answered, else why there was no answer. Never a request id.
     pub message: String,
+    /// The operation of AWS that failed, such as `DescribeTaskDefinition`; `None` if it is not known.
+    pub operation: Option<&'static str>,
+    /// AWS's error code; `None` if AWS did not answer, or answered without one.
+    pub code: Option<String>,
 }
 
 impl Failure {
     /// A failure of `kind` with a message for users.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), operation: None, code: None }
+    }
+
+    /// The same failure, of a call of `operation`.
+    #[must_use]
+    pub fn during(self, operation: &'static str) -> Self {
+        Self { operation: Some(operation), ..self }
+    }
+
+    /// Returns true if both are the same error of AWS. Texts of AWS may differ on every attempt, so they are compared
+    /// only if there is no error code.
+    #[must_use]
+    pub fn is_same_error(&self, other: &Self) -> bool {
+        let is_same_text = || self.message == other.message;
+        (self.kind, self.operation, &self.code) == (other.kind, other.operation, &other.code)
+            && (self.code.is_some() || is_same_text())
     }
 }
 
@@ -75,7 +94,7 @@ pub enum FailureKind {
     Absent,
     /// The account's calls are throttled.
     Throttled,
-    /// No answer: whether the call took effect is not known, and the next call would fare no better.
+    /// No answer from AWS: whether the call took effect is not known, and the next call would fail as well.
     Unavailable,
     /// AWS answered with a fault of its own: whether the call took effect is not known.
     ServerFault,
@@ -164,6 +183,18 @@ mod tests {
             assert_eq!(refusal.kind, FailureKind::Refused);
             assert_eq!(refusal.message, format!("asked ECS for {text}, and it answered for {told}"));
         }
+    }
+
+    #[test]
+    fn failures_with_one_error_code_are_the_same_error_whatever_their_texts() {
+        let denied = |text: &str| Failure {
+            code: Some("AccessDenied".to_owned()),
+            ..Failure::new(FailureKind::AccessDenied, text).during("ListClusters")
+        };
+        assert!(denied("session 1").is_same_error(&denied("session 2")));
+        assert!(!denied("no").is_same_error(&denied("no").during("ListTasks")));
+        let unanswered = |text: &str| Failure::new(FailureKind::Unavailable, text);
+        assert!(!unanswered("connection refused").is_same_error(&unanswered("no response in time")));
     }
 
     #[test]

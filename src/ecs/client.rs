@@ -1,6 +1,9 @@
 //! The calls to ECS, each tried once; what ECS answers comes back as data.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::{
@@ -17,8 +20,9 @@ use crate::{
     calls::Call,
     ecs::{
         answer::{Description, Failure, FailureKind, Reply, Seen, Status, same_revision},
-        error::{code, failure},
+        error::{NO_ANSWER, code, failure, rejects_credentials},
         gate::Gate,
+        outage::OutageLog,
     },
     retirement::plan::Deregistration,
     task_definition::Arn,
@@ -37,11 +41,21 @@ pub const AWS_CALL_SECONDS: &str = "ecs_retirement_aws_call_duration_seconds";
 pub struct Ecs {
     client: aws_sdk_ecs::Client,
     gate: Gate,
+    outages: OutageLog,
+    /// Whether AWS has rejected the credentials of a call since the last time that this was read.
+    has_rejected: AtomicBool,
 }
 
 impl Ecs {
     pub(crate) fn new(config: &SdkConfig) -> Self {
-        Self { client: aws_sdk_ecs::Client::new(config), gate: Gate::default() }
+        let outages = OutageLog::new(config.region().map(AsRef::as_ref).unwrap_or_default());
+        let client = aws_sdk_ecs::Client::new(config);
+        Self { client, gate: Gate::default(), outages, has_rejected: AtomicBool::default() }
+    }
+
+    /// Returns true if AWS has rejected the credentials of a call since the last time that this was called.
+    pub(crate) fn take_rejection(&self) -> bool {
+        self.has_rejected.swap(false, Ordering::Relaxed)
     }
 
     /// Whether a call would be turned away just now, since ECS does not answer.
@@ -58,8 +72,11 @@ impl Ecs {
         let pass = self.gate.enter(Instant::now())?;
         let call = self.client.describe_task_definition().task_definition(arn.to_string()).send();
         let seen = match observed("DescribeTaskDefinition", call).await {
-            Ok(output) => description(arn, output.task_definition()),
-            Err(error) => Err(failed("DescribeTaskDefinition", arn, &error)),
+            Ok(output) => {
+                self.outages.answered("DescribeTaskDefinition");
+                description(arn, output.task_definition())
+            }
+            Err(error) => Err(self.failed("DescribeTaskDefinition", arn, &error)),
         };
         pass.settle(&seen, Instant::now());
         seen
@@ -76,17 +93,43 @@ impl Ecs {
         let call = self.client.deregister_task_definition().task_definition(arn.to_string()).send();
         let reply = match observed("DeregisterTaskDefinition", call).await {
             Ok(output) => {
+                self.outages.answered("DeregisterTaskDefinition");
                 let request_id = output.request_id().map(str::to_owned);
                 tracing::info!(revision = %arn, request_id, "deregistered");
                 Reply { answer: description(arn, output.task_definition()), request_id }
             }
             Err(error) => {
-                let answer = Err(failed("DeregisterTaskDefinition", arn, &error));
+                let answer = Err(self.failed("DeregisterTaskDefinition", arn, &error));
                 Reply { answer, request_id: error.request_id().map(str::to_owned) }
             }
         };
         pass.settle(&reply.answer, Instant::now());
         reply
+    }
+
+    /// Returns what a failed call means, and logs it: an answer each time, an outage when its cause changes.
+    fn failed<E>(&self, operation: &'static str, arn: &Arn, error: &SdkError<E, HttpResponse>) -> Failure
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let failure = failure(error);
+        if code(error) == NO_ANSWER {
+            self.outages.failed(operation, &failure.message, error);
+            return failure;
+        }
+        self.outages.answered(operation);
+        if failure.code.as_deref().is_some_and(rejects_credentials) {
+            self.has_rejected.store(true, Ordering::Relaxed);
+        }
+        tracing::warn!(
+            operation,
+            revision = %arn,
+            code = failure.code,
+            request_id = error.request_id(),
+            message = failure.message,
+            "call to AWS failed"
+        );
+        failure.during(operation)
     }
 }
 
@@ -101,10 +144,14 @@ where
     let _call = Call::begin(operation, OPERATION_LIMIT);
     let began = Instant::now();
     let answer = call.await;
-    let code = answer.as_ref().map_or_else(code, |_| "OK");
-    metrics::counter!(AWS_CALLS, "operation" => operation, "code" => code).increment(1);
-    metrics::histogram!(AWS_CALL_SECONDS, "operation" => operation).record(began.elapsed());
+    measured(operation, answer.as_ref().map_or_else(code, |_| "OK"), began.elapsed());
     answer
+}
+
+/// Counts a call to AWS.
+pub(crate) fn measured(operation: &'static str, code: &str, took: Duration) {
+    metrics::counter!(AWS_CALLS, "operation" => operation, "code" => code.to_owned()).increment(1);
+    metrics::histogram!(AWS_CALL_SECONDS, "operation" => operation).record(took);
 }
 
 fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {
@@ -124,20 +171,4 @@ fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {
                 "ECS answered without the status of the revision".to_owned(),
             )
         })
-}
-
-fn failed<E>(operation: &'static str, arn: &Arn, error: &SdkError<E, HttpResponse>) -> Failure
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    let failure = failure(error);
-    tracing::warn!(
-        operation,
-        revision = %arn,
-        code = error.code(),
-        request_id = error.request_id(),
-        message = failure.message,
-        "call to AWS failed"
-    );
-    failure
 }

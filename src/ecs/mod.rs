@@ -9,3 +9,5 @@ pub mod usage;
 mod scan;
 pub mod view;
 pub(crate) mod error;
+pub(crate) mod credentials_error;
+pub(crate) mod outage;

@@ -292,7 +292,9 @@ where
             tracing::warn!(operation, message = failure.message, "call to AWS failed");
             // That something is gone while one looks says nothing of revisions.
             let kind = if failure.kind == FailureKind::Absent { FailureKind::Refused } else { failure.kind };
-            return Err(Failure::new(kind, format!("ecs:{operation}: {}", failure.message)));
+            let message = format!("ecs:{operation}: {}", failure.message);
+            let operation = failure.operation.unwrap_or(operation);
+            return Err(Failure { kind, message, ..failure }.during(operation));
         }
         // Whatever the reason, the next one is to come later.
         bucket.0.throttled(Instant::now());

@@ -87,7 +87,11 @@ impl Use {
     /// Whether a resource that was told the one has nothing new to learn from the other.
     #[must_use]
     pub fn says_the_same_as(&self, other: &Self) -> bool {
-        self == other || matches!((self, other), (Self::Nobody { .. }, Self::Nobody { .. }))
+        match (self, other) {
+            (Self::Nobody { .. }, Self::Nobody { .. }) => true,
+            (Self::Unknown(one), Self::Unknown(other)) => one.is_same_error(other),
+            _ => self == other,
+        }
     }
 }
 

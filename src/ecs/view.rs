@@ -12,6 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     clock::Clock,
     ecs::{
+        error::rejects_credentials,
         scan::Scanner,
         turns::{Holder, Waker},
         usage::{Scan, Use},
@@ -54,6 +55,8 @@ struct State {
     owner: Option<String>,
     /// Rises whenever what a scan under way finds is of no use any more.
     epoch: u64,
+    /// Whether AWS has rejected the credentials of a scan since the last time that this was read.
+    has_rejected: bool,
 }
 
 impl View {
@@ -129,6 +132,12 @@ impl View {
         self.lock().doubted.remove(&(holder.clone(), arn.clone()))
     }
 
+    /// Returns true if AWS has rejected the credentials of a scan since the last time that this was called.
+    #[must_use]
+    pub(crate) fn take_rejection(&self) -> bool {
+        std::mem::take(&mut self.lock().has_rejected)
+    }
+
     /// Tells the metrics how old what is known is.
     pub fn measure(&self) {
         let state = self.lock();
@@ -192,6 +201,9 @@ async fn scan(view: Arc<View>, mut scanner: Scanner, may_act: MayAct, clock: Clo
                 let began = (Instant::now(), clock());
                 let found = scanner.scan().await;
                 let is_error = found.is_err();
+                if let Err(failure) = &found {
+                    view.lock().has_rejected |= failure.code.as_deref().is_some_and(rejects_credentials);
+                }
                 let scan = Scan::new(began, Instant::now(), found, view.lock().last.as_ref());
                 view.measured(&scan, is_error);
                 for holder in view.learn(scan, epoch) {

@@ -8,12 +8,14 @@ use std::{
 use axum::{
     BoxError,
     body::{Bytes, HttpBody},
-    http::{Request, Response},
+    http::{Request, Response, Uri},
 };
 use futures::{FutureExt, future::BoxFuture};
+use hyper_util::client::proxy::matcher::Matcher;
 use kube::{
     Config,
     client::{Body, ClientBuilder},
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use tower::{Service, layer::layer_fn, timeout::TimeoutLayer};
 use tower_http::timeout::ResponseBodyTimeoutLayer;
@@ -31,9 +33,70 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// # Errors
 /// Where none of them does; the message names what was tried.
 pub async fn config() -> Result<Config, Error> {
-    let mut config = Config::infer().await.map_err(|error| Error::Kubernetes(chain(&error)))?;
+    let mut config = match Config::from_kubeconfig(&KubeConfigOptions::default()).await {
+        Ok(mut config) => {
+            config.proxy_url = proxy(&config.cluster_url)?;
+            config
+        }
+        // A pod's service account goes by no proxy.
+        Err(kubeconfig) => Config::incluster().map_err(|in_cluster| {
+            let (kubeconfig, in_cluster) = (chain(&kubeconfig), chain(&in_cluster));
+            Error::Kubernetes(format!("kubeconfig: {kubeconfig}; service account: {in_cluster}"))
+        })?,
+    };
+    config.apply_debug_overrides();
     config.default_retry = false;
     Ok(config)
+}
+
+/// The proxy by which a kubeconfig's `server` is reached: the kubeconfig's own, or that of the environment.
+fn proxy(server: &Uri) -> Result<Option<Uri>, Error> {
+    let own = Kubeconfig::read().ok().as_ref().and_then(own_proxy);
+    let Some((name, proxy)) = own.or_else(|| proxy_of_environment(server)) else { return Ok(None) };
+    proxy.parse().map(Some).map_err(|error| Error::Kubernetes(format!("{name}: {error}")))
+}
+
+/// The proxy that the kubeconfig names for its current cluster. As in kubectl, `NO_PROXY` does not apply to it.
+fn own_proxy(kubeconfig: &Kubeconfig) -> Option<(&'static str, String)> {
+    let name = kubeconfig.current_context.as_ref()?;
+    let context = kubeconfig.contexts.iter().find(|it| it.name == *name)?.context.as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|it| it.name == context.cluster)?.cluster.as_ref()?;
+    cluster
+        .proxy_url
+        .clone()
+        .filter(|proxy| !proxy.is_empty())
+        .map(|proxy| ("proxy-url of the kubeconfig", proxy))
+}
+
+/// The proxy by which the environment reaches `server`. `kube` compares `NO_PROXY` with the proxy instead of the server.
+fn proxy_of_environment(server: &Uri) -> Option<(&'static str, String)> {
+    let variable = |names: [&'static str; 2]| {
+        let values = names.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?)));
+        values.into_iter().find(|(_, value)| !value.trim().is_empty())
+    };
+    let proxy = variable(["HTTPS_PROXY", "https_proxy"])?;
+    let no_proxy = variable(["NO_PROXY", "no_proxy"]).map(|(_, value)| value).unwrap_or_default();
+    is_proxied(server, &no_proxy).then_some(proxy)
+}
+
+/// Returns true if `NO_PROXY` does not name `server`. The matcher knows hosts, domains, addresses and networks; ports are
+/// compared here, and an entry for a whole domain may begin with `*.`.
+fn is_proxied(server: &Uri, no_proxy: &str) -> bool {
+    let default = if server.scheme_str() == Some("http") { 80 } else { 443 };
+    let port = server.port_u16().unwrap_or(default);
+    let separators = |c: char| c == ',' || c.is_whitespace();
+    let entries = no_proxy.split(separators).filter_map(|entry| match entry.rsplit_once(':') {
+        // A colon within an IPv6 address is no port.
+        Some((host, entry_port)) if !host.contains(':') || host.ends_with(']') => {
+            (entry_port.parse() == Ok(port)).then_some(host)
+        }
+        _ => Some(entry),
+    });
+    let entries = entries.map(|entry| entry.trim_matches(['[', ']']));
+    let entries: Vec<&str> =
+        entries.map(|entry| entry.strip_prefix('*').filter(|it| !it.is_empty()).unwrap_or(entry)).collect();
+    let matcher = Matcher::builder().all("http://proxy").no(entries.join(",")).build();
+    matcher.intercept(server).is_some()
 }
 
 /// A client for `config`.
@@ -90,5 +153,55 @@ where
             answer
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_proxy_names_the_api_server_in_every_form() {
+        let named = [
+            ("https://k8s.example.com:6443", "k8s.example.com"),
+            ("https://k8s.example.com:6443", "K8S.example.com:6443"),
+            ("https://k8s.example.com:6443", "example.com"),
+            ("https://k8s.example.com:6443", ".example.com"),
+            ("https://k8s.example.com:6443", "*.example.com"),
+            ("https://k8s.example.com:6443", "localhost, ,.example.com,"),
+            ("https://k8s.example.com:6443", "localhost k8s.example.com"),
+            ("https://k8s.example.com", "k8s.example.com:443"),
+            ("https://k8s.example.com:6443", "*"),
+            ("https://10.0.0.1:6443", "10.0.0.1"),
+            ("https://10.0.0.1:6443", "10.0.0.1:6443"),
+            ("https://10.0.0.1:6443", "10.0.0.0/8"),
+            ("https://[fd00::1]:6443", "fd00::1"),
+            ("https://[fd00::1]:6443", "[fd00::1]"),
+            ("https://[fd00::1]:6443", "[fd00::1]:6443"),
+            ("https://[fd00::1]:6443", "fd00::/8"),
+        ];
+        for (server, no_proxy) in named {
+            assert!(!is_proxied(&server.parse().expect("a URI"), no_proxy), "{server} in {no_proxy}");
+        }
+    }
+
+    #[test]
+    fn no_proxy_of_others_leaves_the_api_server_to_the_proxy() {
+        for no_proxy in [
+            "",
+            "proxy.example.com",
+            "ample.com",
+            "k8s.example.com:443",
+            "10.0.0.0/8",
+            "fd00::/8",
+            "169.254.169.254",
+        ] {
+            let server = "https://k8s.example.com:6443".parse().expect("a URI");
+            assert!(is_proxied(&server, no_proxy), "{no_proxy}");
+        }
+        assert!(is_proxied(
+            &"https://10.0.0.1:6443".parse().expect("a URI"),
+            "10.0.0.1:443,10.0.0.10,11.0.0.0/8"
+        ));
     }
 }

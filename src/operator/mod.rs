@@ -65,6 +65,8 @@ pub enum Error {
     Signals(std::io::Error),
     #[error("cannot serve {flag} {address}: {error}")]
     Listen { flag: &'static str, address: BindAddress, error: std::io::Error },
+    #[error(transparent)]
+    HttpClient(#[from] crate::account::http_client::Error),
     #[error("cannot keep metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
@@ -83,7 +85,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let instance = ["POD_NAME", "HOSTNAME"].iter().find_map(|name| std::env::var(name).ok());
     let instance = instance.unwrap_or_else(|| CONTROLLER.to_owned());
     let identity = format!("{instance}_{:016x}", RandomState::new().hash_one(std::process::id()));
-    let (aws, clock) = (credentials::environment().await, Arc::new(Timestamp::now));
+    let (aws, clock) = (credentials::environment().await?, Arc::new(Timestamp::now));
     if options.pacing.per_second > ECS_PER_SECOND {
         tracing::warn!(
             "--deregistrations-per-second {} is more than the {ECS_PER_SECOND} that ECS gives an account and region, deploys included, unless the quota was raised",

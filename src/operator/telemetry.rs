@@ -38,8 +38,20 @@ pub fn start(level: Level, format: Format) -> Result<(), ParseError> {
     Ok(())
 }
 
+/// The parts of the SDK that load credentials. They warn on every attempt; `account::credentials` logs when the cause
+/// changes.
+const REPEATED: [&str; 4] = [
+    "aws_config::imds",
+    "aws_config::meta::credentials",
+    "aws_config::profile::credentials",
+    "aws_config::web_identity_token",
+];
+
 /// The SDK and the HTTP stack print whole answers below `info`, and a task definition's environment may hold secrets.
 fn is_safe(metadata: &Metadata<'_>) -> bool {
+    if REPEATED.iter().any(|it| metadata.target().starts_with(it)) {
+        return *metadata.level() <= Level::ERROR;
+    }
     let prints_bodies = ["aws_", "hyper", "h2", "rustls"].iter().any(|it| metadata.target().starts_with(it));
     !prints_bodies || *metadata.level() <= Level::INFO
 }

@@ -134,6 +134,9 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
 
     let session = context.account.session(&region);
     session.usage.leave(&holder(cached));
+    if recorded.is_some_and(|it| Renewal::of(record.resource(), it).look_requested) {
+        session.shorten_backoff();
+    }
     let tell = |record: &Record, caller: Caller<'_>| {
         let identity = if let Caller::Known(identity) = caller { Some(identity) } else { None };
         let entries = declaration::entries(&spec, identity, account(record).as_deref());

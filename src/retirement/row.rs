@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
+    api::{AwsError, REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
     ecs::{
         answer::{Description, Failure, FailureKind, Outcome, Seen, Status},
         usage::Use,
@@ -91,14 +91,24 @@ pub(super) fn row(
             },
         },
         Target::Unresolved(_) | Target::Here(_) => {
-            let row = renewed(entry, recorded.unwrap_or_default(), renewal);
-            match (outcomes.get(&entry.revision), caller) {
+            let before = renewed(entry, recorded.unwrap_or_default(), renewal);
+            let row = before.clone();
+            let after = match (outcomes.get(&entry.revision), caller) {
                 (Some(outcome), _) => learned(row, spec, outcome),
                 (None, Caller::Unknown(failure)) if wants_a_look(&row) => failed(row, failure),
                 (None, _) => row,
-            }
+            };
+            with_first_message(&before, after)
         }
     }
+}
+
+/// Keeps the message of the first attempt while AWS answers with the same error: its text may hold a session name, a
+/// time or an encoded blob that differs on every attempt.
+fn with_first_message(before: &RevisionStatus, after: RevisionStatus) -> RevisionStatus {
+    let is_same_error =
+        after.error.is_some() && (before.reason, &before.error) == (after.reason, &after.error);
+    if is_same_error { RevisionStatus { message: before.message.clone(), ..after } } else { after }
 }
 
 /// The row as it stands before this pass: what a person has asked for makes it pending again, unless it is retired.
@@ -126,10 +136,11 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> Revisio
 }
 
 fn pending(row: RevisionStatus) -> RevisionStatus {
-    RevisionStatus { reason: Reason::Pending, message: None, used_by: Vec::new(), ..row }
+    RevisionStatus { reason: Reason::Pending, message: None, error: None, used_by: Vec::new(), ..row }
 }
 
 fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &Outcome) -> RevisionStatus {
+    let row = RevisionStatus { error: None, ..row };
     match outcome {
         Outcome::Free => pending(row),
         Outcome::Used { before, usage } => {
@@ -151,8 +162,8 @@ fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &O
                 (Err(_), Some(Ok(after))) if after.status.is_retired() => described(row, spec, after),
                 (Err(_), Some(Err(after))) if after.kind == FailureKind::Absent => failed(row, after),
                 // That it is gone is believed only once a look says so as well.
-                (Err(Failure { kind: FailureKind::Absent, message, .. }), _) => {
-                    failed(row, &Failure::new(FailureKind::Refused, message.clone()))
+                (Err(failure @ Failure { kind: FailureKind::Absent, .. }), _) => {
+                    failed(row, &Failure { kind: FailureKind::Refused, ..failure.clone() })
                 }
                 (Err(failure), _) => failed(row, failure),
             }
@@ -260,7 +271,11 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         ),
         _ => failure.message.clone(),
     };
-    RevisionStatus { reason, message: Some(message), used_by: Vec::new(), ..row }
+    RevisionStatus { reason, message: Some(message), error: error(failure), used_by: Vec::new(), ..row }
+}
+
+fn error(failure: &Failure) -> Option<AwsError> {
+    Some(AwsError { operation: failure.operation?.to_owned(), code: failure.code.clone()? })
 }
 
 #[cfg(test)]

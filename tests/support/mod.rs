@@ -1,6 +1,7 @@
 //! What a test of a promise has at hand: a namespace, a simulated ECS, and the real binary between them.
 
 pub mod api_reference;
+pub mod peer;
 mod seen;
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};

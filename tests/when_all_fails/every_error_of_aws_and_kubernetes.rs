@@ -30,7 +30,7 @@ const OPERATIONS: [Action; 10] = [
 type Error = fn(Target) -> Fault;
 
 /// Every way in which an operation of AWS fails.
-const ERRORS: [(&str, Error); 8] = [
+const ERRORS: [(&str, Error); 9] = [
     ("throttled", Target::throttle),
     ("server error", Target::server_error),
     ("unavailable", Target::unavailable),
@@ -39,6 +39,7 @@ const ERRORS: [(&str, Error); 8] = [
     ("never answered", Target::hang),
     ("carried out, reply lost", Target::drop_reply),
     ("slow", |target| target.delay(Duration::from_secs(2))),
+    ("refused credentials", |target| target.error("ExpiredTokenException", "The token is expired.")),
 ];
 
 /// Every way in which a request to Kubernetes fails.

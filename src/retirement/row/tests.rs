@@ -344,3 +344,5 @@ fn the_row_of_an_entry_is_found_in_whichever_form_it_was_written() {
     assert_eq!(recorded_row(&short, &rows), None);
     assert_eq!(recorded_row(&here(), &rows[..1]), None);
 }
+
+mod errors;

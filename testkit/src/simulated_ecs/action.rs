@@ -33,12 +33,14 @@ pub enum Action {
     DescribeServiceRevisions,
     /// STS: who the caller is.
     GetCallerIdentity,
+    /// STS: credentials of a role for a token; needs no signature.
+    AssumeRoleWithWebIdentity,
     /// Any call that the simulation does not know and refuses.
     Unknown,
 }
 
 impl Action {
-    const KNOWN: [Self; 14] = [
+    const KNOWN: [Self; 15] = [
         Self::DescribeTaskDefinition,
         Self::DeregisterTaskDefinition,
         Self::RegisterTaskDefinition,
@@ -53,6 +55,7 @@ impl Action {
         Self::DescribeServiceDeployments,
         Self::DescribeServiceRevisions,
         Self::GetCallerIdentity,
+        Self::AssumeRoleWithWebIdentity,
     ];
 
     /// The name on the wire.
@@ -73,6 +76,7 @@ impl Action {
             Self::DescribeServiceDeployments => "DescribeServiceDeployments",
             Self::DescribeServiceRevisions => "DescribeServiceRevisions",
             Self::GetCallerIdentity => "GetCallerIdentity",
+            Self::AssumeRoleWithWebIdentity => "AssumeRoleWithWebIdentity",
             Self::Unknown => "Unknown",
         }
     }
@@ -93,7 +97,7 @@ impl Action {
 
     const fn service(self) -> Service {
         match self {
-            Self::GetCallerIdentity => Service::Sts,
+            Self::GetCallerIdentity | Self::AssumeRoleWithWebIdentity => Service::Sts,
             _ => Service::Ecs,
         }
     }
@@ -111,7 +115,7 @@ impl Action {
                 Some(Bucket::ServiceDeployment)
             }
             Self::DescribeServiceRevisions => Some(Bucket::ServiceRevision),
-            Self::GetCallerIdentity | Self::Unknown => None,
+            Self::GetCallerIdentity | Self::AssumeRoleWithWebIdentity | Self::Unknown => None,
         }
     }
 }

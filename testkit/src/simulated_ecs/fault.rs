@@ -43,7 +43,7 @@ pub(super) enum Effect {
 pub(super) enum Refusal {
     Throttled,
     Server,
-    Unavailable,
+    Page(u16),
     AccessDenied,
     Error { code: String, message: String },
 }
@@ -86,7 +86,13 @@ impl Target {
     /// Answers as a load balancer does: status 503 and a page of HTML.
     #[must_use]
     pub fn unavailable(self) -> Fault {
-        self.refuse(Refusal::Unavailable)
+        self.page(503)
+    }
+
+    /// Answers with this HTTP status and a page of HTML, as a proxy or a firewall does.
+    #[must_use]
+    pub fn page(self, status: u16) -> Fault {
+        self.refuse(Refusal::Page(status))
     }
 
     /// Answers as IAM does when no policy allows the call.
@@ -185,7 +191,7 @@ impl Refusal {
         match self {
             Self::Throttled => Failure::throttled(request.service),
             Self::Server => Failure::server(request.service),
-            Self::Unavailable => Failure::unavailable(),
+            Self::Page(status) => Failure::page((*status).try_into().expect("an HTTP status")),
             Self::AccessDenied => Failure::access_denied(request, caller),
             Self::Error { code, message } => Failure::new(code, message),
         }

@@ -99,6 +99,11 @@ impl SimulatedEcs {
         state.accounts.insert(access_key.to_owned(), account.to_owned());
     }
 
+    /// Takes an access key away: from the next call on AWS does not know it.
+    pub fn revoke(&self, access_key: &str) {
+        self.simulation.lock().accounts.remove(access_key);
+    }
+
     /// A region of an account, to arrange and to look at without a call.
     #[must_use]
     pub fn region(&self, account: &str, region: &str) -> Region {

@@ -30,6 +30,8 @@ pub(super) struct Failure {
     pub(super) status: StatusCode,
     pub(super) code: String,
     pub(super) message: String,
+    /// Whether it is a page of HTML, not of AWS.
+    is_page: bool,
 }
 
 /// An answer as it goes over the wire.
@@ -43,7 +45,7 @@ pub(super) struct Reply {
 impl Failure {
     /// Any error of the caller.
     pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code: code.into(), message: message.into() }
+        Self { status: StatusCode::BAD_REQUEST, code: code.into(), message: message.into(), is_page: false }
     }
 
     pub(super) fn client(message: impl Into<String>) -> Self {
@@ -74,12 +76,13 @@ impl Failure {
         Self::new(code, message).with_status(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// What a load balancer says when nothing behind it answers.
-    pub(super) fn unavailable() -> Self {
-        let page = "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n\
-                    <body>\r\n<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n\
-                    </body>\r\n</html>\r\n";
-        Self::new("ServiceUnavailable", page).with_status(StatusCode::SERVICE_UNAVAILABLE)
+    /// What a load balancer, a proxy or a firewall answers in place of AWS.
+    pub(super) fn page(status: StatusCode) -> Self {
+        let page = format!(
+            "<html>\r\n<head><title>{status}</title></head>\r\n\
+             <body>\r\n<center><h1>{status}</h1></center>\r\n</body>\r\n</html>\r\n"
+        );
+        Self { is_page: true, ..Self::new("ServiceUnavailable", page).with_status(status) }
     }
 
     pub(super) fn access_denied(request: &Request, caller: &Caller) -> Self {
@@ -91,6 +94,10 @@ impl Failure {
             request.resource(caller)
         );
         match request.service {
+            Service::Sts if request.action == Action::AssumeRoleWithWebIdentity => {
+                let message = format!("Not authorized to perform {permission}");
+                Self::new("AccessDenied", message).with_status(StatusCode::FORBIDDEN)
+            }
             Service::Ecs => Self::new("AccessDeniedException", message),
             Service::Sts => Self::new("AccessDenied", message).with_status(StatusCode::FORBIDDEN),
         }
@@ -147,9 +154,7 @@ impl Reply {
         const JSON: &str = "application/x-amz-json-1.1";
         const XML: &str = "text/xml";
         let (status, content_type, body) = match (request.service, answer) {
-            (_, Err(failure)) if failure.status == StatusCode::SERVICE_UNAVAILABLE => {
-                (failure.status, "text/html", failure.message)
-            }
+            (_, Err(failure)) if failure.is_page => (failure.status, "text/html", failure.message),
             (Service::Ecs, Ok(done)) => (StatusCode::OK, JSON, done.body),
             (Service::Ecs, Err(failure)) => {
                 let body = json!({"__type": failure.code, "message": failure.message});

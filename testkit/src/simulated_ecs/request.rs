@@ -6,7 +6,7 @@ use super::{
     clusters::cluster_name,
 };
 use axum::http::{HeaderMap, header::AUTHORIZATION};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const TARGET_PREFIX: &str = "AmazonEC2ContainerServiceV20141113.";
 
@@ -17,7 +17,7 @@ pub(super) struct Request {
     pub(super) action_name: String,
     /// `None` without a signature.
     pub(super) scope: Option<CredentialScope>,
-    /// `None` for a body that is no JSON object; always null for STS.
+    /// `None` for a body that is no JSON object; for STS, the role of a web identity.
     pub(super) input: Option<Value>,
 }
 
@@ -33,13 +33,15 @@ impl Request {
         let scope =
             headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(CredentialScope::parse);
         let target = headers.get("x-amz-target").map(|value| value.to_str().unwrap_or_default());
-        let (service, action_name, input) = match target {
-            Some(target) => (
+        let (service, action_name, input) = if let Some(target) = target {
+            (
                 Service::Ecs,
                 target.strip_prefix(TARGET_PREFIX).unwrap_or(target),
                 serde_json::from_slice(body).ok().filter(Value::is_object),
-            ),
-            None => (Service::Sts, action_in_form(body), Some(Value::Null)),
+            )
+        } else {
+            let role = field_in_form(body, "RoleArn=").replace("%3A", ":").replace("%2F", "/");
+            (Service::Sts, field_in_form(body, "Action="), Some(json!({ "RoleArn": role })))
         };
         Self {
             service,
@@ -48,6 +50,13 @@ impl Request {
             scope,
             input,
         }
+    }
+
+    /// Who calls without a signature, by the role that a web identity takes on.
+    pub(super) fn web_identity(&self) -> Option<Caller> {
+        let role = self.input.as_ref()?["RoleArn"].as_str()?;
+        let account = role.split(':').nth(4).filter(|_| self.action == Action::AssumeRoleWithWebIdentity)?;
+        Some(Caller { account: account.to_owned(), region: String::new() })
     }
 
     /// What IAM checks the call's permission for: the first thing it names, or `*` for a call that IAM
@@ -99,10 +108,10 @@ impl CredentialScope {
     }
 }
 
-fn action_in_form(body: &[u8]) -> &str {
+fn field_in_form<'body>(body: &'body [u8], field: &str) -> &'body str {
     std::str::from_utf8(body)
         .unwrap_or_default()
         .split('&')
-        .find_map(|field| field.strip_prefix("Action="))
+        .find_map(|pair| pair.strip_prefix(field))
         .unwrap_or_default()
 }

@@ -171,6 +171,9 @@ impl State {
 
     fn authenticate(&self, request: &Request) -> Result<Caller, Failure> {
         let service = request.service;
+        if let Some(caller) = request.web_identity() {
+            return Ok(caller);
+        }
         let Some(scope) = &request.scope else {
             return Err(Failure::unsigned(service));
         };
@@ -214,6 +217,11 @@ impl State {
             }
             Action::DescribeServiceRevisions => {
                 service_deployments::describe_revisions(self.clusters(caller), caller, input)
+            }
+            Action::AssumeRoleWithWebIdentity => {
+                let access_key = format!("ASIASIMULATED{:07}", self.calls_taken);
+                self.accounts.insert(access_key.clone(), caller.account.clone());
+                Ok(security_token::assume_role_with_web_identity(caller, &access_key, now.time))
             }
             Action::GetCallerIdentity => Ok(security_token::get_caller_identity(caller)),
             Action::Unknown => Err(Failure::unknown_action(request.service, &request.action_name)),

@@ -1,0 +1,169 @@
+//! The HTTP client of the AWS SDK: its trust roots, and which calls go through a proxy.
+
+use std::{env, fs, net::IpAddr, path::PathBuf};
+
+use aws_smithy_http_client::{
+    Builder, Connector,
+    proxy::ProxyConfig,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime::client::dns::TokioDnsResolver;
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        http::{
+            HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+            SharedHttpConnector,
+        },
+        orchestrator::HttpRequest,
+        runtime_components::{RuntimeComponents, RuntimeComponentsBuilder},
+    },
+    shared::IntoShared,
+};
+use aws_smithy_types::config_bag::ConfigBag;
+use axum::http::Uri;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+/// A PEM file with the certificates to trust instead of the system's, as for the AWS CLI and the other SDKs.
+/// Source: "Using `AWS_CA_BUNDLE`", AWS SDKs and Tools Reference Guide; botocore replaces its trust store by it.
+const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+
+const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
+
+/// Why the HTTP client cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{CA_BUNDLE}: cannot read {}: {error}", .path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{CA_BUNDLE}: {} holds no valid certificate: expected PEM", .path.display())]
+    NoCertificate { path: PathBuf },
+}
+
+/// The SDK's default HTTP client with the trust roots and proxies of the environment, but with the cryptography of ring,
+/// which is smaller.
+///
+/// # Errors
+/// Returns an error if `AWS_CA_BUNDLE` names a file that cannot be used.
+pub(super) fn https_client() -> Result<SharedHttpClient, Error> {
+    let trust_store = match env::var_os(CA_BUNDLE).filter(|path| !path.is_empty()) {
+        Some(path) => ca_bundle(path.into())?,
+        None => TrustStore::default(),
+    };
+    let by_proxy = client(trust_store.clone(), ProxyConfig::from_env());
+    let direct = client(trust_store, ProxyConfig::disabled());
+    Ok(RoutedClient { by_proxy, direct }.into_shared())
+}
+
+fn client(trust_store: TrustStore, proxy: ProxyConfig) -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(move |settings, components| {
+        let tls = TlsContext::builder().with_trust_store(trust_store.clone()).build();
+        let mut connector = Connector::builder()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(tls.unwrap_or_default())
+            .proxy_config(proxy.clone());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        // Unlike the default resolver, its errors have a type.
+        connector.build_with_resolver(TokioDnsResolver::new())
+    })
+}
+
+/// Reads the certificates one by one: the connector panics on one that it cannot parse, and bundles of systems hold some.
+fn ca_bundle(path: PathBuf) -> Result<TrustStore, Error> {
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => return Err(Error::Unreadable { path, error }),
+    };
+    let is_valid = |pem: &&str| {
+        CertificateDer::from_pem_slice(pem.as_bytes())
+            .is_ok_and(|certificate| RootCertStore::empty().add(certificate).is_ok())
+    };
+    let certificates: Vec<&str> = text.split_inclusive(CERTIFICATE_END).filter(is_valid).collect();
+    if certificates.is_empty() {
+        return Err(Error::NoCertificate { path });
+    }
+    Ok(certificates.into_iter().fold(TrustStore::empty(), TrustStore::with_pem_certificate))
+}
+
+/// Sends the calls to endpoints on this host or its link directly, and all others by the proxies of the environment.
+#[derive(Debug)]
+struct RoutedClient {
+    by_proxy: SharedHttpClient,
+    direct: SharedHttpClient,
+}
+
+#[derive(Debug)]
+struct RoutedConnector {
+    by_proxy: SharedHttpConnector,
+    direct: SharedHttpConnector,
+}
+
+impl HttpClient for RoutedClient {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(RoutedConnector {
+            by_proxy: self.by_proxy.http_connector(settings, components),
+            direct: self.direct.http_connector(settings, components),
+        })
+    }
+
+    fn validate_base_client_config(
+        &self,
+        components: &RuntimeComponentsBuilder,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.by_proxy.validate_base_client_config(components, config)
+    }
+}
+
+impl HttpConnector for RoutedConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let is_local = request.uri().parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(is_local));
+        if is_local { self.direct.call(request) } else { self.by_proxy.call(request) }
+    }
+}
+
+/// Returns true for loopback, and for the link-local addresses at which ECS, EKS Pod Identity and EC2 serve credentials:
+/// a proxy would serve its own, or give them away.
+/// Source: "Container credential provider" and "IMDS credential provider", AWS SDKs and Tools Reference Guide.
+fn is_local(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
+        Ok(IpAddr::V6(address)) => address.is_loopback() || address.segments()[..2] == [0xfd00, 0x0ec2],
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_this_host_and_its_link_are_local() {
+        for host in ["127.0.0.1", "127.1.2.3", "localhost", "[::1]", "169.254.170.2", "169.254.169.254"] {
+            assert!(is_local(host), "{host}");
+        }
+        assert!(is_local("[fd00:ec2::23]") && is_local("[fd00:ec2::254]") && is_local("[::ffff:127.0.0.1]"));
+        for host in
+            ["10.0.0.1", "169.253.1.1", "sts.us-west-2.amazonaws.com", "[fd00:ec3::1]", "localhost.example"]
+        {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_ca_bundle_that_cannot_be_used_names_the_variable_and_the_file() {
+        let error = ca_bundle("/nowhere/ca.pem".into()).expect_err("no such file").to_string();
+        assert!(error.starts_with("AWS_CA_BUNDLE: cannot read /nowhere/ca.pem: "), "{error}");
+        let error = ca_bundle(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
+        let error = error.expect_err("no PEM").to_string();
+        assert!(error.ends_with("Cargo.toml holds no valid certificate: expected PEM"), "{error}");
+    }
+}

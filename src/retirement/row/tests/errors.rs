@@ -1,0 +1,43 @@
+//! The error of AWS in a row, and the message that goes with it.
+
+use super::*;
+
+fn denied(text: &str, code: &str) -> Failure {
+    let failure = Failure::new(FailureKind::AccessDenied, text).during("DescribeTaskDefinition");
+    Failure { code: Some(code.to_owned()), ..failure }
+}
+
+#[test]
+fn messages_stay_while_the_error_is_the_same() {
+    let spec = TaskDefinitionRetirementSpec::default();
+    let attempt =
+        |before: RevisionStatus, failure: Failure| after(&spec, before, Outcome::Seen(Err(failure)));
+    let first = attempt(recorded(Reason::Pending), denied("session 1", "AccessDeniedException"));
+    assert_eq!(first.message.as_deref(), Some("session 1"));
+    assert_eq!(attempt(first.clone(), denied("session 2", "AccessDeniedException")), first);
+
+    let other = attempt(first.clone(), denied("expired", "ExpiredTokenException"));
+    assert_eq!(other.message.as_deref(), Some("expired"));
+    let unanswered = attempt(first.clone(), Failure::new(FailureKind::Unavailable, "no answer"));
+    assert_eq!((unanswered.message.as_deref(), &unanswered.error), (Some("no answer"), &None));
+    assert_eq!(after(&spec, first.clone(), seen(Status::Active)).error, None);
+
+    // As the previous version wrote it: one write adds the error.
+    let old = RevisionStatus { error: None, ..first.clone() };
+    let written = attempt(old, denied("session 2", "AccessDeniedException"));
+    assert_eq!(written.error, first.error);
+    assert_eq!(attempt(written.clone(), denied("session 3", "AccessDeniedException")), written);
+}
+
+#[test]
+fn messages_are_refreshed_when_a_user_asks() {
+    let failure = denied("session 1", "AccessDeniedException");
+    let first = unlearned(&here(), &recorded(Reason::Pending), NOTHING_ASKED, Caller::Unknown(&failure));
+    let later = denied("session 2", "AccessDeniedException");
+    let kept = unlearned(&here(), &first, NOTHING_ASKED, Caller::Unknown(&later));
+    assert_eq!(kept, first);
+    for renewal in [SPEC_CHANGED, LOOK_REQUESTED] {
+        let renewed = unlearned(&here(), &first, renewal, Caller::Unknown(&later));
+        assert_eq!(renewed.message.as_deref(), Some("session 2"));
+    }
+}
