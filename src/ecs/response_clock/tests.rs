@@ -37,7 +37,7 @@ proptest! {
         since in 0u64..10_000_000,
         elapsed in 0u64..10_000_000,
     ) {
-        let start = Instant::now() + Duration::from_secs(86_400);
+        let start = Instant::now() + Duration::from_hours(24);
         let (begin, end) = (start + millis(since), start + millis(since + elapsed));
         let stamped = after(start, &first, 1_000_000).at(begin).expect("known").latest;
         let checked = after(start, &second, 1_000_000).at(end).expect("known").earliest;
@@ -51,7 +51,7 @@ proptest! {
         wrong in vec((any_round_trip(), -1_000_000i64..1_000_000), 1..RESPONSES),
         at in 0u64..10_000_000,
     ) {
-        let start = Instant::now() + Duration::from_secs(86_400);
+        let start = Instant::now() + Duration::from_hours(24);
         let mut estimate = after(start, &[right], 2_000_000);
         for (round_trip, offset) in wrong {
             estimate.recent.extend(after(start, &[round_trip], 2_000_000 + offset).recent);

@@ -59,7 +59,7 @@ fn unused(at: i64, before: Option<&Scan>) -> Scan {
 
 fn last_use(scan: &Scan) -> Option<i64> {
     match reported(scan) {
-        Some(Use::Nobody { last_used, .. }) => last_used.map(|time| time.as_second()),
+        Some(Use::Nobody { last_used, .. }) => last_used.map(Timestamp::as_second),
         other => panic!("{other:?}"),
     }
 }

@@ -123,7 +123,7 @@ async fn while_somebody_waits_scans_go_on_and_wake_whoever_has_something_to_lear
 #[tokio::test(start_paused = true)]
 async fn a_long_cool_down_is_scanned_every_20_min_and_tells_of_tasks_that_stopped_meanwhile() {
     let bench = Bench::begin();
-    let cool_down = || Purpose::CoolDown { until: Instant::now() + Duration::from_secs(86_400) };
+    let cool_down = || Purpose::CoolDown { until: Instant::now() + Duration::from_hours(24) };
     assert_eq!(bench.told_for("web", cool_down()), "nothing yet");
     seconds(1).await;
     assert_eq!((bench.scans(), bench.woken().len(), bench.told_for("web", cool_down())), (1, 1, "nobody"));

@@ -16,8 +16,8 @@ fn time(minutes: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes)
 }
 
-fn scan(minutes: i64) -> Option<UsageScan> {
-    Some(UsageScan { time: Time(time(minutes)), uid: "uid".to_owned() })
+fn scan(minutes: i64) -> UsageScan {
+    UsageScan { time: Time(time(minutes)), uid: "uid".to_owned() }
 }
 
 fn rows(reason: Reason) -> Vec<RevisionStatus> {
@@ -41,22 +41,22 @@ fn resumes(last_usage_scan: Option<UsageScan>, uid: &str, reason: Reason) -> boo
 
 #[test]
 fn unused_time_counts_while_scans_of_the_resource_follow_each_other_within_45_min() {
-    assert!(resumes(scan(55), "uid", Reason::Quiet));
-    assert!(!resumes(scan(54), "uid", Reason::Quiet), "46 min ago");
+    assert!(resumes(Some(scan(55)), "uid", Reason::Quiet));
+    assert!(!resumes(Some(scan(54)), "uid", Reason::Quiet), "46 min ago");
     assert!(!resumes(None, "uid", Reason::Quiet), "the status of an older version");
-    assert!(!resumes(scan(99), "restored", Reason::Pending), "of another resource");
+    assert!(!resumes(Some(scan(99)), "restored", Reason::Pending), "of another resource");
     assert!(resumes(None, "uid", Reason::DryRun), "only shown");
 }
 
 #[test]
 fn a_scan_is_recorded_every_15_min_while_a_revision_cools_down() {
     let recorded = |before, at| last_scan(before, &rows(Reason::Quiet), at, "uid");
-    assert_eq!(recorded(None, Some(time(3))), scan(3));
-    assert_eq!(recorded(scan(3), Some(time(17))), scan(3));
-    assert_eq!(recorded(scan(3), Some(time(18))), scan(18));
-    assert_eq!(recorded(scan(3), None), scan(3));
-    assert_eq!(last_scan(scan(3), &rows(Reason::DryRun), Some(time(3)), "uid"), None);
-    assert_eq!(last_scan(scan(3), &[RevisionStatus::default()], Some(time(3)), "uid"), None);
+    assert_eq!(recorded(None, Some(time(3))), Some(scan(3)));
+    assert_eq!(recorded(Some(scan(3)), Some(time(17))), Some(scan(3)));
+    assert_eq!(recorded(Some(scan(3)), Some(time(18))), Some(scan(18)));
+    assert_eq!(recorded(Some(scan(3)), None), Some(scan(3)));
+    assert_eq!(last_scan(Some(scan(3)), &rows(Reason::DryRun), Some(time(3)), "uid"), None);
+    assert_eq!(last_scan(Some(scan(3)), &[RevisionStatus::default()], Some(time(3)), "uid"), None);
 }
 
 const MINUTE: u64 = 60;
