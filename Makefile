@@ -25,7 +25,7 @@ demo: ## See it work on a real API server and a simulated ECS; `make demo KEEP=1
 	@KEEP='$(KEEP)' hack/demo.sh
 
 .PHONY: tools
-tools: ## Get what the tests and the demo run: an API server, kubectl, Helm, promtool, moto (15 minutes once)
+tools: ## Get what the tests and the demo run: an API server, kubectl, Helm, promtool, emulators of AWS (16 minutes once)
 	@hack/tools.sh
 
 ##@ Change something
