@@ -17,5 +17,5 @@ mod read_and_operated_as_people_expect;
 mod installed_as_people_expect;
 mod its_rights_are_the_least_that_work;
 mod alerts_say_what_to_do;
-mod the_same_on_moto;
+mod ecs_emulators;
 mod the_house_is_in_order;

@@ -1,7 +1,8 @@
-//! The control plane, moto and the processes of the tests themselves keep their promises.
+//! The control plane, the emulators of ECS and the processes behave as the tests expect.
 
 use std::{fs, net::TcpStream, path::Path, process::Command, time::Duration};
 
+use aws_sdk_ecs::types::TaskDefinitionStatus;
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::{ConfigMap, ServiceAccount},
@@ -10,7 +11,7 @@ use kube::{ResourceExt, api::PostParams};
 use serde_json::json;
 use testkit::{
     control_plane::ControlPlane,
-    moto::Moto,
+    emulator::{Emulator, Product},
     namespace::Namespace,
     process::{Folder, Process, Signal},
 };
@@ -114,20 +115,17 @@ async fn a_service_account_has_a_real_token() {
 }
 
 #[tokio::test]
-async fn moto_registers_describes_and_deregisters() {
-    let moto = Moto::start().await.expect("moto starts");
-    let revision = moto.register("web").await;
-    assert_eq!(revision, "web:1");
-    assert_eq!(status(&moto, &revision).await, "ACTIVE");
-    moto.client()
-        .deregister_task_definition()
-        .task_definition(&revision)
-        .send()
-        .await
-        .expect("moto deregisters");
-    assert_eq!(status(&moto, &revision).await, "INACTIVE");
-    moto.reset().await.expect("moto forgets");
-    assert_eq!(status(&moto, &revision).await, "unknown");
+async fn emulators_register_describe_and_deregister() {
+    for product in [Product::Moto, Product::Ministack] {
+        let emulator = Emulator::start(product).await.expect("the emulator starts");
+        let revision = emulator.register("web").await;
+        assert_eq!(revision, "web:1", "{product:?}");
+        assert_eq!(emulator.status(&revision).await, Some(TaskDefinitionStatus::Active), "{product:?}");
+        let request = emulator.client().deregister_task_definition().task_definition(&revision);
+        request.send().await.expect("the emulator deregisters");
+        assert_eq!(emulator.status(&revision).await, Some(TaskDefinitionStatus::Inactive), "{product:?}");
+        assert_eq!(emulator.status("web:2").await, None, "{product:?}");
+    }
 }
 
 #[tokio::test]
@@ -205,10 +203,6 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
         sleep(Duration::from_millis(20)).await;
     }
     panic!("never: {what}");
-}
-
-async fn status(moto: &Moto, revision: &str) -> String {
-    moto.status(revision).await.map_or("unknown".into(), |status| status.as_str().into())
 }
 
 fn children_of(parent: u32) -> Vec<u32> {
