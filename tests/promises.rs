@@ -10,6 +10,7 @@ mod it_takes_turns;
 mod what_is_in_use_waits;
 mod when_use_ends_it_goes_on;
 mod plain_to_read;
+mod kstatus;
 mod one_leader_acts;
 mod whatever_fails_by_seed;
 mod operators_trust_it;

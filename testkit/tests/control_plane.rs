@@ -1,4 +1,4 @@
-//! The control plane, the emulators of ECS and the processes behave as the tests expect.
+//! The control plane, the emulators of ECS, kstatus and the processes behave as the tests expect.
 
 use std::{fs, net::TcpStream, path::Path, process::Command, time::Duration};
 
@@ -12,6 +12,7 @@ use serde_json::json;
 use testkit::{
     control_plane::ControlPlane,
     emulator::{Emulator, Product},
+    kstatus,
     namespace::Namespace,
     process::{Folder, Process, Signal},
 };
@@ -126,6 +127,23 @@ async fn emulators_register_describe_and_deregister() {
         assert_eq!(emulator.status(&revision).await, Some(TaskDefinitionStatus::Inactive), "{product:?}");
         assert_eq!(emulator.status("web:2").await, None, "{product:?}");
     }
+}
+
+#[tokio::test]
+async fn kstatus_computes_a_status_per_object_and_reports_what_is_not_one() {
+    let object = |condition: &str| {
+        json!({
+            "apiVersion": "testkit.dev/v1", "kind": "Moon", "metadata": { "name": "io", "generation": 2 },
+            "status": { "observedGeneration": 2, "conditions": [{ "type": condition, "status": "True" }] },
+        })
+    };
+    for (condition, expected) in [("Ready", "Current"), ("Reconciling", "InProgress"), ("Stalled", "Failed")]
+    {
+        assert_eq!(kstatus::status(&object(condition)).expect("kstatus runs"), expected);
+    }
+    let error = kstatus::status(&json!({ "kind": "Moon", "status": { "conditions": "none" } }));
+    assert!(error.is_err_and(|error| error.to_string().starts_with("kstatus: ")));
+    assert_eq!(kstatus::status(&object("Ready")).expect("it serves the next caller"), "Current");
 }
 
 #[tokio::test]
