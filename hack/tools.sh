@@ -160,7 +160,7 @@ promtool_make() { program_make promtool "about 2 minutes"; }
 
 kstatus_current() { program_current kstatus; }
 kstatus_missing() { program_missing kstatus; }
-kstatus_make() { program_make kstatus "about 30 seconds"; }
+kstatus_make() { program_make kstatus "about a minute"; }
 
 monitors_module=$root/hack/prometheus-operator
 monitors=$tools/monitors.yaml

@@ -72,7 +72,7 @@ impl<'emulator> Setup<'emulator> {
         answer.task_definition.expect("a task definition")
     }
 
-    /// Creates a cluster with a service of `count` tasks, which never have to make room for each other.
+    /// Creates a cluster with a service of `count` tasks. A deployment that would stop one of them cannot proceed.
     async fn create_service(&self, cluster: &str, revision: &str, count: i32) {
         let client = self.emulator.client();
         client.create_cluster().cluster_name(cluster).send().await.expect("a cluster can be created");
