@@ -1,4 +1,4 @@
-//! What kstatus and Argo CD conclude in states that do not come from an answer of ECS: in use, invalid, not observed, being deleted.
+//! What kstatus and Argo CD conclude in states that do not come from an answer of ECS.
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};

@@ -22,10 +22,11 @@ const KEY: &str = "testing";
 /// The programs that emulate ECS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Product {
-    /// Widely used, and the more lenient one: no timestamps, no service deployments, no tasks without container instances.
+    /// Widely used, and the more lenient one: no timestamps, no service deployments, no tasks
+    /// without container instances.
     Moto,
-    /// Closer to ECS: timestamps, tasks, deployments of services. `ListTaskDefinitions` matches a prefix of the family, and
-    /// `ListServiceDeployments` is always empty.
+    /// Closer to ECS: timestamps, tasks, deployments of services. `ListTaskDefinitions` matches a
+    /// prefix of the family, and `ListServiceDeployments` is always empty.
     Ministack,
 }
 
@@ -81,7 +82,8 @@ impl Emulator {
             let folder = Folder::create()?;
             let port = free_port()?;
             let mut process = Process::start(&product.command(port, &folder)?, &folder.join("emulator.log"))?;
-            // Waits for its own log line: another process may have taken the port and may answer on it.
+            // Waits for its own log line: another process may have taken the port and may answer on
+            // it.
             match process.wait_for_log("Running on http://", START_DEADLINE).await {
                 Ok(()) => {
                     let emulator = Self { product, _process: process, _folder: folder, port };
@@ -94,8 +96,9 @@ impl Emulator {
         }
     }
 
-    /// Returns the emulator that all tests of this process share, and starts it at the first call. Tests run in parallel on
-    /// it: each registers families of its own, named after its namespace for example.
+    /// Returns the emulator that all tests of this process share, and starts it at the first call.
+    /// Tests run in parallel on it: each registers families of its own, named after its namespace
+    /// for example.
     ///
     /// # Panics
     /// Panics if it does not start.
@@ -134,7 +137,8 @@ impl Emulator {
         ]
     }
 
-    /// Creates a client for the async runtime of the caller: a client stops working when the runtime that created it ends.
+    /// Creates a client for the async runtime of the caller: a client stops working when the
+    /// runtime that created it ends.
     #[must_use]
     pub fn client(&self) -> Client {
         let config = Config::builder()
@@ -177,7 +181,8 @@ impl Emulator {
         }
     }
 
-    /// Makes the first call, which takes seconds on moto: within a test it would use up the test's deadline.
+    /// Makes the first call, which takes seconds on moto: within a test it would use up the test's
+    /// deadline.
     async fn load_ecs(&self) -> io::Result<()> {
         self.client().list_clusters().send().await.map_err(io::Error::other)?;
         Ok(())

@@ -1,4 +1,4 @@
-//! The kstatus library, which decides for Flux and other tools whether an object is ready, as a process beside the tests.
+//! The kstatus library, which GitOps tools use to tell if an object is ready, as a process.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -10,11 +10,12 @@ use serde::Serialize;
 
 use crate::tools;
 
-/// Returns the status that kstatus computes for a Kubernetes object, such as `InProgress`. One process, started at the first
-/// call, serves all callers.
+/// Returns the status that kstatus computes for a Kubernetes object, such as `InProgress`. One
+/// process, started at the first call, serves all callers.
 ///
 /// # Errors
-/// Returns an error if kstatus is not installed, if it ended, or if it cannot compute the status of `object`.
+/// Returns an error if kstatus is not installed, if it ended, or if it cannot compute the status of
+/// `object`.
 pub fn status(object: &impl Serialize) -> io::Result<String> {
     static SHARED: Mutex<Option<Kstatus>> = Mutex::new(None);
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The happy paths on emulators of ECS by other authors: what the project's simulated ECS shows holds there too.
+//! The happy paths on emulators of ECS by other authors.
 //!
 //! A test that does not say otherwise runs on moto and on ministack. They differ here:
 //!
@@ -23,7 +23,8 @@ use crate::support::World;
 
 const BOTH: [Product; 2] = [Product::Moto, Product::Ministack];
 
-/// A namespace whose controllers use an emulator. Its families and clusters are named after it, since tests share emulators.
+/// A namespace whose controllers use an emulator. Its families and clusters are named after it,
+/// since tests share emulators.
 struct Setup<'emulator> {
     world: World<'static>,
     emulator: &'emulator Emulator,
@@ -72,7 +73,8 @@ impl<'emulator> Setup<'emulator> {
         answer.task_definition.expect("a task definition")
     }
 
-    /// Creates a cluster with a service of `count` tasks. A deployment that would stop one of them cannot proceed.
+    /// Creates a cluster with a service of `count` tasks. A deployment that would stop one of them
+    /// cannot proceed.
     async fn create_service(&self, cluster: &str, revision: &str, count: i32) {
         let client = self.emulator.client();
         client.create_cluster().cluster_name(cluster).send().await.expect("a cluster can be created");

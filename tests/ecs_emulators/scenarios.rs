@@ -16,8 +16,8 @@ enum Given {
     InUse,
 }
 
-/// A scenario's name, what is given, the spec for a revision, the reason that the resource ends with, and the status that the
-/// revision ends with.
+/// A scenario's name, what is given, the spec for a revision, the reason that the resource ends
+/// with, and the status that the revision ends with.
 type Scenario = (&'static str, Given, fn(&str) -> Value, &'static str, Option<TaskDefinitionStatus>);
 
 fn scenarios() -> [Scenario; 11] {

@@ -79,7 +79,8 @@ impl Seen {
     /// Returns what kstatus concludes.
     ///
     /// # Panics
-    /// Panics if kstatus is not installed, or concludes something else than the variants of [`Verdict`].
+    /// Panics if kstatus is not installed, or concludes something else than the variants of
+    /// [`Verdict`].
     pub fn verdict(&self) -> Verdict {
         let status = kstatus::status(&self.0).expect("kstatus computes the status of each object");
         serde_json::from_value(status.into()).expect("a status that an existing object can have")
