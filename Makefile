@@ -26,7 +26,7 @@ demo: ## Run a demo on a real API server and a simulated ECS; `make demo KEEP=1`
 	@KEEP='$(KEEP)' hack/demo.sh
 
 .PHONY: tools
-tools: ## Install the tools of the tests and the demo: an API server, kubectl, Helm, promtool, moto (15 minutes once)
+tools: ## Install the tools of the tests and the demo: API server, kubectl, Helm, promtool, ECS emulators (16 minutes once)
 	@hack/tools.sh
 
 ##@ Development

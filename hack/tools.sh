@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes the programs that the tests and the demo run available in .tools, and builds only what is missing.
 #
-#   hack/tools.sh [GROUP...]     GROUP is kubernetes (etcd, kube-apiserver, kubectl), helm, promtool, monitors (the kinds of
-#                                the Prometheus Operator) or moto; all without arguments
+#   hack/tools.sh [GROUP...]     GROUP is kubernetes (etcd, kube-apiserver, kubectl), helm, promtool, kstatus, monitors (the
+#                                kinds of the Prometheus Operator), moto or ministack (emulators of AWS); default: all
 #
 # A group is up to date when its key, a hash of all that its content depends on, is the one written beside it. The key
 # is removed first and written last, so a run that dies midway leaves nothing that is believed.
@@ -95,8 +95,8 @@ kubernetes_make() {
   believe kubernetes "$key"
 }
 
-# Helm and promtool are a Go module each, as the kubernetes group is: pinned by the hashes of go.sum, and the same on every
-# processor. A program of that name in KUBEBUILDER_ASSETS is taken instead.
+# Helm, promtool and kstatus are a Go module each, as the kubernetes group is: pinned by the hashes of go.sum, and the same on
+# every processor. A program of that name in KUBEBUILDER_ASSETS is taken instead.
 
 required() { sed -nE "s|^(require )?\s*$2 (v\S+).*|\2|p" "$root/hack/$1/go.mod"; }
 
@@ -107,6 +107,9 @@ promtool_version=$(required promtool github.com/prometheus/prometheus)
 # Without what Prometheus has to find targets in twenty clouds it is built in half the time.
 promtool_flags=(-tags=remove_all_sd -ldflags="-s -w -X github.com/prometheus/common/version.Version=$promtool_version")
 
+kstatus_version=$(required kstatus sigs.k8s.io/cli-utils)
+kstatus_flags=(-ldflags="-s -w")
+
 program_asset() {
   [[ -n ${KUBEBUILDER_ASSETS:-} && -x $KUBEBUILDER_ASSETS/$1 ]] || return 1
   (cd "$KUBEBUILDER_ASSETS" && printf '%s/%s\n' "$PWD" "$1")
@@ -115,7 +118,7 @@ program_asset() {
 program_key() {
   local -n flags=$1_flags
   if program_asset "$1"; then return; fi
-  { cat "$root/hack/$1"/go.{mod,sum}; echo "${flags[*]}"; } | hash_of
+  { cat "$root/hack/$1"/*; echo "${flags[*]}"; } | hash_of
 }
 
 program_current() { current "$1" "$(program_key "$1")" "$bin/$1"; }
@@ -155,6 +158,10 @@ promtool_current() { program_current promtool; }
 promtool_missing() { program_missing promtool; }
 promtool_make() { program_make promtool "about 2 minutes"; }
 
+kstatus_current() { program_current kstatus; }
+kstatus_missing() { program_missing kstatus; }
+kstatus_make() { program_make kstatus "about a minute"; }
+
 monitors_module=$root/hack/prometheus-operator
 monitors=$tools/monitors.yaml
 
@@ -180,31 +187,42 @@ monitors_make() {
   believe monitors "$(monitors_key)"
 }
 
-moto_requirements=$root/hack/moto/requirements.txt
+# Each emulator has a virtual environment of its own, since their dependencies contradict each other.
 
-moto_key() { hash_of <"$moto_requirements"; }
+python_requirements() { printf '%s\n' "$root/hack/$1/requirements.txt"; }
 
-moto_current() { current moto "$(moto_key)" "$tools/moto/bin/python"; }
+python_key() { hash_of <"$(python_requirements "$1")"; }
 
-moto_missing() {
+python_current() { current "$1" "$(python_key "$1")" "$tools/$1/bin/python"; }
+
+python_missing() {
   python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     echo "Python 3.11 or newer with its venv module (python3 and python3-venv)"
 }
 
-moto_install() {
-  python3 -m venv "$work/moto" &&
-    "$work/moto/bin/python" -m pip install --disable-pip-version-check --requirement "$moto_requirements"
+python_install() {
+  python3 -m venv "$work/$1" &&
+    "$work/$1/bin/python" -m pip install --disable-pip-version-check --requirement "$(python_requirements "$1")"
 }
 
-moto_make() {
-  step "installing moto into .tools/moto" "about 30 seconds" moto_install
-  rm -rf "$tools/moto.key" "$tools/moto"
-  mv "$work/moto" "$tools/moto"
-  believe moto "$(moto_key)"
+python_make() {
+  local name=$1 cold=$2
+  step "installing $name into .tools/$name" "$cold" python_install "$name"
+  rm -rf "$tools/$name.key" "${tools:?}/$name"
+  mv "$work/$name" "$tools/$name"
+  believe "$name" "$(python_key "$name")"
 }
+
+moto_current() { python_current moto; }
+moto_missing() { python_missing; }
+moto_make() { python_make moto "about 30 seconds"; }
+
+ministack_current() { python_current ministack; }
+ministack_missing() { python_missing; }
+ministack_make() { python_make ministack "about 20 seconds"; }
 
 groups=("$@")
-[[ $# -gt 0 ]] || groups=(kubernetes helm promtool monitors moto)
+[[ $# -gt 0 ]] || groups=(kubernetes helm promtool kstatus monitors moto ministack)
 for group in "${groups[@]}"; do
   declare -F "${group}_make" >/dev/null || fail "there is no group $group"
 done
@@ -217,7 +235,7 @@ for group in "${groups[@]}"; do
   "${group}_current" && continue
   wanted+=("$group")
   need=$("${group}_missing")
-  [[ -z $need ]] || missing+=("$need")
+  [[ -z $need || " ${missing[*]-} " == *"$need"* ]] || missing+=("$need")
 done
 if [[ ${#missing[@]} -gt 0 ]]; then
   list=$(printf '; %s' "${missing[@]}")

@@ -10,7 +10,7 @@ use tokio::{sync::OnceCell, time::sleep};
 use crate::support::{CRD, DEADLINE, World};
 
 /// An API server whose CRD lets everything in, as an older release's might.
-async fn lenient_world() -> World<'static> {
+pub async fn lenient_world() -> World<'static> {
     static LENIENT: OnceCell<ControlPlane> = OnceCell::const_new();
     let start = || async { ControlPlane::start().await.expect("a control plane starts") };
     World::on(LENIENT.get_or_init(start).await, &lenient_crd()).await

@@ -1,11 +1,12 @@
-//! The parts that the tests of the controller stand on: a real control plane, moto, and a simulated ECS. It shares no code with the controller.
+//! The parts that the tests of the controller use: a real control plane, emulators of ECS by other authors, a simulated ECS, and kstatus. It shares no code with the controller.
 
 pub mod api_proxy;
 mod connection;
 pub mod control_plane;
+pub mod emulator;
 pub mod helm;
+pub mod kstatus;
 pub mod model_api;
-pub mod moto;
 pub mod namespace;
 pub mod process;
 pub mod promtool;

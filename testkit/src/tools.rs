@@ -14,12 +14,12 @@ pub fn find(program: &str) -> io::Result<PathBuf> {
     first_file(program, assets.into_iter().chain([folder().join("bin")])).ok_or_else(|| missing(program))
 }
 
-/// The Python that has moto installed.
+/// Returns the Python of a virtual environment that `make tools` made for a program, such as `moto`.
 ///
 /// # Errors
-/// There is none in `.tools/moto`.
-pub fn moto_python() -> io::Result<PathBuf> {
-    first_file("python", [folder().join("moto/bin")]).ok_or_else(|| missing("moto"))
+/// Returns an error if it is not in `.tools`.
+pub fn python(program: &str) -> io::Result<PathBuf> {
+    first_file("python", [folder().join(program).join("bin")]).ok_or_else(|| missing(program))
 }
 
 /// The custom resource definitions of the Prometheus Operator for what a chart may ask it to scrape and to alert.

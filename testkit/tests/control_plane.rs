@@ -1,7 +1,8 @@
-//! The control plane, moto and the processes of the tests themselves keep their promises.
+//! The control plane, the emulators of ECS, kstatus and the processes behave as the tests expect.
 
 use std::{fs, net::TcpStream, path::Path, process::Command, time::Duration};
 
+use aws_sdk_ecs::types::TaskDefinitionStatus;
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::{ConfigMap, ServiceAccount},
@@ -10,7 +11,8 @@ use kube::{ResourceExt, api::PostParams};
 use serde_json::json;
 use testkit::{
     control_plane::ControlPlane,
-    moto::Moto,
+    emulator::{Emulator, Product},
+    kstatus,
     namespace::Namespace,
     process::{Folder, Process, Signal},
 };
@@ -114,20 +116,34 @@ async fn a_service_account_has_a_real_token() {
 }
 
 #[tokio::test]
-async fn moto_registers_describes_and_deregisters() {
-    let moto = Moto::start().await.expect("moto starts");
-    let revision = moto.register("web").await;
-    assert_eq!(revision, "web:1");
-    assert_eq!(status(&moto, &revision).await, "ACTIVE");
-    moto.client()
-        .deregister_task_definition()
-        .task_definition(&revision)
-        .send()
-        .await
-        .expect("moto deregisters");
-    assert_eq!(status(&moto, &revision).await, "INACTIVE");
-    moto.reset().await.expect("moto forgets");
-    assert_eq!(status(&moto, &revision).await, "unknown");
+async fn emulators_register_describe_and_deregister() {
+    for product in [Product::Moto, Product::Ministack] {
+        let emulator = Emulator::start(product).await.expect("the emulator starts");
+        let revision = emulator.register("web").await;
+        assert_eq!(revision, "web:1", "{product:?}");
+        assert_eq!(emulator.status(&revision).await, Some(TaskDefinitionStatus::Active), "{product:?}");
+        let request = emulator.client().deregister_task_definition().task_definition(&revision);
+        request.send().await.expect("the emulator deregisters");
+        assert_eq!(emulator.status(&revision).await, Some(TaskDefinitionStatus::Inactive), "{product:?}");
+        assert_eq!(emulator.status("web:2").await, None, "{product:?}");
+    }
+}
+
+#[tokio::test]
+async fn kstatus_computes_a_status_per_object_and_reports_what_is_not_one() {
+    let object = |condition: &str| {
+        json!({
+            "apiVersion": "testkit.dev/v1", "kind": "Moon", "metadata": { "name": "io", "generation": 2 },
+            "status": { "observedGeneration": 2, "conditions": [{ "type": condition, "status": "True" }] },
+        })
+    };
+    for (condition, expected) in [("Ready", "Current"), ("Reconciling", "InProgress"), ("Stalled", "Failed")]
+    {
+        assert_eq!(kstatus::status(&object(condition)).expect("kstatus runs"), expected);
+    }
+    let error = kstatus::status(&json!({ "kind": "Moon", "status": { "conditions": "none" } }));
+    assert!(error.is_err_and(|error| error.to_string().starts_with("kstatus: ")));
+    assert_eq!(kstatus::status(&object("Ready")).expect("it serves the next caller"), "Current");
 }
 
 #[tokio::test]
@@ -205,10 +221,6 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
         sleep(Duration::from_millis(20)).await;
     }
     panic!("never: {what}");
-}
-
-async fn status(moto: &Moto, revision: &str) -> String {
-    moto.status(revision).await.map_or("unknown".into(), |status| status.as_str().into())
 }
 
 fn children_of(parent: u32) -> Vec<u32> {

@@ -4,7 +4,9 @@ use std::fmt;
 
 use kube::{ResourceExt, api::DynamicObject};
 use mlua::{Lua, LuaOptions, LuaSerdeExt, StdLib, Table};
+use serde::Deserialize;
 use serde_json::Value;
+use testkit::kstatus;
 
 /// The check that users give to Argo CD.
 pub const HEALTH_CHECK: &str = include_str!("../../config/argocd/health.lua");
@@ -12,8 +14,8 @@ pub const HEALTH_CHECK: &str = include_str!("../../config/argocd/health.lua");
 /// A resource as it was read.
 pub struct Seen(pub DynamicObject);
 
-/// What kstatus says: Flux, `kubectl wait` by condition, and Argo CD's own check follow it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What kstatus concludes about an object: Flux waits for it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 pub enum Verdict {
     Current,
     InProgress,
@@ -74,27 +76,14 @@ impl Seen {
         self.status()["observedGeneration"].as_i64() == self.0.metadata.generation
     }
 
-    /// The algorithm of kstatus for a kind that it does not know.
-    /// Source: `Compute`, `checkGenericProperties` and `checkReadyCondition` in sigs.k8s.io/cli-utils, `pkg/kstatus/status`.
+    /// Returns what kstatus concludes.
+    ///
+    /// # Panics
+    /// Panics if kstatus is not installed, or concludes something else than the variants of
+    /// [`Verdict`].
     pub fn verdict(&self) -> Verdict {
-        if self.0.metadata.deletion_timestamp.is_some() {
-            return Verdict::Terminating;
-        }
-        if !self.status()["observedGeneration"].is_null() && !self.is_current() {
-            return Verdict::InProgress;
-        }
-        let is_true =
-            |type_: &str| self.condition(type_).is_some_and(|condition| condition["status"] == "True");
-        if is_true("Reconciling") {
-            return Verdict::InProgress;
-        }
-        if is_true("Stalled") {
-            return Verdict::Failed;
-        }
-        match self.ready() {
-            "False" | "Unknown" => Verdict::InProgress,
-            _ => Verdict::Current,
-        }
+        let status = kstatus::status(&self.0).expect("kstatus computes the status of each object");
+        serde_json::from_value(status.into()).expect("a status that an existing object can have")
     }
 
     /// What Argo CD says, whose Lua is 5.1 and has no more of the standard library than this.

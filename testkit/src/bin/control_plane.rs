@@ -12,7 +12,10 @@ use std::{
     thread,
 };
 
-use testkit::{control_plane::ControlPlane, moto::Moto};
+use testkit::{
+    control_plane::ControlPlane,
+    emulator::{Emulator, Product},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -33,7 +36,7 @@ async fn run(file: Option<PathBuf>) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let serve = async {
-        let (plane, moto) = tokio::try_join!(ControlPlane::start(), Moto::start())?;
+        let (plane, moto) = tokio::try_join!(ControlPlane::start(), Emulator::start(Product::Moto))?;
         announce(file, &line(&plane, &moto))?;
         // Kept until the caller lets go of this future.
         std::future::pending::<()>().await;
@@ -48,7 +51,7 @@ async fn run(file: Option<PathBuf>) -> io::Result<()> {
     }
 }
 
-fn line(plane: &ControlPlane, moto: &Moto) -> String {
+fn line(plane: &ControlPlane, moto: &Emulator) -> String {
     let mut words = vec![
         format!("KUBECONFIG={}", plane.kubeconfig().display()),
         format!("KUBERNETES_URL={}", plane.url()),
