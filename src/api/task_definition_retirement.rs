@@ -266,9 +266,11 @@ pub struct RevisionStatus {
 #[serde(rename_all = "camelCase")]
 pub struct AwsError {
     /// The operation of Amazon ECS or AWS STS, such as DescribeTaskDefinition.
+    #[schemars(length(max = 64))]
     pub operation: String,
 
     /// The error code of AWS, such as AccessDeniedException.
+    #[schemars(length(max = 128))]
     pub code: String,
 }
 

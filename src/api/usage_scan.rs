@@ -14,5 +14,6 @@ pub struct UsageScan {
 
     /// The uid of the resource that the scan was made for. A status that was copied from another resource, as by a
     /// restore, does not count.
+    #[schemars(length(max = 64))]
     pub uid: String,
 }

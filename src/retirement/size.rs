@@ -21,6 +21,7 @@ pub const REQUESTED_AT_BYTES: usize = 256;
 const REVISION_BYTES: usize = 340;
 const STATUS_BYTES: usize = 64;
 const REQUEST_ID_BYTES: usize = 128;
+const ERROR_CODE_BYTES: usize = 128;
 const USER_BYTES: usize = 520;
 
 /// How many bytes it takes to say that the users are truncated.
@@ -49,6 +50,7 @@ fn fit_row(row: &mut RevisionStatus, limit: usize) {
     cut(&mut row.revision, REVISION_BYTES);
     row.status.iter_mut().for_each(|status| cut(status, STATUS_BYTES));
     row.request_id.iter_mut().for_each(|id| cut(id, REQUEST_ID_BYTES));
+    row.error.iter_mut().for_each(|error| cut(&mut error.code, ERROR_CODE_BYTES));
     row.used_by.iter_mut().for_each(|user| cut(user, USER_BYTES));
     let message = row.message.get_or_insert_default();
     cut(message, limit);
