@@ -1,10 +1,6 @@
-//! The shell of what a pass does at ECS: looks at the next few revisions, and deregisters those that are to be.
+//! What a reconcile does at ECS: it observes the next few revisions, plans, and deregisters. I/O.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -12,30 +8,24 @@ use tokio::time::Instant;
 
 use crate::{
     account::session::Session,
-    api::{Reason, RevisionStatus, TaskDefinitionRetirement},
+    api::{RevisionStatus, TaskDefinitionRetirement},
     ecs::{
-        answer::{Description, Failure, FailureKind, Newest, Outcome, Seen, Status},
+        answer::{Description, FailureKind, Newest, Outcome, Status},
         freshness::Purpose,
         turns::Holder,
-        usage::Use,
     },
     retirement::{
         declaration::{Entry, Target},
-        plan::{Deregistration, Step, asks_who, cools_down_for, is_retired, keeps, plan},
+        observe::is_throttled,
+        plan::{Deregistration, Step, asks_who, is_retired, keeps, plan},
         reconcile::{Context, Error, holder, read},
         record::Record,
         retry::{self, Progress},
-        row::{recorded_row, waits_for_use},
+        row::recorded_row,
     },
     shutdown::Delay,
     task_definition::Arn,
 };
-
-/// Requeue delay while AWS's time is unknown.
-const TIME_UNKNOWN_DELAY: Duration = Duration::from_secs(5);
-
-/// Longest cool-down that the interval between scans depends on.
-const LONGEST_COOL_DOWN: Duration = Duration::from_hours(24);
 
 /// What a pass did at ECS.
 pub(super) struct Slice {
@@ -56,7 +46,7 @@ impl Slice {
         Self { progress: Progress::Outage, ..Self::begin() }
     }
 
-    fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         let (outcomes, watched) = (BTreeMap::new(), BTreeMap::new());
         let progress = Progress::Claimed;
         Self { outcomes, watched, scanned_at: None, progress, end: Ok(()), delay: None }
@@ -64,23 +54,23 @@ impl Slice {
 }
 
 /// The newest revision of each family, as listed before the revisions that are described now.
-type NewestByFamily = BTreeMap<String, Newest>;
+pub(super) type NewestByFamily = BTreeMap<String, Newest>;
 
 /// What the steps of a pass at ECS have at hand.
-struct Pass<'a> {
+pub(super) struct Pass<'a> {
     api: &'a Api<TaskDefinitionRetirement>,
-    resource: &'a TaskDefinitionRetirement,
-    session: &'a Session,
-    context: &'a Context,
-    holder: Holder,
+    pub(super) resource: &'a TaskDefinitionRetirement,
+    pub(super) session: &'a Session,
+    pub(super) context: &'a Context,
+    pub(super) holder: Holder,
     /// Delays shutdown once an irreversible call is about to be made.
     delay: OnceLock<Delay>,
     /// The time by AWS's clock, or `None` while that is unknown.
-    now: Option<Timestamp>,
+    pub(super) now: Option<Timestamp>,
 }
 
 /// Why a pass ends before it is through.
-enum Stop {
+pub(super) enum Stop {
     Now(Progress),
     Kubernetes(Error),
 }
@@ -145,70 +135,6 @@ pub(super) async fn act(
 }
 
 impl Pass<'_> {
-    /// Finds the entries that are known to be ACTIVE, and that what is known of their use keeps from more: they cost no call.
-    fn watch(&self, entries: &[Entry], rows: &[RevisionStatus]) -> Slice {
-        let (spec, mut slice) = (&self.resource.spec, Slice::begin());
-        let scanned_at = self.session.usage.scanned_at().filter(|_| self.now.is_some());
-        let mut unconfirmed: BTreeSet<&str> =
-            rows.iter().filter(|row| cools_down(row)).map(|row| row.revision.as_str()).collect();
-        for entry in entries {
-            let (Target::Here(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else { continue };
-            let waits = waits_for_use(row);
-            let is_watched = asks_who(spec, Some(row)) && (waits || cools_down(row));
-            // What another resource has retired meanwhile is to be looked at.
-            if !is_watched || self.session.usage.takes_doubt(&self.holder, arn) {
-                continue;
-            }
-            let usage = self.usage(arn, self.purpose(row, waits));
-            let is_kept = usage.as_ref().is_some_and(|usage| keeps(spec, Some(row), usage, self.now));
-            if usage.as_ref().is_some_and(|usage| confirms(usage, row)) {
-                unconfirmed.remove(row.revision.as_str());
-            }
-            // A revision that waits for a permit waits for the end of its use instead once it is in use again.
-            if !(waits || is_kept && row.reason == Reason::Pending) {
-                continue;
-            }
-            match usage {
-                Some(usage) if is_kept => {
-                    if !matches!(usage, Use::Unknown(_)) {
-                        unconfirmed.remove(row.revision.as_str());
-                    }
-                    slice.watched.insert(entry.revision.clone(), self.cools_down_for(Some(row), &usage));
-                    slice.outcomes.insert(entry.revision.clone(), Outcome::Used { before: None, usage });
-                }
-                Some(_) => drop(slice.outcomes.insert(entry.revision.clone(), Outcome::Free)),
-                None => {
-                    slice.progress = Progress::Scanning;
-                    slice.watched.insert(entry.revision.clone(), None);
-                }
-            }
-        }
-        slice.scanned_at = scanned_at.filter(|_| unconfirmed.is_empty());
-        slice
-    }
-
-    /// What usage is needed for, for a row of which `waits` tells whether it waits for usage to end.
-    fn purpose(&self, row: &RevisionStatus, waits: bool) -> Purpose {
-        let usage = Use::Nobody { at: None, last_used: None };
-        let left = match self.cools_down_for(Some(row), &usage) {
-            Some(left) if row.reason == Reason::Quiet => left,
-            _ if waits => Duration::ZERO,
-            // The time for which it has been unused is to count on, whatever it waits for.
-            _ => LONGEST_COOL_DOWN,
-        };
-        if left.is_zero() {
-            return Purpose::Report;
-        }
-        Purpose::CoolDown { until: Instant::now() + left.min(LONGEST_COOL_DOWN) }
-    }
-
-    /// Returns how long the cool-down of a revision lasts, or `None` if it does not cool down.
-    fn cools_down_for(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
-        let left = cools_down_for(&self.resource.spec, row, usage, self.now);
-        let is_unknown = self.now.is_none() && matches!(usage, Use::Nobody { .. });
-        left.or(is_unknown.then_some(TIME_UNKNOWN_DELAY))
-    }
-
     /// Looks at one revision, and deregisters it if it is to be.
     async fn step(
         &self,
@@ -226,13 +152,7 @@ impl Pass<'_> {
         if asks && self.session.usage.is_awaited() && self.usage(arn, Purpose::Report).is_none() {
             return Err(Stop::Now(Progress::Scanning));
         }
-        let seen = match self.look(arn).await? {
-            Err(absent) if absent.kind == FailureKind::Absent && !recorded.is_some_and(is_retired) => {
-                let missing = self.context.shutdown.abandon(self.missing(arn, absent, newest)).await;
-                missing.ok_or(Stop::Now(Progress::Made))?
-            }
-            seen => seen,
-        };
+        let seen = self.look(arn, recorded, newest).await?;
         let asks = asks && seen.as_ref().is_ok_and(|it| it.status == Status::Active);
         let usage = if asks { self.usage(arn, Purpose::Report) } else { None };
         match plan(spec, arn, recorded, seen, usage.as_ref(), self.now) {
@@ -265,73 +185,6 @@ impl Pass<'_> {
                 Ok(self.deregister(before, &deregistration, newest).await)
             }
         }
-    }
-
-    fn usage(&self, arn: &Arn, purpose: Purpose) -> Option<Use> {
-        self.session.usage.of(&self.holder, arn, purpose)
-    }
-
-    /// Whose turn it is to deregister does not queue up for the look before.
-    async fn look(&self, arn: &Arn) -> Result<Seen, Stop> {
-        if self.session.turns.is_called(&self.holder) {
-            self.session.looks.take_ahead();
-        } else {
-            self.session.looks.take(&self.holder).ok_or(Stop::Now(Progress::Queued))?.spend();
-        }
-        let seen = self.context.shutdown.abandon(self.session.ecs.describe(arn)).await;
-        let seen = seen.ok_or(Stop::Now(Progress::Made))?;
-        if is_throttled(&seen) {
-            self.session.looks.throttled();
-        }
-        Ok(seen)
-    }
-
-    /// Finds out whether a revision was deleted that ECS did not find: its number was registered before that of a newer
-    /// revision. Returns `absent` if no newer revision is listed.
-    async fn missing(&self, arn: &Arn, absent: Failure, newest: &mut NewestByFamily) -> Seen {
-        let (family, number) = (arn.revision().family(), arn.revision().number());
-        let deleted = || Err(Failure { kind: FailureKind::Deleted, ..absent.clone() });
-        if newest.get(family).is_some_and(|newest| newest.is_after(number)) {
-            return deleted();
-        }
-        for status in [Status::Active, Status::Inactive, Status::DeleteInProgress] {
-            self.session.looks.take_ahead();
-            match self.session.ecs.newest(arn, &status).await {
-                Ok(found) if found.is_after(number) => {
-                    newest.insert(family.to_owned(), found);
-                    // It may have been registered between the first description and the list.
-                    return match self.describe_ahead(arn).await {
-                        Err(again) if again.kind == FailureKind::Absent => deleted(),
-                        seen => seen,
-                    };
-                }
-                Ok(Newest::Refused(refusal)) => {
-                    let message = format!(
-                        "{}; ecs:ListTaskDefinitions, which shows whether it was deleted, was refused: {}",
-                        absent.message, refusal.message
-                    );
-                    return Err(Failure { message, ..absent });
-                }
-                Ok(_) => {}
-                Err(failure) => {
-                    if failure.kind == FailureKind::Throttled {
-                        self.session.looks.throttled();
-                    }
-                    return Err(failure);
-                }
-            }
-        }
-        Err(absent)
-    }
-
-    /// Describes a revision with a permit that the wait queue does not delay: the caller was delayed before.
-    async fn describe_ahead(&self, arn: &Arn) -> Seen {
-        self.session.looks.take_ahead();
-        let seen = self.session.ecs.describe(arn).await;
-        if is_throttled(&seen) {
-            self.session.looks.throttled();
-        }
-        seen
     }
 
     /// Reads the resource uncached: if its spec has changed, what it says now is for the next pass.
@@ -374,23 +227,8 @@ impl Pass<'_> {
     }
 }
 
-/// Whether the time counts for which the revision of the row has been unused.
-fn cools_down(row: &RevisionStatus) -> bool {
-    row.unused_since.is_some() && row.reason != Reason::DryRun
-}
-
-/// Whether `usage` shows no use later than the row does.
-fn confirms(usage: &Use, row: &RevisionStatus) -> bool {
-    let Use::Nobody { last_used, .. } = usage else { return false };
-    last_used.is_none_or(|last| row.unused_since.as_ref().is_some_and(|since| last <= since.0))
-}
-
 fn is_retry(recorded: Option<&RevisionStatus>) -> bool {
     recorded.is_some_and(|row| retry::turn(row.reason) != retry::Turn::Untried)
-}
-
-fn is_throttled(answer: &Seen) -> bool {
-    answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod unwritten;
 pub mod record;
 pub mod reconcile;
 mod act;
+mod observe;
 
 #[cfg(test)]
 mod properties;

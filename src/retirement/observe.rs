@@ -1,0 +1,188 @@
+//! What a reconcile reads of ECS before it plans: descriptions of revisions, and their usage. I/O.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    api::{Reason, RevisionStatus},
+    ecs::{
+        answer::{Failure, FailureKind, Newest, Outcome, Seen, Status},
+        freshness::Purpose,
+        usage::Use,
+    },
+    retirement::{
+        act::{NewestByFamily, Pass, Slice, Stop},
+        declaration::{Entry, Target},
+        plan::{asks_who, cools_down_for, is_retired, keeps},
+        retry::Progress,
+        row::{recorded_row, waits_for_use},
+    },
+    task_definition::Arn,
+};
+
+/// Requeue delay while AWS's time is unknown.
+const TIME_UNKNOWN_DELAY: Duration = Duration::from_secs(5);
+
+/// Longest cool-down that the interval between scans depends on.
+const LONGEST_COOL_DOWN: Duration = Duration::from_hours(24);
+
+impl Pass<'_> {
+    /// Finds the entries that are known to be ACTIVE, and that what is known of their use keeps from more: they cost no call.
+    pub(super) fn watch(&self, entries: &[Entry], rows: &[RevisionStatus]) -> Slice {
+        let (spec, mut slice) = (&self.resource.spec, Slice::begin());
+        let scanned_at = self.session.usage.scanned_at().filter(|_| self.now.is_some());
+        let mut unconfirmed: BTreeSet<&str> =
+            rows.iter().filter(|row| cools_down(row)).map(|row| row.revision.as_str()).collect();
+        for entry in entries {
+            let (Target::Here(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else { continue };
+            let waits = waits_for_use(row);
+            let is_watched = asks_who(spec, Some(row)) && (waits || cools_down(row));
+            // What another resource has retired meanwhile is to be looked at.
+            if !is_watched || self.session.usage.takes_doubt(&self.holder, arn) {
+                continue;
+            }
+            let usage = self.usage(arn, self.purpose(row, waits));
+            let is_kept = usage.as_ref().is_some_and(|usage| keeps(spec, Some(row), usage, self.now));
+            if usage.as_ref().is_some_and(|usage| confirms(usage, row)) {
+                unconfirmed.remove(row.revision.as_str());
+            }
+            // A revision that waits for a permit waits for the end of its use instead once it is in use again.
+            if !(waits || is_kept && row.reason == Reason::Pending) {
+                continue;
+            }
+            match usage {
+                Some(usage) if is_kept => {
+                    if !matches!(usage, Use::Unknown(_)) {
+                        unconfirmed.remove(row.revision.as_str());
+                    }
+                    slice.watched.insert(entry.revision.clone(), self.cools_down_for(Some(row), &usage));
+                    slice.outcomes.insert(entry.revision.clone(), Outcome::Used { before: None, usage });
+                }
+                Some(_) => drop(slice.outcomes.insert(entry.revision.clone(), Outcome::Free)),
+                None => {
+                    slice.progress = Progress::Scanning;
+                    slice.watched.insert(entry.revision.clone(), None);
+                }
+            }
+        }
+        slice.scanned_at = scanned_at.filter(|_| unconfirmed.is_empty());
+        slice
+    }
+
+    /// What usage is needed for, for a row of which `waits` tells whether it waits for usage to end.
+    fn purpose(&self, row: &RevisionStatus, waits: bool) -> Purpose {
+        let usage = Use::Nobody { at: None, last_used: None };
+        let left = match self.cools_down_for(Some(row), &usage) {
+            Some(left) if row.reason == Reason::Quiet => left,
+            _ if waits => Duration::ZERO,
+            // The time for which it has been unused is to count on, whatever it waits for.
+            _ => LONGEST_COOL_DOWN,
+        };
+        if left.is_zero() {
+            return Purpose::Report;
+        }
+        Purpose::CoolDown { until: Instant::now() + left.min(LONGEST_COOL_DOWN) }
+    }
+
+    /// Returns how long the cool-down of a revision lasts, or `None` if it does not cool down.
+    pub(super) fn cools_down_for(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
+        let left = cools_down_for(&self.resource.spec, row, usage, self.now);
+        let is_unknown = self.now.is_none() && matches!(usage, Use::Nobody { .. });
+        left.or(is_unknown.then_some(TIME_UNKNOWN_DELAY))
+    }
+
+    pub(super) fn usage(&self, arn: &Arn, purpose: Purpose) -> Option<Use> {
+        self.session.usage.of(&self.holder, arn, purpose)
+    }
+
+    /// Describes a revision, and finds out whether one that ECS does not have was deleted. A resource with a permit to
+    /// deregister does not queue for a permit to read.
+    pub(super) async fn look(
+        &self,
+        arn: &Arn,
+        recorded: Option<&RevisionStatus>,
+        newest: &mut NewestByFamily,
+    ) -> Result<Seen, Stop> {
+        if self.session.turns.is_called(&self.holder) {
+            self.session.looks.take_ahead();
+        } else {
+            self.session.looks.take(&self.holder).ok_or(Stop::Now(Progress::Queued))?.spend();
+        }
+        let seen = self.context.shutdown.abandon(self.session.ecs.describe(arn)).await;
+        let seen = seen.ok_or(Stop::Now(Progress::Made))?;
+        if is_throttled(&seen) {
+            self.session.looks.throttled();
+        }
+        match seen {
+            Err(absent) if absent.kind == FailureKind::Absent && !recorded.is_some_and(is_retired) => {
+                let missing = self.context.shutdown.abandon(self.missing(arn, absent, newest)).await;
+                missing.ok_or(Stop::Now(Progress::Made))
+            }
+            seen => Ok(seen),
+        }
+    }
+
+    /// Finds out whether a revision was deleted that ECS did not find: its number was registered before that of a newer
+    /// revision. Returns `absent` if no newer revision is listed.
+    pub(super) async fn missing(&self, arn: &Arn, absent: Failure, newest: &mut NewestByFamily) -> Seen {
+        let (family, number) = (arn.revision().family(), arn.revision().number());
+        let deleted = || Err(Failure { kind: FailureKind::Deleted, ..absent.clone() });
+        if newest.get(family).is_some_and(|newest| newest.is_after(number)) {
+            return deleted();
+        }
+        for status in [Status::Active, Status::Inactive, Status::DeleteInProgress] {
+            self.session.looks.take_ahead();
+            match self.session.ecs.newest(arn, &status).await {
+                Ok(found) if found.is_after(number) => {
+                    newest.insert(family.to_owned(), found);
+                    // It may have been registered between the first description and the list.
+                    return match self.describe_ahead(arn).await {
+                        Err(again) if again.kind == FailureKind::Absent => deleted(),
+                        seen => seen,
+                    };
+                }
+                Ok(Newest::Refused(refusal)) => {
+                    let message = format!(
+                        "{}; ecs:ListTaskDefinitions, which shows whether it was deleted, was refused: {}",
+                        absent.message, refusal.message
+                    );
+                    return Err(Failure { message, ..absent });
+                }
+                Ok(_) => {}
+                Err(failure) => {
+                    if failure.kind == FailureKind::Throttled {
+                        self.session.looks.throttled();
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        Err(absent)
+    }
+
+    /// Describes a revision with a permit that the wait queue does not delay: the caller was delayed before.
+    pub(super) async fn describe_ahead(&self, arn: &Arn) -> Seen {
+        self.session.looks.take_ahead();
+        let seen = self.session.ecs.describe(arn).await;
+        if is_throttled(&seen) {
+            self.session.looks.throttled();
+        }
+        seen
+    }
+}
+
+/// Whether the time counts for which the revision of the row has been unused.
+fn cools_down(row: &RevisionStatus) -> bool {
+    row.unused_since.is_some() && row.reason != Reason::DryRun
+}
+
+/// Whether `usage` shows no use later than the row does.
+fn confirms(usage: &Use, row: &RevisionStatus) -> bool {
+    let Use::Nobody { last_used, .. } = usage else { return false };
+    last_used.is_none_or(|last| row.unused_since.as_ref().is_some_and(|since| last <= since.0))
+}
+
+pub(super) fn is_throttled(answer: &Seen) -> bool {
+    answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
+}
