@@ -127,7 +127,7 @@ fn expected(example: &str) -> Option<&'static str> {
         "dry-run" => Some("DryRun"),
         "missing-revision" => Some("NotFound"),
         "suspend" => Some("Suspended"),
-        "unused-for" => Some("Quiet"),
+        "unused-for" => Some("CoolingDown"),
         "refused" | "admission-warnings" | "validating-admission-policy" => None,
         other => panic!("say what must become of examples/{other}.yaml"),
     }

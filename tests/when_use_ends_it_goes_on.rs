@@ -52,7 +52,7 @@ async fn quiet_time_counts_from_the_first_look_and_outlives_a_restart() {
     world.apply("web", spec).await.expect("admitted");
     let began = Instant::now();
     let mut controller = world.start();
-    let first = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    let first = world.wait("web", "CoolingDown", |seen| seen.ready_reason() == "CoolingDown").await;
     let since = first.row("web:1")["unusedSince"].clone();
     assert!(first.message("web:1").contains(since.as_str().expect("a time")), "{first}");
     assert!(first.condition("Reconciling").is_some(), "{first}");
@@ -77,12 +77,13 @@ async fn use_that_comes_back_begins_quiet_time_anew() {
     let spec = json!({ "revisions": ["web:1"], "unusedFor": "90s" });
     world.apply("web", spec).await.expect("admitted");
     let _controller = world.start();
-    let first = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    let first = world.wait("web", "CoolingDown", |seen| seen.ready_reason() == "CoolingDown").await;
     cluster.put_task(Task::running("a1", "web:1"));
     let seen = wait_in_use(&world, "web").await;
     assert_eq!(seen.row("web:1")["unusedSince"], Value::Null);
     cluster.remove_task("a1");
-    let seen = world.wait_for("web", "Quiet", NOTICED, |seen| seen.ready_reason() == "Quiet").await;
+    let seen =
+        world.wait_for("web", "CoolingDown", NOTICED, |seen| seen.ready_reason() == "CoolingDown").await;
     assert!(seen.row("web:1")["unusedSince"].as_str() > first.row("web:1")["unusedSince"].as_str());
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
 }
@@ -162,14 +163,14 @@ async fn a_task_that_starts_and_stops_between_two_scans_starts_the_cool_down_aga
     let cluster = world.west.cluster("prod");
     world.apply("web", json!({ "revisions": ["web:1"], "unusedFor": "20s" })).await.expect("admitted");
     let _controller = world.start();
-    let first = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    let first = world.wait("web", "CoolingDown", |seen| seen.ready_reason() == "CoolingDown").await;
     let since = first.row("web:1")["unusedSince"].clone();
     world.wait("web", "half of the cool-down", |seen| is_past(&seen.row("web:1")["unusedSince"], 10)).await;
     cluster.put_task(Task::stopped("job", "web:1"));
     let stopped = Instant::now();
     let is_later = |seen: &Seen| seen.row("web:1")["unusedSince"] != since;
     let seen = world.wait("web", "a later time", is_later).await;
-    assert_eq!(seen.reason("web:1"), "Quiet", "{seen}");
+    assert_eq!(seen.reason("web:1"), "CoolingDown", "{seen}");
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
     world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
     assert!(stopped.elapsed() >= Duration::from_secs(20), "{:?}", stopped.elapsed());
@@ -185,7 +186,7 @@ async fn cool_down_is_measured_by_the_clock_of_aws_even_if_it_is_hours_off() {
         let metrics = format!("127.0.0.1:{}", free_port().expect("a port"));
         let began = Instant::now();
         let mut controller = world.start_with(&[("METRICS_BIND_ADDRESS", &metrics)]);
-        let seen = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+        let seen = world.wait("web", "CoolingDown", |seen| seen.ready_reason() == "CoolingDown").await;
         let since: Timestamp =
             seen.row("web:1")["unusedSince"].as_str().and_then(|text| text.parse().ok()).expect("a time");
         let ahead = since.duration_since(Timestamp::now());
@@ -216,7 +217,7 @@ async fn before_aws_has_told_the_time_no_cool_down_starts_and_all_else_goes_on()
     world.declare("other", &["web:2"]).await;
     let _controller = world.start();
     world.wait_ready("other").await;
-    let seen = world.wait("web", "Quiet", |seen| seen.ready_reason() == "Quiet").await;
+    let seen = world.wait("web", "CoolingDown", |seen| seen.ready_reason() == "CoolingDown").await;
     assert_eq!(seen.row("web:1")["unusedSince"], Value::Null, "{seen}");
     assert!(seen.message("web:1").contains("once a response of AWS has told the time"), "{seen}");
     world.wait_until_all_is_seen().await;
@@ -242,7 +243,9 @@ async fn cool_down_starts_again_once_a_dry_run_ends() {
     world.wait("web", "the time to pass", |seen| is_past(&seen.row("web:1")["unusedSince"], 12)).await;
     let ended = Instant::now();
     world.apply("web", spec(false)).await.expect("admitted");
-    let seen = world.wait("web", "Quiet", |seen| seen.is_current() && seen.ready_reason() == "Quiet").await;
+    let seen = world
+        .wait("web", "CoolingDown", |seen| seen.is_current() && seen.ready_reason() == "CoolingDown")
+        .await;
     assert_ne!(seen.row("web:1")["unusedSince"], since, "{seen}");
     world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
     assert!(ended.elapsed() >= Duration::from_secs(10), "{:?}", ended.elapsed());

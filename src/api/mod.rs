@@ -1,12 +1,14 @@
 //! What users write and read: one file a kind, and the conditions they share. No behaviour.
 
 pub mod conditions;
+pub mod reason;
 mod schema;
 pub mod task_definition_retirement;
 pub mod usage_scan;
 
+pub use reason::{Priority, Reason, ReasonClass};
 pub use task_definition_retirement::{
-    AwsError, InUse, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+    AwsError, InUse, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
     TaskDefinitionRetirementStatus,
 };
 pub use usage_scan::UsageScan;

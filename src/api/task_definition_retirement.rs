@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{UsageScan, schema};
+use super::{Reason, UsageScan, schema};
 
 /// The most revisions that one resource may declare.
 pub const MAX_REVISIONS: usize = 500;
@@ -221,7 +221,10 @@ pub struct RevisionStatus {
     #[schemars(length(max = 64))]
     pub status: Option<String>,
 
-    /// Where the revision stands.
+    /// Where the revision stands: Retired, Deleting, Deleted, Pending, InUse, CoolingDown, Throttled, Unavailable,
+    /// Suspended, DryRun, Invalid, WrongAccount, WrongRegion, AccessDenied, Refused or NotFound. Later versions may
+    /// add others.
+    #[schemars(with = "String", length(max = 64))]
     pub reason: Reason,
 
     /// When ECS says the revision was registered.
@@ -283,68 +286,4 @@ pub enum InUse {
     Wait,
     /// It is retired at once: what runs goes on, and nothing new can be started.
     Retire,
-}
-
-/// Where one revision stands. A closed list.
-#[derive(
-    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
-)]
-#[schemars(inline)]
-pub enum Reason {
-    /// ECS holds it INACTIVE.
-    Retired,
-    /// ECS is deleting it.
-    Deleting,
-    /// ECS had it and has deleted it: it was retired before, or its family has a newer revision.
-    Deleted,
-    /// It is to be looked at and deregistered.
-    #[default]
-    Pending,
-    /// It is ACTIVE, and retired once nobody uses it.
-    InUse,
-    /// It is ACTIVE, and retired once nobody has used it for spec.unusedFor.
-    Quiet,
-    /// ECS throttles the account's calls; tried again by itself.
-    Throttled,
-    /// ECS could not be reached or had a fault of its own; tried again by itself.
-    Unavailable,
-    /// It is ACTIVE, and spec.suspend holds it.
-    Suspended,
-    /// It is ACTIVE, and would be deregistered but for spec.dryRun.
-    DryRun,
-    /// The entry is not a revision; nothing was called.
-    Invalid,
-    /// The entry is of another account or partition, or the credentials are of an account that
-    /// spec.accountId, the recorded account or the controller's flags exclude; nothing was called.
-    WrongAccount,
-    /// The entry is of another region; nothing was called.
-    WrongRegion,
-    /// AWS denies the controller the call; tried again, more and more slowly.
-    AccessDenied,
-    /// ECS refused the call; tried again, more and more slowly.
-    Refused,
-    /// ECS has no such revision. Not looked for again until the spec changes or a look is requested.
-    NotFound,
-}
-
-impl Reason {
-    /// Each of them.
-    pub const ALL: [Self; 16] = [
-        Self::Retired,
-        Self::Deleting,
-        Self::Deleted,
-        Self::Pending,
-        Self::InUse,
-        Self::Quiet,
-        Self::Throttled,
-        Self::Unavailable,
-        Self::Suspended,
-        Self::DryRun,
-        Self::Invalid,
-        Self::WrongAccount,
-        Self::WrongRegion,
-        Self::AccessDenied,
-        Self::Refused,
-        Self::NotFound,
-    ];
 }

@@ -9,6 +9,7 @@ use axum::{Router, routing::get};
 use k8s_openapi::jiff::Timestamp;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use strum::VariantArray;
 use tokio::time::Instant;
 
 #[cfg(target_os = "linux")]
@@ -16,7 +17,7 @@ use crate::operator::process;
 use crate::{
     CONTROLLER,
     api::{
-        TaskDefinitionRetirement,
+        Reason, TaskDefinitionRetirement,
         conditions::{READY, RECONCILING, STALLED},
     },
     ecs::{
@@ -227,8 +228,8 @@ fn read(caches: &[Cache], is_leader: bool) {
     let objects = caches.iter().flat_map(Cache::state).filter(|_| is_leader);
     let (mut revisions, mut resources) = (BTreeMap::new(), BTreeMap::new());
     let (mut oldest, now) = (0, Timestamp::now());
-    for reason in crate::api::Reason::ALL {
-        revisions.insert(format!("{reason:?}"), 0_usize);
+    for reason in Reason::VARIANTS {
+        revisions.insert(reason.as_str(), 0_usize);
     }
     for condition in [READY, RECONCILING, STALLED, HELD] {
         resources.insert(condition, 0_usize);
@@ -241,7 +242,7 @@ fn read(caches: &[Cache], is_leader: bool) {
             oldest = oldest.max(waiting_seconds(resource, now));
         }
         for row in resource.status.iter().flat_map(|status| &status.revisions) {
-            *revisions.entry(format!("{:?}", row.reason)).or_default() += 1;
+            *revisions.entry(row.reason.as_str()).or_default() += 1;
         }
     }
     for (reason, count) in revisions {

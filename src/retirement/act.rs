@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     account::session::Session,
-    api::{RevisionStatus, TaskDefinitionRetirement},
+    api::{Priority, RevisionStatus, TaskDefinitionRetirement},
     ecs::{
         answer::{Description, FailureKind, Newest, Outcome, Status},
         freshness::Purpose,
@@ -228,7 +228,7 @@ impl Pass<'_> {
 }
 
 fn is_retry(recorded: Option<&RevisionStatus>) -> bool {
-    recorded.is_some_and(|row| retry::turn(row.reason) != retry::Turn::Untried)
+    recorded.is_some_and(|row| row.reason.priority() != Priority::Untried)
 }
 
 #[cfg(test)]

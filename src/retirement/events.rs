@@ -8,8 +8,8 @@ use std::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus},
-    retirement::verdict::{INVALID_SPEC, Standing, explanation, standing},
+    api::{Reason, ReasonClass, RevisionStatus, TaskDefinitionRetirementStatus},
+    retirement::verdict::{INVALID_SPEC, explanation},
 };
 
 /// The longest note that the API server takes, in bytes.
@@ -29,7 +29,7 @@ pub struct Recent(Mutex<HashMap<(String, String, Reason), Timestamp>>);
 impl Recent {
     /// Returns true if an event for the row would repeat a recent one, and otherwise notes it as published.
     pub fn repeats(&self, uid: &str, row: &RevisionStatus, now: Timestamp) -> bool {
-        if !matches!(row.reason, Reason::InUse | Reason::Quiet) {
+        if !matches!(row.reason, Reason::InUse | Reason::CoolingDown) {
             return false;
         }
         let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,12 +60,12 @@ pub fn notices(
     is_repeated: impl Fn(&RevisionStatus) -> bool,
 ) -> Vec<Notice> {
     let mut changed: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
-    for row in transitions(before, after).filter(|row| is_worth_an_event(row.reason) && !is_repeated(row)) {
+    for row in transitions(before, after).filter(|row| row.reason.emits_event() && !is_repeated(row)) {
         changed.entry(row.reason).or_default().push(text(row));
     }
     let rows = changed.into_iter().map(|(reason, texts)| Notice {
-        is_warning: standing(reason) == Standing::Rejected,
-        reason: format!("{reason:?}"),
+        is_warning: reason.class() == ReasonClass::Rejected,
+        reason: reason.as_str().to_owned(),
         note: note(&texts),
     });
     rows.chain(invalid(before, after)).collect()
@@ -74,9 +74,9 @@ pub fn notices(
 /// What a note says of one revision.
 fn text(row: &RevisionStatus) -> String {
     let RevisionStatus { revision, request_id, .. } = row;
-    match (standing(row.reason), explanation(row), request_id) {
-        (Standing::Retired, _, Some(request_id)) => format!("{revision} (AWS request id {request_id})"),
-        (Standing::Retired, ..) | (_, None, _) => revision.clone(),
+    match (row.reason.class(), explanation(row), request_id) {
+        (ReasonClass::Retired, _, Some(request_id)) => format!("{revision} (AWS request id {request_id})"),
+        (ReasonClass::Retired, ..) | (_, None, _) => revision.clone(),
         (_, Some(message), _) => format!("{revision}: {message}"),
     }
 }
@@ -89,10 +89,6 @@ pub fn transitions<'a>(
     let reasons = before.revisions.iter().map(|row| (row.revision.clone(), row.reason));
     let recorded: BTreeMap<String, Reason> = reasons.collect();
     after.revisions.iter().filter(move |row| recorded.get(&row.revision) != Some(&row.reason))
-}
-
-fn is_worth_an_event(reason: Reason) -> bool {
-    !matches!(reason, Reason::Pending | Reason::Throttled | Reason::Unavailable)
 }
 
 fn invalid(
@@ -139,7 +135,7 @@ mod tests {
     #[test]
     fn usage_events_of_a_revision_are_not_repeated_within_an_hour() {
         let recent = Recent::default();
-        let statuses = [Reason::InUse, Reason::Quiet, Reason::Refused]
+        let statuses = [Reason::InUse, Reason::CoolingDown, Reason::Refused]
             .map(|reason| status(&[("api:1", reason, ""), ("api:2", Reason::Pending, "")]));
         let published = |uid: &str, minutes: i64, reason: usize| {
             let now = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);

@@ -74,7 +74,7 @@ impl Pass<'_> {
     fn purpose(&self, row: &RevisionStatus, waits: bool) -> Purpose {
         let usage = Use::Nobody { at: None, last_used: None };
         let left = match self.cools_down_for(Some(row), &usage) {
-            Some(left) if row.reason == Reason::Quiet => left,
+            Some(left) if row.reason == Reason::CoolingDown => left,
             _ if waits => Duration::ZERO,
             // The time for which it has been unused is to count on, whatever it waits for.
             _ => LONGEST_COOL_DOWN,

@@ -97,7 +97,7 @@ impl<'a> Record<'a> {
             let before = self.written.take().unwrap_or_default();
             for row in transitions(&before, &status) {
                 let RevisionStatus { revision, reason, message, request_id, .. } = row;
-                tracing::info!(revision, ?reason, message, request_id, "transition");
+                tracing::info!(revision, reason = reason.as_str(), message, request_id, "transition");
             }
             let now = (self.context.clock)();
             let is_repeated = |row: &RevisionStatus| self.context.recent_events.repeats(&uid, row, now);

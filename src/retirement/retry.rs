@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     api::{
-        Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus,
+        Priority, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus,
         conditions::{RECONCILING, STALLED},
     },
     ecs::pacer::Place,
@@ -89,38 +89,20 @@ pub fn slice<'a>(
     rows: &[RevisionStatus],
     now: Timestamp,
 ) -> Vec<&'a Entry> {
-    let mut due: Vec<((Turn, i32), &Entry)> = entries
+    let mut due: Vec<((Priority, i32), &Entry)> = entries
         .filter_map(|entry| {
             let Target::Here(arn) = &entry.target else { return None };
             let row = recorded_row(entry, rows)?;
-            wants_a_look(row).then(|| ((turn(row.reason), arn.revision().number()), entry))
+            wants_a_look(row).then(|| ((row.reason.priority(), arn.revision().number()), entry))
         })
         .collect();
     due.sort_by_key(|(order, _)| *order);
-    let untroubled = due.partition_point(|((turn, _), _)| *turn < Turn::Failed);
+    let untroubled = due.partition_point(|((priority, _), _)| *priority < Priority::Failed);
     let failed = &mut due[untroubled..];
     if let Some(from) = scattered(now.as_second()).checked_rem(failed.len()) {
         failed.rotate_left(from);
     }
     due.into_iter().take(SLICE).map(|(_, entry)| entry).collect()
-}
-
-/// When an entry's turn is, among those of its resource.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Turn {
-    Untried,
-    OwedALook,
-    Failed,
-}
-
-/// When the turn of an entry is that is recorded for `reason`.
-#[must_use]
-pub fn turn(reason: Reason) -> Turn {
-    match reason {
-        Reason::Pending | Reason::InUse | Reason::Quiet => Turn::Untried,
-        Reason::Retired | Reason::Deleting | Reason::Deleted => Turn::OwedALook,
-        _ => Turn::Failed,
-    }
 }
 
 /// How a pass went.
@@ -159,9 +141,9 @@ pub fn next_look(
     let delay = |row: &RevisionStatus| match (row.reason, progress) {
         _ if watched.contains_key(&row.revision) => until_news(watched[&row.revision]),
         (_, Progress::Verifying) => MISSED_SCAN,
-        (Reason::Pending | Reason::InUse | Reason::Quiet, Progress::Scanning) => MISSED_NEWS,
-        (Reason::Pending | Reason::InUse | Reason::Quiet, Progress::Made) => Duration::ZERO,
-        (Reason::Pending | Reason::InUse | Reason::Quiet, Progress::Claimed) => CLAIMED_DELAY,
+        (Reason::Pending | Reason::InUse | Reason::CoolingDown, Progress::Scanning) => MISSED_NEWS,
+        (Reason::Pending | Reason::InUse | Reason::CoolingDown, Progress::Made) => Duration::ZERO,
+        (Reason::Pending | Reason::InUse | Reason::CoolingDown, Progress::Claimed) => CLAIMED_DELAY,
         (Reason::AccessDenied | Reason::Refused | Reason::WrongAccount, _) => {
             spread(backoff(status, now), uid)
         }

@@ -33,22 +33,10 @@ const DRY_RUN: &str = "to be deregistered if spec.dryRun were false";
 #[must_use]
 pub fn wants_a_look(row: &RevisionStatus) -> bool {
     match row.reason {
-        Reason::Pending
-        | Reason::InUse
-        | Reason::Quiet
-        | Reason::Throttled
-        | Reason::Unavailable
-        | Reason::AccessDenied
-        | Reason::Refused => true,
         Reason::Retired | Reason::Deleting => row.message.is_some(),
-        // What is of an account of which the credentials once were: they may be again.
+        // An entry that is an ARN of another account stays so, whatever the credentials.
         Reason::WrongAccount => !row.revision.starts_with("arn:"),
-        Reason::Deleted
-        | Reason::Suspended
-        | Reason::DryRun
-        | Reason::Invalid
-        | Reason::WrongRegion
-        | Reason::NotFound => false,
+        reason => !reason.is_final(),
     }
 }
 
@@ -56,7 +44,7 @@ pub fn wants_a_look(row: &RevisionStatus) -> bool {
 #[must_use]
 pub fn waits_for_use(row: &RevisionStatus) -> bool {
     let is_unknown = || row.message.as_ref().is_some_and(|message| message.starts_with(USE_UNKNOWN));
-    matches!(row.reason, Reason::InUse | Reason::Quiet) || is_unknown()
+    matches!(row.reason, Reason::InUse | Reason::CoolingDown) || is_unknown()
 }
 
 /// The recorded row of an entry, whichever way it was written when it was recorded.
@@ -195,7 +183,10 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
                 format!("unused since {since:.0}; to be deregistered at {until:.0} if nobody uses it before")
             });
             let unused_since = since.map(Time);
-            (RevisionStatus { reason: Reason::Quiet, used_by: Vec::new(), unused_since, ..row }, message)
+            (
+                RevisionStatus { reason: Reason::CoolingDown, used_by: Vec::new(), unused_since, ..row },
+                message,
+            )
         }
         Use::Unknown(failure) => {
             // Even for a dry run this is no answer yet.

@@ -9,7 +9,7 @@ use k8s_openapi::{
 
 use crate::{
     api::{
-        Reason, RevisionStatus,
+        Reason, ReasonClass, RevisionStatus,
         conditions::{READY, RECONCILING, STALLED},
     },
     ecs::pacer::Place,
@@ -41,50 +41,22 @@ enum State {
     Held,
 }
 
-/// What a row's reason means for the resource.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Standing {
-    Retired,
-    Progressing,
-    Held,
-    /// Only a person can help.
-    Rejected,
-}
-
-/// What `reason` means for the resource.
-#[must_use]
-pub fn standing(reason: Reason) -> Standing {
-    match reason {
-        Reason::Retired | Reason::Deleting | Reason::Deleted => Standing::Retired,
-        Reason::Pending | Reason::InUse | Reason::Quiet | Reason::Throttled | Reason::Unavailable => {
-            Standing::Progressing
-        }
-        Reason::Suspended | Reason::DryRun => Standing::Held,
-        Reason::Invalid
-        | Reason::WrongAccount
-        | Reason::WrongRegion
-        | Reason::AccessDenied
-        | Reason::Refused
-        | Reason::NotFound => Standing::Rejected,
-    }
-}
-
 impl Verdict {
     /// The verdict on a resource whose entries are `rows`, and which stands in line for a turn at `place` now.
     #[must_use]
     pub fn of(rows: &[RevisionStatus], place: Option<(Place, Timestamp)>) -> Self {
-        let those = |wanted: Standing| rows.iter().filter(move |row| standing(row.reason) == wanted);
-        let number = |wanted: Standing| those(wanted).count();
-        let (retired, progressing) = (number(Standing::Retired), number(Standing::Progressing));
-        let (held, rejected) = (number(Standing::Held), number(Standing::Rejected));
+        let those = |wanted: ReasonClass| rows.iter().filter(move |row| row.reason.class() == wanted);
+        let number = |wanted: ReasonClass| those(wanted).count();
+        let (retired, progressing) = (number(ReasonClass::Retired), number(ReasonClass::Progressing));
+        let (held, rejected) = (number(ReasonClass::OnHold), number(ReasonClass::Rejected));
         let (state, why) = if progressing > 0 {
             // What hinders tells more than that something is still to be done.
-            let hindered = those(Standing::Progressing).find(|row| row.reason != Reason::Pending);
-            (State::Reconciling, hindered.or_else(|| those(Standing::Progressing).next()))
+            let hindered = those(ReasonClass::Progressing).find(|row| row.reason != Reason::Pending);
+            (State::Reconciling, hindered.or_else(|| those(ReasonClass::Progressing).next()))
         } else if rejected > 0 {
-            (State::Stalled, those(Standing::Rejected).next())
+            (State::Stalled, those(ReasonClass::Rejected).next())
         } else if held > 0 {
-            (State::Held, those(Standing::Held).next())
+            (State::Held, those(ReasonClass::OnHold).next())
         } else {
             (State::Ready, None)
         };
@@ -113,7 +85,7 @@ impl Verdict {
             waiting: progressing + held,
             rejected,
             state,
-            reason: format!("{reason:?}"),
+            reason: reason.as_str().to_owned(),
             message,
         }
     }
@@ -121,7 +93,7 @@ impl Verdict {
     /// The verdict on a resource of which no entry can be acted on; what was retired before, stays so.
     #[must_use]
     pub fn invalid(error: &InvalidSpec, declared: usize, recorded: &[RevisionStatus]) -> Self {
-        let is_retired = |row: &&RevisionStatus| standing(row.reason) == Standing::Retired;
+        let is_retired = |row: &&RevisionStatus| row.reason.class() == ReasonClass::Retired;
         let retired = recorded.iter().filter(is_retired).count().min(declared);
         Self {
             declared,

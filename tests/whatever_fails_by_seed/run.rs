@@ -154,7 +154,7 @@ fn has_come_to_rest(object: &Value) -> bool {
     let (metadata, status) = (&object["metadata"], &object["status"]);
     let is_settled = |row: &Value| {
         let reason = row["reason"].as_str().unwrap_or_default();
-        let waits = ["Pending", "Quiet", "Throttled", "Unavailable", "AccessDenied", "Refused"];
+        let waits = ["Pending", "CoolingDown", "Throttled", "Unavailable", "AccessDenied", "Refused"];
         // A retired row has a message until it has ECS's own time, or ECS denies it.
         !waits.contains(&reason) && (reason != "Retired" || row["message"].is_null())
     };

@@ -41,16 +41,16 @@ fn resumes(last_usage_scan: Option<UsageScan>, uid: &str, reason: Reason) -> boo
 
 #[test]
 fn unused_time_counts_while_scans_of_the_resource_follow_each_other_within_45_min() {
-    assert!(resumes(Some(scan(55)), "uid", Reason::Quiet));
-    assert!(!resumes(Some(scan(54)), "uid", Reason::Quiet), "46 min ago");
-    assert!(!resumes(None, "uid", Reason::Quiet), "the status of an older version");
+    assert!(resumes(Some(scan(55)), "uid", Reason::CoolingDown));
+    assert!(!resumes(Some(scan(54)), "uid", Reason::CoolingDown), "46 min ago");
+    assert!(!resumes(None, "uid", Reason::CoolingDown), "the status of an older version");
     assert!(!resumes(Some(scan(99)), "restored", Reason::Pending), "of another resource");
     assert!(resumes(None, "uid", Reason::DryRun), "only shown");
 }
 
 #[test]
 fn a_scan_is_recorded_every_15_min_while_a_revision_cools_down() {
-    let recorded = |before, at| last_scan(before, &rows(Reason::Quiet), at, "uid");
+    let recorded = |before, at| last_scan(before, &rows(Reason::CoolingDown), at, "uid");
     assert_eq!(recorded(None, Some(time(3))), Some(scan(3)));
     assert_eq!(recorded(Some(scan(3)), Some(time(17))), Some(scan(3)));
     assert_eq!(recorded(Some(scan(3)), Some(time(18))), Some(scan(18)));
@@ -121,7 +121,7 @@ async fn a_job_that_runs_right_before_the_cool_down_ends_starts_it_again() {
         run(&world, "web", 15).await;
         assert_eq!(
             (reason(&world), world.count(DeregisterTaskDefinition)),
-            (Reason::Quiet, 0),
+            (Reason::CoolingDown, 0),
             "{shows_time}"
         );
         if shows_time {
@@ -156,7 +156,7 @@ async fn a_cool_down_starts_after_a_dry_run_however_short() {
     assert_eq!((reason(&world), world.status("web").last_usage_scan), (Reason::DryRun, None));
     world.edit("web", &spec(false));
     run(&world, "web", 59 * MINUTE).await;
-    assert_eq!((reason(&world), world.count(DeregisterTaskDefinition)), (Reason::Quiet, 0));
+    assert_eq!((reason(&world), world.count(DeregisterTaskDefinition)), (Reason::CoolingDown, 0));
     run(&world, "web", 3 * MINUTE).await;
     assert_eq!(reason(&world), Reason::Retired);
 }
@@ -201,7 +201,7 @@ async fn a_status_of_an_older_version_or_of_another_resource_starts_again() {
         }
         run(&world, name, 6 * MINUTE).await;
         let row = world.row(name, "web:1");
-        assert_eq!(row.reason, Reason::Quiet, "{name}");
+        assert_eq!(row.reason, Reason::CoolingDown, "{name}");
         run(&world, name, 6 * MINUTE).await;
         assert_eq!(world.row(name, "web:1").reason, Reason::Retired, "{name}");
         return_to_active(&world);
@@ -242,7 +242,7 @@ async fn while_aws_tells_no_time_only_cool_downs_wait() {
     assert_eq!(world.reasons("other"), [Reason::Retired]);
     run(&world, "web", 10 * MINUTE).await;
     let row = world.row("web", "web:1");
-    assert_eq!((row.reason, &row.unused_since), (Reason::Quiet, &None), "{row:?}");
+    assert_eq!((row.reason, &row.unused_since), (Reason::CoolingDown, &None), "{row:?}");
     assert!(row.message.is_some_and(|message| message.contains("once a response of AWS has told the time")));
     world.ecs.hide_date(false);
     run(&world, "web", 3 * MINUTE).await;
@@ -257,7 +257,7 @@ async fn elapsed_time_is_awss_however_wrong_the_clock_of_the_pod_is() {
         run(&world, "web", 9 * MINUTE).await;
         let since = unused_since(&world) - hours * 3_600;
         assert!((30..40).contains(&since), "{since}: by AWS's clock");
-        assert_eq!(reason(&world), Reason::Quiet, "{hours}");
+        assert_eq!(reason(&world), Reason::CoolingDown, "{hours}");
         run(&world, "web", 2 * MINUTE).await;
         assert_eq!(reason(&world), Reason::Retired, "{hours}");
     }

@@ -82,7 +82,7 @@ fn what_waits_for_the_end_of_use_is_told_and_looks_by_itself_when_its_quiet_time
         next_look(&refused_for(0, &[reason]), &watched, Progress::Made, None, "uid", NOW)
     };
     for (left, expected) in [(60, 60), (0, 1), (3_600, 600)] {
-        assert_eq!(delay(Reason::Quiet, Some(left)), Some(Duration::from_secs(expected)));
+        assert_eq!(delay(Reason::CoolingDown, Some(left)), Some(Duration::from_secs(expected)));
     }
     for reason in [Reason::InUse, Reason::AccessDenied] {
         assert_eq!(delay(reason, None), Some(MISSED_NEWS));

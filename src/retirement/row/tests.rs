@@ -195,7 +195,7 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     let users = Use::By(Users { named: vec![web], more: 2 });
     let used =
         |usage: &Use| Outcome::Used { before: Some(description(Status::Active)), usage: usage.clone() };
-    let quiet_before = RevisionStatus { unused_since: Some(Time(time(5))), ..recorded(Reason::Quiet) };
+    let quiet_before = RevisionStatus { unused_since: Some(Time(time(5))), ..recorded(Reason::CoolingDown) };
 
     let in_use = after(&spec, quiet_before.clone(), used(&users));
     let by = "in use by 3 services or tasks";
@@ -206,7 +206,7 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     let nobody = Use::Nobody { at: Some(time(10)), last_used: None };
     let until = "unused since 1970-01-01T00:00:10Z; to be deregistered at 1970-01-01T00:01:10Z if nobody uses it before";
     let quiet = after(&spec, in_use.clone(), used(&nobody));
-    assert_eq!(told(&quiet), (Reason::Quiet, Some("ACTIVE"), until));
+    assert_eq!(told(&quiet), (Reason::CoolingDown, Some("ACTIVE"), until));
     assert_eq!((quiet.used_by.len(), &quiet.unused_since), (0, &Some(Time(time(10)))));
     let later = after(&spec, quiet_before.clone(), used(&nobody));
     assert_eq!(later.unused_since, Some(Time(time(5))), "counted from the first time");
@@ -223,7 +223,7 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     let slow = after(&spec, in_use.clone(), Outcome::Seen(Err(failure(FailureKind::Throttled))));
     assert!(slow.used_by.is_empty(), "it is not known any more");
     let unseen = after(&spec, in_use.clone(), Outcome::Used { before: None, usage: nobody });
-    assert_eq!((told(&unseen), unseen.used_by.len()), ((Reason::Quiet, Some("ACTIVE"), until), 0));
+    assert_eq!((told(&unseen), unseen.used_by.len()), ((Reason::CoolingDown, Some("ACTIVE"), until), 0));
     let free = after(&spec, in_use, Outcome::Free);
     assert_eq!((told(&free), free.used_by.len()), ((Reason::Pending, Some("ACTIVE"), ""), 0));
     assert_eq!(after(&spec, quiet_before, Outcome::Free).unused_since, Some(Time(time(5))));
@@ -306,7 +306,8 @@ fn a_row_wants_a_look_until_it_is_settled() {
         message: message.map(str::to_owned),
         ..recorded(reason)
     };
-    let wanting = [Reason::Pending, Reason::InUse, Reason::Quiet, Reason::Throttled, Reason::Unavailable];
+    let wanting =
+        [Reason::Pending, Reason::InUse, Reason::CoolingDown, Reason::Throttled, Reason::Unavailable];
     let refused = [Reason::AccessDenied, Reason::Refused, Reason::WrongAccount];
     assert!(wanting.iter().chain(&refused).all(|&reason| wants_a_look(&with(reason, None))));
     let held = [Reason::Suspended, Reason::DryRun];
@@ -321,7 +322,7 @@ fn a_row_wants_a_look_until_it_is_settled() {
 
     for (reason, message, waits) in [
         (Reason::InUse, None, true),
-        (Reason::Quiet, None, true),
+        (Reason::CoolingDown, None, true),
         (Reason::AccessDenied, Some("it is not known whether it is in use: no"), true),
         (Reason::AccessDenied, Some("no"), false),
         (Reason::Pending, None, false),

@@ -1,0 +1,201 @@
+//! The reasons of a row, and the one table of what each means. Pure.
+
+use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
+
+/// Why a revision is where it is: a state of the world, never a procedure.
+///
+/// The CRD lists no `enum`, or an older CRD would refuse every status that holds a newer reason. A reason of another
+/// version is read as [`Self::Pending`], which is not final: the next reconcile finds out.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Deserialize,
+    Eq,
+    Hash,
+    IntoStaticStr,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    Serialize,
+    VariantArray,
+)]
+pub enum Reason {
+    /// ECS reports it as INACTIVE.
+    Retired,
+    /// ECS is deleting it.
+    Deleting,
+    /// ECS has deleted it: it was retired before, or its family has a newer revision.
+    Deleted,
+    /// It is ACTIVE, and in use.
+    InUse,
+    /// It is ACTIVE and unused, but not yet for as long as `spec.unusedFor`. Earlier versions wrote `Quiet`.
+    #[serde(alias = "Quiet")]
+    CoolingDown,
+    /// ECS throttles the account's calls; retried automatically.
+    Throttled,
+    /// AWS could not be reached or had a fault of its own; retried automatically.
+    Unavailable,
+    /// It is ACTIVE, and `spec.suspend` is set.
+    Suspended,
+    /// It is ACTIVE, and would be deregistered without `spec.dryRun`.
+    DryRun,
+    /// The entry is not a revision; ECS was not called.
+    Invalid,
+    /// The entry belongs to another account or partition; ECS was not called.
+    WrongAccount,
+    /// The entry belongs to another region; ECS was not called.
+    WrongRegion,
+    /// AWS denies the call; retried with backoff.
+    AccessDenied,
+    /// ECS refused the call; retried with backoff.
+    Refused,
+    /// ECS has no such revision; not retried until the spec changes or a reconcile is requested.
+    NotFound,
+    /// It waits to be described or deregistered.
+    #[default]
+    #[serde(other)]
+    Pending,
+}
+
+/// What a reason means for the resource as a whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReasonClass {
+    Retired,
+    Progressing,
+    /// Suspended or a dry run.
+    OnHold,
+    /// Manual intervention is required.
+    Rejected,
+}
+
+/// The order in which the rows of one resource are worked on.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Priority {
+    Untried,
+    /// Only a description is missing, such as `deregisteredAt`.
+    Verification,
+    Failed,
+}
+
+impl Reason {
+    /// Returns the text of the API, such as `CoolingDown`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// Returns what the reason means for the resource.
+    #[must_use]
+    pub fn class(self) -> ReasonClass {
+        match self {
+            Self::Retired | Self::Deleting | Self::Deleted => ReasonClass::Retired,
+            Self::Pending | Self::InUse | Self::CoolingDown | Self::Throttled | Self::Unavailable => {
+                ReasonClass::Progressing
+            }
+            Self::Suspended | Self::DryRun => ReasonClass::OnHold,
+            Self::Invalid
+            | Self::WrongAccount
+            | Self::WrongRegion
+            | Self::AccessDenied
+            | Self::Refused
+            | Self::NotFound => ReasonClass::Rejected,
+        }
+    }
+
+    /// Returns true if nothing is left to do until the spec changes or a reconcile is requested.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Retired
+            | Self::Deleting
+            | Self::Deleted
+            | Self::Suspended
+            | Self::DryRun
+            | Self::Invalid
+            | Self::WrongRegion
+            | Self::NotFound => true,
+            // The credentials may be switched back to the recorded account.
+            Self::WrongAccount
+            | Self::Pending
+            | Self::InUse
+            | Self::CoolingDown
+            | Self::Throttled
+            | Self::Unavailable
+            | Self::AccessDenied
+            | Self::Refused => false,
+        }
+    }
+
+    /// Returns when a row is worked on, among those of its resource.
+    #[must_use]
+    pub fn priority(self) -> Priority {
+        match self {
+            Self::Pending | Self::InUse | Self::CoolingDown => Priority::Untried,
+            Self::Retired | Self::Deleting | Self::Deleted => Priority::Verification,
+            Self::Throttled
+            | Self::Unavailable
+            | Self::Suspended
+            | Self::DryRun
+            | Self::Invalid
+            | Self::WrongAccount
+            | Self::WrongRegion
+            | Self::AccessDenied
+            | Self::Refused
+            | Self::NotFound => Priority::Failed,
+        }
+    }
+
+    /// Returns true if a transition to the reason is worth an event. Waiting and retrying are not.
+    #[must_use]
+    pub fn emits_event(self) -> bool {
+        match self {
+            Self::Pending | Self::Throttled | Self::Unavailable => false,
+            Self::Retired
+            | Self::Deleting
+            | Self::Deleted
+            | Self::InUse
+            | Self::CoolingDown
+            | Self::Suspended
+            | Self::DryRun
+            | Self::Invalid
+            | Self::WrongAccount
+            | Self::WrongRegion
+            | Self::AccessDenied
+            | Self::Refused
+            | Self::NotFound => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(text: &str) -> Reason {
+        serde_json::from_value(json!(text)).expect("a reason")
+    }
+
+    #[test]
+    fn reason_is_written_and_read_by_its_name() {
+        for &reason in Reason::VARIANTS {
+            assert_eq!(json!(reason), json!(reason.as_str()));
+            assert_eq!(read(reason.as_str()), reason);
+        }
+    }
+
+    #[test]
+    fn reason_of_an_earlier_version_is_understood() {
+        assert_eq!(read("Quiet"), Reason::CoolingDown);
+    }
+
+    #[test]
+    fn reason_of_a_later_version_is_not_final() {
+        assert_eq!(read("AwaitingApproval"), Reason::Pending);
+        assert!(!read("AwaitingApproval").is_final());
+    }
+}
