@@ -1,10 +1,11 @@
-"""Shows that the image needs nothing but itself: lays out its root file system and runs the binary in it by chroot.
+"""Checks that the image is self-contained: builds its root file system and runs the binary in it with chroot.
 
     .tools/moto/bin/python hack/image-check.py     or `make image-check`
 
-What a container is given is given here too: /dev/null, /dev/random, /dev/urandom, /etc/hosts, /etc/resolv.conf, and a kubeconfig in
-place of the mounted service account. The API server is reached by TLS; AWS by the name aws.test, which is asked of a name
-server, and by TLS with an authority in the image's own file of certificates, behind which moto answers. Needs root.
+The root file system also gets what a container runtime provides: /dev/null, /dev/random, /dev/urandom, /etc/hosts and
+/etc/resolv.conf. A kubeconfig takes the place of the mounted service account. The binary connects to a real API server
+over TLS. It connects to moto, an Amazon ECS emulator, over TLS at aws.test: a DNS server resolves that name, and the
+CA certificate is added to the image's CA bundle. Requires root.
 """
 
 import datetime
@@ -46,13 +47,13 @@ def lay_out(folder):
     subprocess.run([ROOT / "hack/rootfs.sh", architecture, folder], check=True)
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     size = (folder / "ecs-retirement-controller").stat().st_size
-    say(f"built in {time.monotonic() - began:.0f} s; in the image: {', '.join(f'/{path}' for path in files)}")
-    say(f"the binary has {size:,} bytes, of at most {MOST_BYTES:,}")
+    say(f"built in {time.monotonic() - began:.0f} s; files in the image: {', '.join(f'/{path}' for path in files)}")
+    say(f"the binary has {size:,} bytes; the maximum is {MOST_BYTES:,}")
     return size
 
 
 def serve_names():
-    """A name server that knows one name."""
+    """Starts a DNS server that resolves only HOST. Returns a list that receives the name of each query."""
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind((NAME_SERVER, 53))
     asked = []
@@ -78,7 +79,7 @@ def serve_names():
 
 
 def certify(folder):
-    """An authority, and a certificate of it for HOST; gives the authority's own certificate."""
+    """Creates a CA and a certificate for HOST. Writes the certificate and key to folder; returns the CA certificate."""
     now = datetime.datetime.now(datetime.UTC)
 
     def certificate(subject, issuer, key, signer, is_authority):
@@ -110,7 +111,7 @@ def certify(folder):
 
 
 def serve_tls(folder, port_behind):
-    """Takes TLS off, and hands on to `port_behind`; gives its own port."""
+    """Starts a proxy that terminates TLS and forwards to `port_behind`. Returns the port of the proxy."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "aws.crt", folder / "aws.key")
     listener = socket.create_server(("127.0.0.1", 0))
@@ -130,7 +131,7 @@ def serve_tls(folder, port_behind):
                 front = context.wrap_socket(raw, server_side=True)
                 behind = socket.create_connection(("127.0.0.1", port_behind))
             except OSError as error:
-                say(f"a connection to {HOST} failed: {error}")
+                say(f"connection to {HOST} failed: {error}")
                 continue
             for ends in ((front, behind), (behind, front)):
                 threading.Thread(target=pipe, args=ends, daemon=True).start()
@@ -154,7 +155,7 @@ def give_what_a_container_has(folder, authority, kubeconfig):
 
 def main():
     if os.geteuid() != 0:
-        fail("chroot needs root")
+        fail("chroot requires root: run it as root")
     with tempfile.TemporaryDirectory(prefix="ecs-retirement-") as temporary:
         temporary = Path(temporary)
         rootfs = temporary / "rootfs"
@@ -166,13 +167,13 @@ def main():
         try:
             line = plane.stdout.readline()
             if not line:
-                fail("the servers did not start")
+                fail("control-plane did not start: see its output above")
             run(temporary, rootfs, dict(word.split("=", 1) for word in line.split()))
         finally:
             plane.stdin.close()
             plane.wait()
         if size >= MOST_BYTES:
-            fail("the binary is too large")
+            fail(f"the binary has {size:,} bytes; the maximum is {MOST_BYTES:,}")
 
 
 def run(temporary, rootfs, servers):
@@ -206,19 +207,19 @@ def run(temporary, rootfs, servers):
         kubectl("wait", "--for=condition=Ready", "tdr/cpu-wave", "--timeout=60s")
         status = Path(f"/proc/{controller.pid}/status").read_text()
         if f"Uid:\t{USER}" not in status:
-            fail(f"it does not run as {USER}")
+            fail(f"the controller does not run as user {USER}")
         controller.terminate()
-        if controller.wait(timeout=30) != 0:
-            fail("it does not end with 0")
+        if (code := controller.wait(timeout=30)) != 0:
+            fail(f"the controller exited with code {code} instead of 0")
     except SystemExit:
         print(log.read_text(), file=sys.stderr)
         raise
     finally:
         controller.kill()
     if HOST not in asked:
-        fail("the name server was not asked")
+        fail(f"the DNS server received no query for {HOST}")
     print(log.read_text(), end="")
-    say(f"a revision was retired from the image's root file system, as user {USER}, by DNS and TLS")
+    say(f"OK: the controller retired a revision in the image's root file system, as user {USER}, over DNS and TLS")
 
 
 def register(servers):
