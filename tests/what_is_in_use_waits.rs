@@ -170,7 +170,7 @@ async fn a_part_of_the_scan_that_fails_means_that_anything_may_be_in_use() {
         let seen = world.wait_stalled("web").await;
         assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
         let message = seen.message("web:1");
-        assert!(message.starts_with("it is not known whether it is in use: "), "{message}");
+        assert!(message.starts_with("usage unknown: "), "{message}");
         for part in
             [&format!("ecs:{}", action.name()), "AccessDeniedException", "is not authorized to perform"]
         {
@@ -238,9 +238,9 @@ async fn a_dry_run_says_who_uses_a_revision_and_is_settled_then() {
         .wait("web", "DryRun", |seen| seen.reason("web:1") == "DryRun" && seen.reason("web:2") == "DryRun")
         .await;
     assert_eq!(seen.row("web:1")["usedBy"], json!(["service/prod/web"]));
-    let message = "to be deregistered if spec.dryRun were false, but not yet: in use by 1 service or task";
+    let message = "dry run: would be deregistered, but not yet: in use by 1 service or task";
     assert_eq!(seen.message("web:1"), message);
-    assert_eq!(seen.message("web:2"), "to be deregistered if spec.dryRun were false");
+    assert_eq!(seen.message("web:2"), "dry run: would be deregistered");
     world.wait_until_all_is_seen().await;
     assert_eq!(world.ecs.calls_of(Action::ListClusters).len(), 1);
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "that of the fence");

@@ -8,7 +8,7 @@ pub mod usage_scan;
 
 pub use reason::{Priority, Reason, ReasonClass};
 pub use task_definition_retirement::{
-    AwsError, InUse, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+    Awaits, AwsError, InUse, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
     TaskDefinitionRetirementStatus,
 };
 pub use usage_scan::UsageScan;

@@ -258,10 +258,33 @@ pub struct RevisionStatus {
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
 
+    /// What is still read from ECS about a retired revision: DeregisteredAt, which ECS reports only after the call, or
+    /// Description, because a reconcile was requested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 64))]
+    pub awaits: Option<Awaits>,
+
+    /// True while it is unknown whether the revision is in use; the message says why.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub usage_unknown: bool,
+
     /// The error of AWS that the message reports. While it and the reason stay the same, the message keeps the text
     /// of the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<AwsError>,
+}
+
+/// What is still read from ECS about a retired revision. What a later version writes is read as `Description`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Awaits {
+    DeregisteredAt,
+    #[serde(other)]
+    Description,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// An error code of AWS, and the operation that AWS answered with it.

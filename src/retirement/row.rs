@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{AwsError, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
+    api::{Awaits, AwsError, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
     ecs::{
         answer::{Description, Failure, FailureKind, Outcome, Seen, Status},
         usage::Use,
@@ -18,22 +18,29 @@ use crate::{
     task_definition::Reference,
 };
 
-/// A retired row with a message is still owed a look, to which the message is the claim: it is in the status,
-/// and so outlives a restart.
-const TIME_IS_DUE: &str = "retired; the time of the deregistration is still to be asked of ECS";
-const LOOK_IS_DUE: &str = "retired; to be looked at again, as requested";
+const TIME_PENDING: &str = "retired; waiting for ECS to report deregisteredAt";
+const DESCRIBE_REQUESTED: &str = "retired; to be described again, as requested";
+const USAGE_UNKNOWN: &str = "usage unknown";
+const TIME_UNKNOWN: &str = "unused; spec.unusedFor starts once AWS has reported the time";
+const SUSPENDED: &str = "suspended; would be deregistered otherwise";
+const DRY_RUN: &str = "dry run: would be deregistered";
 
-const USE_UNKNOWN: &str = "it is not known whether it is in use";
-
-const TIME_UNKNOWN: &str = "unused; spec.unusedFor counts once a response of AWS has told the time";
-
-const DRY_RUN: &str = "to be deregistered if spec.dryRun were false";
+/// The messages of version 0.1.0, which had no `awaits` and no `usageUnknown`: a retired row with a message waited for a
+/// description, and a row with this beginning waited for a usage scan.
+const EARLIER_AWAITS: [&str; 2] = [
+    "retired; the time of the deregistration is still to be asked of ECS",
+    "retired; to be looked at again, as requested",
+];
+const EARLIER_USAGE_UNKNOWN: &str = "it is not known whether it is in use";
 
 /// Whether a row still wants a look at ECS.
 #[must_use]
 pub fn wants_a_look(row: &RevisionStatus) -> bool {
     match row.reason {
-        Reason::Retired | Reason::Deleting => row.message.is_some(),
+        Reason::Retired | Reason::Deleting => {
+            let is_earlier = |message: &String| EARLIER_AWAITS.contains(&message.as_str());
+            row.awaits.is_some() || row.message.as_ref().is_some_and(is_earlier)
+        }
         // An entry that is an ARN of another account stays so, whatever the credentials.
         Reason::WrongAccount => !row.revision.starts_with("arn:"),
         reason => !reason.is_final(),
@@ -43,8 +50,10 @@ pub fn wants_a_look(row: &RevisionStatus) -> bool {
 /// Whether a row waits for what there is to learn of the use of its revision.
 #[must_use]
 pub fn waits_for_use(row: &RevisionStatus) -> bool {
-    let is_unknown = || row.message.as_ref().is_some_and(|message| message.starts_with(USE_UNKNOWN));
-    matches!(row.reason, Reason::InUse | Reason::CoolingDown) || is_unknown()
+    let is_earlier = |message: &String| message.starts_with(EARLIER_USAGE_UNKNOWN);
+    matches!(row.reason, Reason::InUse | Reason::CoolingDown)
+        || row.usage_unknown
+        || row.message.as_ref().is_some_and(is_earlier)
 }
 
 /// The recorded row of an entry, whichever way it was written when it was recorded.
@@ -114,9 +123,11 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> Revisio
         Target::Unresolved(_) | Target::Rejected { .. } => recorded,
     };
     match row.reason {
-        Reason::Retired | Reason::Deleting if renewal.look_requested => {
-            RevisionStatus { message: Some(LOOK_IS_DUE.to_owned()), ..row }
-        }
+        Reason::Retired | Reason::Deleting if renewal.look_requested => RevisionStatus {
+            awaits: Some(Awaits::Description),
+            message: Some(DESCRIBE_REQUESTED.to_owned()),
+            ..row
+        },
         Reason::Retired | Reason::Deleting | Reason::Deleted => row,
         // The entry resolves now, whatever was wrong with it.
         Reason::Invalid | Reason::WrongAccount | Reason::WrongRegion => pending(row),
@@ -128,12 +139,12 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> Revisio
 fn pending(row: RevisionStatus) -> RevisionStatus {
     // After a dry run, which is scanned only once, the cool-down starts again.
     let unused_since = row.unused_since.filter(|_| row.reason != Reason::DryRun);
-    let used_by = Vec::new();
-    RevisionStatus { reason: Reason::Pending, message: None, error: None, used_by, unused_since, ..row }
+    let row = RevisionStatus { used_by: Vec::new(), unused_since, usage_unknown: false, ..row };
+    RevisionStatus { reason: Reason::Pending, message: None, error: None, ..row }
 }
 
 fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &Outcome) -> RevisionStatus {
-    let row = RevisionStatus { error: None, ..row };
+    let row = RevisionStatus { error: None, usage_unknown: false, ..row };
     match outcome {
         Outcome::Free => pending(row),
         Outcome::Used { before, usage } => {
@@ -180,7 +191,7 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
             let since = unused_since(Some(&row), *at, *last_used);
             let message = since.map_or(TIME_UNKNOWN.to_owned(), |since| {
                 let until = quiet_until(spec, since).unwrap_or(since);
-                format!("unused since {since:.0}; to be deregistered at {until:.0} if nobody uses it before")
+                format!("unused since {since:.0}; deregistered at {until:.0} if it stays unused")
             });
             let unused_since = since.map(Time);
             (
@@ -190,8 +201,9 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
         }
         Use::Unknown(failure) => {
             // Even for a dry run this is no answer yet.
-            let message = format!("{USE_UNKNOWN}: {}", failure.message);
-            return failed(row, &Failure { message, ..failure.clone() });
+            let message = format!("{USAGE_UNKNOWN}: {}", failure.message);
+            let row = failed(row, &Failure { message, ..failure.clone() });
+            return RevisionStatus { usage_unknown: true, ..row };
         }
     };
     if spec.dry_run {
@@ -213,30 +225,28 @@ fn timed(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, after: Option
         Some(Ok(after)) => described(row, spec, after),
         _ => row,
     };
-    let message = row.deregistered_at.is_none().then(|| TIME_IS_DUE.to_owned());
-    RevisionStatus { message, ..row }
+    let is_pending = row.deregistered_at.is_none();
+    let awaits = is_pending.then_some(Awaits::DeregisteredAt);
+    RevisionStatus { awaits, message: is_pending.then(|| TIME_PENDING.to_owned()), ..row }
 }
 
 fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &Description) -> RevisionStatus {
-    // ECS has no way back: a look that shows less than the record is older than it.
+    // ECS never reactivates a revision: a description that shows less than the record is older than it.
     if is_retired(&row) && !seen.status.is_retired() {
-        return RevisionStatus { message: None, ..row };
+        return RevisionStatus { awaits: None, message: None, ..row };
     }
     let (reason, message) = match &seen.status {
         Status::Inactive => (Reason::Retired, None),
         Status::DeleteInProgress => (Reason::Deleting, None),
-        Status::Active if spec.suspend => {
-            (Reason::Suspended, Some("to be deregistered once spec.suspend is false".to_owned()))
-        }
+        Status::Active if spec.suspend => (Reason::Suspended, Some(SUSPENDED.to_owned())),
         Status::Active if spec.dry_run => (Reason::DryRun, Some(DRY_RUN.to_owned())),
         Status::Active => (Reason::Pending, None),
-        Status::Other(word) => {
-            (Reason::Refused, Some(format!("ECS holds it as {word}, which this controller does not know")))
-        }
+        Status::Other(word) => (Reason::Refused, Some(format!("unknown ECS status {word}"))),
     };
     RevisionStatus {
         status: Some(seen.status.as_str().to_owned()),
         reason,
+        awaits: None,
         message,
         registered_at: seen.registered_at.map(Time).or(row.registered_at),
         deregistered_at: seen.deregistered_at.map(Time).or(row.deregistered_at),
@@ -251,18 +261,16 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
     let reason = match failure.kind {
         // What was retired and is there no more, ECS has deleted.
         FailureKind::Absent if is_retired(&row) => {
-            return RevisionStatus { reason: Reason::Deleted, status: None, message: None, ..row };
+            return deleted(row);
         }
         FailureKind::Deleted => {
-            let (used_by, unused_since) = (Vec::new(), None);
-            let reason = Reason::Deleted;
-            return RevisionStatus { reason, status: None, message: None, used_by, unused_since, ..row };
+            return deleted(RevisionStatus { used_by: Vec::new(), unused_since: None, ..row });
         }
         FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault if is_retired(&row) => {
             return row;
         }
         FailureKind::AccessDenied | FailureKind::Refused if is_retired(&row) => {
-            return RevisionStatus { message: None, ..row };
+            return RevisionStatus { awaits: None, message: None, ..row };
         }
         FailureKind::Absent => Reason::NotFound,
         FailureKind::Throttled => Reason::Throttled,
@@ -275,6 +283,10 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         _ => failure.message.clone(),
     };
     RevisionStatus { reason, message: Some(message), error: error(failure), used_by: Vec::new(), ..row }
+}
+
+fn deleted(row: RevisionStatus) -> RevisionStatus {
+    RevisionStatus { reason: Reason::Deleted, status: None, awaits: None, message: None, ..row }
 }
 
 fn error(failure: &Failure) -> Option<AwsError> {

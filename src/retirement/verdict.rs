@@ -77,7 +77,7 @@ impl Verdict {
         if let Some((place, now)) = place
             && why.is_some_and(|row| row.reason == Reason::Pending)
         {
-            let _ = write!(message, ": {}", in_line(place, progressing, now));
+            let _ = write!(message, ": {}", queued(place, progressing, now));
         }
         Self {
             declared: rows.len(),
@@ -161,9 +161,9 @@ pub fn explanation(row: &RevisionStatus) -> Option<String> {
     })
 }
 
-/// How long the line is, and by when all is done if nobody else queues up: to the next five minutes, so that it says the same
-/// for a while.
-fn in_line(place: Place, pending: usize, now: Timestamp) -> String {
+/// The position in the wait queue, and the estimated completion if no other resource queues: rounded up to five minutes, to
+/// limit status writes.
+fn queued(place: Place, pending: usize, now: Timestamp) -> String {
     let Place { ahead, waiting, per_second } = place;
     let turns = ahead + 1 + (pending.saturating_sub(1)).saturating_mul(waiting);
     let seconds = as_float(turns) / per_second;
@@ -172,10 +172,8 @@ fn in_line(place: Place, pending: usize, now: Timestamp) -> String {
         let minutes = 5 * (done.as_second() / 300 + 1);
         Timestamp::from_second(minutes * 60).ok()
     });
-    let by = by.map_or("nobody knows when".to_owned(), |by| by.strftime("%Y-%m-%d %H:%M UTC").to_string());
-    format!(
-        "{ahead} of {waiting} resources are before it in the line for a deregistration; done by about {by}"
-    )
+    let by = by.map_or("unknown".to_owned(), |by| by.strftime("%Y-%m-%d %H:%M UTC").to_string());
+    format!("queued for deregistration at position {} of {waiting}; estimated completion {by}", ahead + 1)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
@@ -259,7 +257,7 @@ mod tests {
             let now = Timestamp::from_second(seconds).expect("a time");
             Verdict::of(&rows, Some((place, now))).message
         };
-        let expected = "0 of 2 revisions retired, 2 waiting: 29 of 40 resources are before it in the line for a deregistration; done by about 1970-01-01 00:05 UTC";
+        let expected = "0 of 2 revisions retired, 2 waiting: queued for deregistration at position 30 of 40; estimated completion 1970-01-01 00:05 UTC";
         assert_eq!(told(0), expected);
         assert_eq!(told(100), expected, "the same for a while");
         // Its second turn comes after all the others' first, 30 + 40 turns from now.
@@ -270,9 +268,7 @@ mod tests {
         let hindered = Verdict::of(&throttled, Some((place, now))).message;
         assert_eq!(hindered, "0 of 2 revisions retired, 2 waiting", "what hinders it is another thing");
         let stopped = Place { per_second: 0.0, ..place };
-        assert!(
-            Verdict::of(&rows, Some((stopped, now))).message.ends_with("done by about nobody knows when")
-        );
+        assert!(Verdict::of(&rows, Some((stopped, now))).message.ends_with("estimated completion unknown"));
     }
 
     #[test]

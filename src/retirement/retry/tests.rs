@@ -165,7 +165,7 @@ fn what_was_refused_keeps_nothing_else_waiting() {
     let mut reasons = vec![Reason::Refused; SLICE + 5];
     reasons.extend([Reason::Unavailable, Reason::Retired, Reason::Pending]);
     let mut rows = rows(&reasons);
-    rows[SLICE + 6].message = Some("a look is due".to_owned());
+    rows[SLICE + 6].awaits = Some(crate::api::Awaits::Description);
     let entries = declared(reasons.len());
     let mut looked_at = BTreeSet::new();
     for pass in 0..100 {

@@ -83,7 +83,7 @@ fn a_row_says_what_ecs_answered() {
     use Status::{Active, DeleteInProgress, Inactive, Other};
 
     let spec = TaskDefinitionRetirementSpec::default();
-    let frozen = "ECS holds it as FROZEN, which this controller does not know";
+    let frozen = "unknown ECS status FROZEN";
     let gone = "ECS has no such revision (no)";
     let (is, no) = (|status| Ok(description(status)), |kind| Err(failure(kind)));
     let table = [
@@ -132,8 +132,8 @@ fn a_deregistration_is_recorded_with_its_request_id_and_the_times_of_ecs() {
         Some(Ok(description(Status::Active))),
     ] {
         let without = after(&spec, recorded(Reason::Pending), asked(answered.clone(), after_it));
-        let message = Some(TIME_IS_DUE.to_owned());
-        assert_eq!(without, RevisionStatus { deregistered_at: None, message, ..retired() });
+        let (message, awaits) = (Some(TIME_PENDING.to_owned()), Some(Awaits::DeregisteredAt));
+        assert_eq!(without, RevisionStatus { deregistered_at: None, message, awaits, ..retired() });
         assert!(wants_a_look(&without));
         assert_eq!(after(&spec, without, seen(Status::Inactive)), expected);
     }
@@ -142,7 +142,8 @@ fn a_deregistration_is_recorded_with_its_request_id_and_the_times_of_ecs() {
 #[test]
 fn nothing_takes_a_retirement_back() {
     let spec = TaskDefinitionRetirementSpec::default();
-    let owed = RevisionStatus { message: Some(LOOK_IS_DUE.to_owned()), ..retired() };
+    let (message, awaits) = (Some(DESCRIBE_REQUESTED.to_owned()), Some(Awaits::Description));
+    let owed = RevisionStatus { message, awaits, ..retired() };
     let no = |kind| Outcome::Seen(Err(failure(kind)));
     for outcome in [
         seen(Status::Active),
@@ -178,7 +179,7 @@ fn what_is_active_says_why_it_is_left_alone() {
         after(&spec, before, seen(Status::Active))
     };
     let suspended = held(true, true);
-    let to_be = "to be deregistered once spec.suspend is false";
+    let to_be = "suspended; would be deregistered otherwise";
     assert_eq!(told(&suspended), (Reason::Suspended, Some("ACTIVE"), to_be));
     assert_eq!(suspended.unused_since, None, "it may be used again meanwhile");
     assert_eq!(told(&held(false, true)), (Reason::DryRun, Some("ACTIVE"), DRY_RUN));
@@ -204,7 +205,7 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     assert_eq!(in_use.unused_since, None);
 
     let nobody = Use::Nobody { at: Some(time(10)), last_used: None };
-    let until = "unused since 1970-01-01T00:00:10Z; to be deregistered at 1970-01-01T00:01:10Z if nobody uses it before";
+    let until = "unused since 1970-01-01T00:00:10Z; deregistered at 1970-01-01T00:01:10Z if it stays unused";
     let quiet = after(&spec, in_use.clone(), used(&nobody));
     assert_eq!(told(&quiet), (Reason::CoolingDown, Some("ACTIVE"), until));
     assert_eq!((quiet.used_by.len(), &quiet.unused_since), (0, &Some(Time(time(10)))));
@@ -212,7 +213,7 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     assert_eq!(later.unused_since, Some(Time(time(5))), "counted from the first time");
 
     let unknown = Use::Unknown(failure(FailureKind::AccessDenied));
-    let expected = (Reason::AccessDenied, Some("ACTIVE"), "it is not known whether it is in use: no");
+    let expected = (Reason::AccessDenied, Some("ACTIVE"), "usage unknown: no");
     assert_eq!(told(&after(&spec, in_use.clone(), used(&unknown))), expected);
     assert_eq!(told(&after(&dry, in_use.clone(), used(&unknown))), expected);
 
@@ -283,7 +284,8 @@ fn what_a_person_asks_for_is_pending_again_and_a_retired_row_is_looked_at() {
     }
     assert_eq!(renewed(&retired(), NOTHING_ASKED), retired());
     assert_eq!(renewed(&retired(), SPEC_CHANGED), retired());
-    let owed = RevisionStatus { message: Some(LOOK_IS_DUE.to_owned()), ..retired() };
+    let (message, awaits) = (Some(DESCRIBE_REQUESTED.to_owned()), Some(Awaits::Description));
+    let owed = RevisionStatus { message, awaits, ..retired() };
     assert_eq!(renewed(&retired(), LOOK_REQUESTED), owed);
     let deleted = recorded(Reason::Deleted);
     assert_eq!(renewed(&deleted, LOOK_REQUESTED), deleted, "there is nothing to look at any more");
@@ -315,7 +317,9 @@ fn a_row_wants_a_look_until_it_is_settled() {
     assert!(!held.iter().chain(&lost).any(|&reason| wants_a_look(&with(reason, Some("no")))));
     for reason in [Reason::Retired, Reason::Deleting] {
         assert!(!wants_a_look(&with(reason, None)));
-        assert!(wants_a_look(&with(reason, Some(TIME_IS_DUE))));
+        let awaits = |awaits| wants_a_look(&RevisionStatus { awaits: Some(awaits), ..recorded(reason) });
+        assert!(awaits(Awaits::DeregisteredAt) && awaits(Awaits::Description));
+        assert!(!wants_a_look(&with(reason, Some("no"))), "a message decides nothing");
     }
     let elsewhere = RevisionStatus { revision: API.to_owned(), ..recorded(Reason::WrongAccount) };
     assert!(!wants_a_look(&elsewhere), "declared by an ARN that is of another account for good");
@@ -323,12 +327,31 @@ fn a_row_wants_a_look_until_it_is_settled() {
     for (reason, message, waits) in [
         (Reason::InUse, None, true),
         (Reason::CoolingDown, None, true),
-        (Reason::AccessDenied, Some("it is not known whether it is in use: no"), true),
-        (Reason::AccessDenied, Some("no"), false),
+        (Reason::AccessDenied, Some("usage unknown: no"), false),
         (Reason::Pending, None, false),
     ] {
         assert_eq!(waits_for_use(&with(reason, message)), waits, "{reason:?} {message:?}");
     }
+    let unknown = RevisionStatus { usage_unknown: true, ..recorded(Reason::AccessDenied) };
+    assert!(waits_for_use(&unknown));
+}
+
+#[test]
+fn row_of_version_0_1_0_is_understood() {
+    let read = |row: serde_json::Value| serde_json::from_value::<RevisionStatus>(row).expect("a row");
+    for (message, awaits) in [
+        ("retired; the time of the deregistration is still to be asked of ECS", true),
+        ("retired; to be looked at again, as requested", true),
+        ("any other text", false),
+    ] {
+        let row = serde_json::json!({ "revision": "api:1", "reason": "Retired", "message": message });
+        assert_eq!(wants_a_look(&read(row)), awaits, "{message}");
+    }
+    let message = "it is not known whether it is in use: ecs:ListClusters: AccessDeniedException: no";
+    let unknown = serde_json::json!({ "revision": "api:1", "reason": "AccessDenied", "message": message });
+    assert!(waits_for_use(&read(unknown)));
+    let quiet = serde_json::json!({ "revision": "api:1", "reason": "Quiet" });
+    assert_eq!(read(quiet).reason, Reason::CoolingDown);
 }
 
 #[test]
