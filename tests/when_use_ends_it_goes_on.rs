@@ -219,7 +219,7 @@ async fn before_aws_has_told_the_time_no_cool_down_starts_and_all_else_goes_on()
     world.wait_ready("other").await;
     let seen = world.wait("web", "CoolingDown", |seen| seen.ready_reason() == "CoolingDown").await;
     assert_eq!(seen.row("web:1")["unusedSince"], Value::Null, "{seen}");
-    assert!(seen.message("web:1").contains("once a response of AWS has told the time"), "{seen}");
+    assert!(seen.message("web:1").contains("once AWS has reported the time"), "{seen}");
     world.wait_until_all_is_seen().await;
     let calls = world.ecs.calls_of(DEREGISTER);
     let called = |name: &str| {

@@ -224,7 +224,7 @@ pub struct RevisionStatus {
     /// Where the revision stands: Retired, Deleting, Deleted, Pending, InUse, CoolingDown, Throttled, Unavailable,
     /// Suspended, DryRun, Invalid, WrongAccount, WrongRegion, AccessDenied, Refused or NotFound. Later versions may
     /// add others.
-    #[schemars(with = "String", length(max = 64))]
+    #[schemars(with = "String", length(max = 32))]
     pub reason: Reason,
 
     /// When ECS says the revision was registered.
@@ -261,7 +261,7 @@ pub struct RevisionStatus {
     /// What is still read from ECS about a retired revision: DeregisteredAt, which ECS reports only after the call, or
     /// Description, because a reconcile was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", length(max = 64))]
+    #[schemars(with = "Option<String>", length(max = 32))]
     pub awaits: Option<Awaits>,
 
     /// True while it is unknown whether the revision is in use; the message says why.

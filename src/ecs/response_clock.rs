@@ -133,13 +133,13 @@ impl AwsClock {
         Arc::new(Self { state: Mutex::default(), pod })
     }
 
-    /// Returns the bounds of AWS's time at `at`, or `None` before AWS has told the time.
+    /// Returns the bounds of AWS's time at `at`, or `None` before AWS has reported the time.
     #[must_use]
     pub fn at(&self, at: Instant) -> Option<Bounds> {
         self.lock().estimate.at(at)
     }
 
-    /// Returns the earliest that AWS's time can be now, or `None` before AWS has told the time.
+    /// Returns the earliest that AWS's time can be now, or `None` before AWS has reported the time.
     #[must_use]
     pub fn now(&self) -> Option<Timestamp> {
         self.at(Instant::now()).map(|bounds| bounds.earliest)

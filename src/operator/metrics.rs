@@ -148,7 +148,7 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(
         CLOCK_SKEW,
         Unit::Seconds,
-        "How far the clock of this pod is ahead of AWS's; negative if it is behind. Absent before AWS has told the time."
+        "How far the clock of this pod is ahead of AWS's; negative if it is behind. Absent before AWS has reported the time."
     );
     describe_gauge!(REVISIONS, "Declared revisions, by where they stand. Told by the leader only.");
     describe_gauge!(

@@ -243,7 +243,7 @@ async fn while_aws_tells_no_time_only_cool_downs_wait() {
     run(&world, "web", 10 * MINUTE).await;
     let row = world.row("web", "web:1");
     assert_eq!((row.reason, &row.unused_since), (Reason::CoolingDown, &None), "{row:?}");
-    assert!(row.message.is_some_and(|message| message.contains("once a response of AWS has told the time")));
+    assert!(row.message.is_some_and(|message| message.contains("once AWS has reported the time")));
     world.ecs.hide_date(false);
     run(&world, "web", 3 * MINUTE).await;
     assert_eq!(reason(&world), Reason::Retired);
