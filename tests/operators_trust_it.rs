@@ -18,7 +18,7 @@ const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 /// Every metric, with its labels: a change is to be seen in review, since dashboards and alerts rest on them.
-const METRICS: [&str; 33] = [
+const METRICS: [&str; 34] = [
     "controller_runtime_active_workers{controller}",
     "controller_runtime_max_concurrent_reconciles{controller}",
     "controller_runtime_reconcile_errors_total{controller}",
@@ -28,6 +28,7 @@ const METRICS: [&str; 33] = [
     "ecs_retirement_aws_call_duration_seconds{operation}",
     "ecs_retirement_aws_calls_total{code,operation}",
     "ecs_retirement_build_info{version}",
+    "ecs_retirement_clock_skew_seconds{}",
     "ecs_retirement_oldest_waiting_seconds{}",
     "ecs_retirement_pacer_rate{bucket,region}",
     "ecs_retirement_pacer_tokens{bucket,region}",

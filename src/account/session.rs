@@ -37,13 +37,6 @@ use crate::{
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Half of the bucket "task definition read" of ECS, 50 at once and 20 a second.
-/// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
-const READS: Pacing = Pacing { per_second: 10.0, burst: 25 };
-
-/// How many looks a deregistration takes: before it queues up, when its turn has come, and afterwards.
-const LOOKS: f64 = 3.0;
-
 /// For how long a session without an identity counts as out of reach.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 
@@ -181,7 +174,7 @@ impl Account {
         let (waker, may_act, clock) = (self.waker.clone(), self.may_act.clone(), self.aws_clock.clone());
         let session = Arc::new(Session {
             ecs: Ecs::new(&config),
-            looks: Turns::begin("read", region, reads(self.pacing), self.waker.clone()),
+            looks: Turns::begin("read", region, self.pacing.reads(), self.waker.clone()),
             usage: View::begin(&config, region, turns.clone(), waker, may_act, clock),
             turns,
             region: region.to_owned(),
@@ -194,11 +187,6 @@ impl Account {
         sessions.insert(region.to_owned(), session.clone());
         session
     }
-}
-
-/// Where the quota of deregistrations was raised, looks must keep up.
-fn reads(pacing: Pacing) -> Pacing {
-    Pacing { per_second: READS.per_second.max(LOOKS * pacing.per_second), ..READS }
 }
 
 impl Session {

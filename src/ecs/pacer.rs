@@ -29,6 +29,21 @@ pub struct Pacing {
     pub burst: u32,
 }
 
+/// Half of the bucket "task definition read" of ECS, 50 at once and 20 a second.
+/// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
+const READS: Pacing = Pacing { per_second: 10.0, burst: 25 };
+
+/// How many `DescribeTaskDefinition` calls a deregistration takes: before it queues, with its permit, and afterwards.
+const READS_PER_DEREGISTRATION: f64 = 3.0;
+
+impl Pacing {
+    /// Returns the pacing of the reads that these deregistrations need: it scales with a raised quota.
+    #[must_use]
+    pub fn reads(self) -> Self {
+        Self { per_second: READS.per_second.max(READS_PER_DEREGISTRATION * self.per_second), ..READS }
+    }
+}
+
 /// The turns in one account and region. `K` stands for who waits.
 ///
 /// # Guarantees

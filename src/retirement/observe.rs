@@ -186,3 +186,6 @@ fn confirms(usage: &Use, row: &RevisionStatus) -> bool {
 pub(super) fn is_throttled(answer: &Seen) -> bool {
     answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
 }
+
+#[cfg(test)]
+mod tests;

@@ -303,58 +303,6 @@ fn while_the_account_is_unknown_only_what_wants_a_look_says_so() {
 }
 
 #[test]
-fn a_row_wants_a_look_until_it_is_settled() {
-    let with = |reason, message: Option<&str>| RevisionStatus {
-        message: message.map(str::to_owned),
-        ..recorded(reason)
-    };
-    let wanting =
-        [Reason::Pending, Reason::InUse, Reason::CoolingDown, Reason::Throttled, Reason::Unavailable];
-    let refused = [Reason::AccessDenied, Reason::Refused, Reason::WrongAccount];
-    assert!(wanting.iter().chain(&refused).all(|&reason| wants_a_look(&with(reason, None))));
-    let held = [Reason::Suspended, Reason::DryRun];
-    let lost = [Reason::Deleted, Reason::Invalid, Reason::WrongRegion, Reason::NotFound];
-    assert!(!held.iter().chain(&lost).any(|&reason| wants_a_look(&with(reason, Some("no")))));
-    for reason in [Reason::Retired, Reason::Deleting] {
-        assert!(!wants_a_look(&with(reason, None)));
-        let awaits = |awaits| wants_a_look(&RevisionStatus { awaits: Some(awaits), ..recorded(reason) });
-        assert!(awaits(Awaits::DeregisteredAt) && awaits(Awaits::Description));
-        assert!(!wants_a_look(&with(reason, Some("no"))), "a message decides nothing");
-    }
-    let elsewhere = RevisionStatus { revision: API.to_owned(), ..recorded(Reason::WrongAccount) };
-    assert!(!wants_a_look(&elsewhere), "declared by an ARN that is of another account for good");
-
-    for (reason, message, waits) in [
-        (Reason::InUse, None, true),
-        (Reason::CoolingDown, None, true),
-        (Reason::AccessDenied, Some("usage unknown: no"), false),
-        (Reason::Pending, None, false),
-    ] {
-        assert_eq!(waits_for_use(&with(reason, message)), waits, "{reason:?} {message:?}");
-    }
-    let unknown = RevisionStatus { usage_unknown: true, ..recorded(Reason::AccessDenied) };
-    assert!(waits_for_use(&unknown));
-}
-
-#[test]
-fn row_of_version_0_1_0_is_understood() {
-    let read = |row: serde_json::Value| serde_json::from_value::<RevisionStatus>(row).expect("a row");
-    for (message, awaits) in [
-        ("retired; the time of the deregistration is still to be asked of ECS", true),
-        ("retired; to be looked at again, as requested", true),
-        ("any other text", false),
-    ] {
-        let row = serde_json::json!({ "revision": "api:1", "reason": "Retired", "message": message });
-        assert_eq!(wants_a_look(&read(row)), awaits, "{message}");
-    }
-    let message = "it is not known whether it is in use: ecs:ListClusters: AccessDeniedException: no";
-    let unknown = serde_json::json!({ "revision": "api:1", "reason": "AccessDenied", "message": message });
-    assert!(waits_for_use(&read(unknown)));
-    let quiet = serde_json::json!({ "revision": "api:1", "reason": "Quiet" });
-    assert_eq!(read(quiet).reason, Reason::CoolingDown);
-}
-
-#[test]
 fn the_row_of_an_entry_is_found_in_whichever_form_it_was_written() {
     let rows = [
         RevisionStatus { revision: "web:1".to_owned(), ..Default::default() },
@@ -369,4 +317,5 @@ fn the_row_of_an_entry_is_found_in_whichever_form_it_was_written() {
     assert_eq!(recorded_row(&here(), &rows[..1]), None);
 }
 
+mod due;
 mod errors;
