@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use ecs_retirement_controller::{
     CONTROLLER,
     api::TaskDefinitionRetirement,
-    ecs::pacer::Pacing,
-    operator::{self, Election, Options, listen::BindAddress, telemetry},
+    aws::permit_queue::Pacing,
+    runtime::{self, Election, Options, http_server::BindAddress, telemetry},
     task_definition::is_account,
 };
 use kube::CustomResourceExt;
@@ -128,7 +128,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             };
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-            let result = runtime.block_on(operator::run(options));
+            let result = runtime.block_on(runtime::run(options));
             // A DNS lookup without an answer would keep the process alive.
             runtime.shutdown_background();
             Ok(result?)

@@ -7,27 +7,27 @@ use std::{
 };
 
 /// The rooms that know the AWS SDK.
-const AWS_ROOMS: [&str; 2] = ["src/ecs/", "src/account/"];
+const AWS_ROOMS: [&str; 1] = ["src/aws/"];
 
 /// The shells: only they talk to Kubernetes.
 const SHELLS: [&str; 4] =
-    ["src/retirement/reconcile.rs", "src/retirement/act.rs", "src/retirement/record.rs", "src/operator/"];
+    ["src/retirement/reconcile.rs", "src/retirement/apply.rs", "src/retirement/status_writer.rs", "src/runtime/"];
 
 /// Who may read the clock; all others are told the time.
 const CLOCKS: [&str; 13] = [
     "src/main.rs",
-    "src/account/credentials.rs",
-    "src/account/session.rs",
-    "src/ecs/client.rs",
-    "src/ecs/response_clock.rs",
-    "src/ecs/turns.rs",
-    "src/ecs/scan/calls.rs",
-    "src/ecs/view.rs",
-    "src/calls.rs",
+    "src/aws/credentials.rs",
+    "src/aws/session.rs",
+    "src/aws/ecs_client.rs",
+    "src/aws/response_clock.rs",
+    "src/aws/rate_limiter.rs",
+    "src/aws/usage_scanner/calls.rs",
+    "src/aws/usage_cache.rs",
+    "src/in_flight.rs",
     "src/shutdown.rs",
-    "src/retirement/act.rs",
+    "src/retirement/apply.rs",
     "src/retirement/observe.rs",
-    "src/operator/",
+    "src/runtime/",
 ];
 
 const MOST_LINES: usize = 350;

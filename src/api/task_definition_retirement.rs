@@ -268,7 +268,7 @@ pub struct RevisionStatus {
     #[serde(default, skip_serializing_if = "is_false")]
     pub usage_unknown: bool,
 
-    /// The error of AWS that the message reports. While it and the reason stay the same, the message keeps the text
+    /// The error of AWS that the message reports. While it and the reason stay the same, the message must_wait the text
     /// of the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<AwsError>,

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    account::identity::Identity,
     api::{TaskDefinitionRetirementSpec, TaskDefinitionRetirementStatus},
+    aws::identity::Identity,
 };
 
 /// Everything that limits the AWS account of one resource.

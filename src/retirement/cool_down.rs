@@ -7,7 +7,7 @@ use k8s_openapi::{
 
 use crate::{
     api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus, UsageScan},
-    ecs::freshness::LONGEST_GAP,
+    aws::freshness::LONGEST_GAP,
 };
 
 /// How old the recorded scan may be before a later one is recorded: a status is not written for each scan.

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{Reason, ReasonClass, RevisionStatus, TaskDefinitionRetirementStatus},
-    retirement::verdict::{INVALID_SPEC, explanation},
+    retirement::summary::{INVALID_SPEC, explanation},
 };
 
 /// The longest note that the API server takes, in bytes.
@@ -46,7 +46,7 @@ impl Recent {
 
 /// One event to publish.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Notice {
+pub struct EventNote {
     pub is_warning: bool,
     pub reason: String,
     pub note: String,
@@ -54,16 +54,16 @@ pub struct Notice {
 
 /// The events between two statuses of a resource, at most one for each reason. Waiting and trying again is none.
 #[must_use]
-pub fn notices(
+pub fn event_notes(
     before: &TaskDefinitionRetirementStatus,
     after: &TaskDefinitionRetirementStatus,
     is_repeated: impl Fn(&RevisionStatus) -> bool,
-) -> Vec<Notice> {
+) -> Vec<EventNote> {
     let mut changed: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
     for row in transitions(before, after).filter(|row| row.reason.emits_event() && !is_repeated(row)) {
         changed.entry(row.reason).or_default().push(text(row));
     }
-    let rows = changed.into_iter().map(|(reason, texts)| Notice {
+    let rows = changed.into_iter().map(|(reason, texts)| EventNote {
         is_warning: reason.class() == ReasonClass::Rejected,
         reason: reason.as_str().to_owned(),
         note: note(&texts),
@@ -94,13 +94,13 @@ pub fn transitions<'a>(
 fn invalid(
     before: &TaskDefinitionRetirementStatus,
     after: &TaskDefinitionRetirementStatus,
-) -> Option<Notice> {
+) -> Option<EventNote> {
     let message = |status: &TaskDefinitionRetirementStatus| {
         let invalid = status.conditions.iter().find(|it| it.reason == INVALID_SPEC)?;
         Some(invalid.message.clone())
     };
     let note = message(after).filter(|text| message(before).as_ref() != Some(text))?;
-    Some(Notice { is_warning: true, reason: INVALID_SPEC.to_owned(), note: cut(note) })
+    Some(EventNote { is_warning: true, reason: INVALID_SPEC.to_owned(), note: cut(note) })
 }
 
 fn note(texts: &[String]) -> String {
@@ -123,13 +123,13 @@ fn cut(mut note: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::retirement::{declaration::InvalidSpec, verdict::Verdict};
+    use crate::retirement::{resolve::InvalidSpec, summary::Summary};
 
-    fn notices(
+    fn event_notes(
         before: &TaskDefinitionRetirementStatus,
         after: &TaskDefinitionRetirementStatus,
-    ) -> Vec<Notice> {
-        super::notices(before, after, |_| false)
+    ) -> Vec<EventNote> {
+        super::event_notes(before, after, |_| false)
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
             .map(|reason| status(&[("api:1", reason, ""), ("api:2", Reason::Pending, "")]));
         let published = |uid: &str, minutes: i64, reason: usize| {
             let now = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
-            super::notices(&status(&[]), &statuses[reason], |row| recent.repeats(uid, row, now)).len()
+            super::event_notes(&status(&[]), &statuses[reason], |row| recent.repeats(uid, row, now)).len()
         };
         assert_eq!([published("uid", 0, 0), published("uid", 5, 1)], [1, 1]);
         assert_eq!([published("uid", 10, 0), published("uid", 59, 0), published("uid", 59, 1)], [0, 0, 0]);
@@ -174,9 +174,9 @@ mod tests {
             ("api:4", Reason::NotFound, "gone"),
         ]);
         let expected = [(false, "Retired", "api:1; api:3"), (true, "NotFound", "api:4: gone")];
-        let notices = notices(&before, &after);
+        let event_notes = event_notes(&before, &after);
         let told: Vec<_> =
-            notices.iter().map(|it| (it.is_warning, it.reason.as_str(), it.note.as_str())).collect();
+            event_notes.iter().map(|it| (it.is_warning, it.reason.as_str(), it.note.as_str())).collect();
         assert_eq!(told, expected);
     }
 
@@ -184,34 +184,34 @@ mod tests {
     fn a_retirement_is_told_with_the_request_id_of_aws() {
         let mut after = status(&[("api:1", Reason::Retired, "its time is still to be asked")]);
         after.revisions[0].request_id = Some("f00".to_owned());
-        assert_eq!(notices(&status(&[]), &after)[0].note, "api:1 (AWS request id f00)");
+        assert_eq!(event_notes(&status(&[]), &after)[0].note, "api:1 (AWS request id f00)");
         let held = status(&[("api:1", Reason::DryRun, "")]);
-        assert_eq!(notices(&status(&[]), &held)[0].note, "api:1");
+        assert_eq!(event_notes(&status(&[]), &held)[0].note, "api:1");
     }
 
     #[test]
     fn waiting_and_trying_again_is_no_event() {
         let before = status(&[("api:1", Reason::Pending, ""), ("api:2", Reason::Pending, "")]);
         let after = status(&[("api:1", Reason::Throttled, "slow"), ("api:2", Reason::Unavailable, "down")]);
-        assert_eq!(notices(&before, &after), []);
-        assert_eq!(notices(&after, &before), []);
-        assert_eq!(notices(&after, &after), []);
+        assert_eq!(event_notes(&before, &after), []);
+        assert_eq!(event_notes(&after, &before), []);
+        assert_eq!(event_notes(&after, &after), []);
     }
 
     #[test]
     fn an_invalid_spec_is_told_once() {
         let invalid = |error: &InvalidSpec| TaskDefinitionRetirementStatus {
-            conditions: Verdict::invalid(error, 0, &[]).conditions(&[], None, Timestamp::UNIX_EPOCH),
+            conditions: Summary::invalid(error, 0, &[]).conditions(&[], None, Timestamp::UNIX_EPOCH),
             ..Default::default()
         };
         let (empty, none) = (invalid(&InvalidSpec::Empty), status(&[]));
-        assert_eq!(notices(&none, &empty).len(), 1);
-        assert!(notices(&none, &empty)[0].is_warning);
-        assert_eq!(notices(&empty, &empty), []);
-        assert_eq!(notices(&empty, &invalid(&InvalidSpec::NoRegion)).len(), 1);
-        let conditions = Verdict::of(&[], None).conditions(&[], None, Timestamp::UNIX_EPOCH);
+        assert_eq!(event_notes(&none, &empty).len(), 1);
+        assert!(event_notes(&none, &empty)[0].is_warning);
+        assert_eq!(event_notes(&empty, &empty), []);
+        assert_eq!(event_notes(&empty, &invalid(&InvalidSpec::NoRegion)).len(), 1);
+        let conditions = Summary::of(&[], None).conditions(&[], None, Timestamp::UNIX_EPOCH);
         let valid = TaskDefinitionRetirementStatus { conditions, ..Default::default() };
-        assert_eq!(notices(&empty, &valid), []);
+        assert_eq!(event_notes(&empty, &valid), []);
     }
 
     #[test]
@@ -221,10 +221,10 @@ mod tests {
             .into_iter()
             .map(|revision| (revision, Reason::Refused, long.as_str()))
             .collect();
-        let notices = notices(&status(&[]), &status(&rows));
-        assert!((NOTE_LENGTH - 1..=NOTE_LENGTH).contains(&notices[0].note.len()));
-        assert!(notices[0].note.starts_with("7 revisions, 2 more than named here: a:1: üü"));
-        assert!(notices[0].note.ends_with("ü..."));
+        let event_notes = event_notes(&status(&[]), &status(&rows));
+        assert!((NOTE_LENGTH - 1..=NOTE_LENGTH).contains(&event_notes[0].note.len()));
+        assert!(event_notes[0].note.starts_with("7 revisions, 2 more than named here: a:1: üü"));
+        assert!(event_notes[0].note.ends_with("ü..."));
         let as_long_as_may_be = "x".repeat(NOTE_LENGTH);
         assert_eq!(cut(as_long_as_may_be.clone()), as_long_as_may_be);
     }

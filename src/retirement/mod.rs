@@ -2,20 +2,20 @@
 
 pub mod guarded;
 pub mod account_guard;
-pub mod declaration;
+pub mod resolve;
 pub mod plan;
 pub mod size;
 pub mod cool_down;
 pub mod status;
 pub mod row;
-pub mod verdict;
-pub mod retry;
+pub mod summary;
+pub mod requeue;
 pub mod events;
-pub mod claims;
-pub mod unwritten;
-pub mod record;
+pub mod revision_locks;
+pub mod pending_status;
+pub mod status_writer;
 pub mod reconcile;
-mod act;
+mod apply;
 mod observe;
 
 #[cfg(test)]

@@ -6,17 +6,17 @@ use tokio::time::Instant;
 
 use crate::{
     api::{Reason, RevisionStatus},
-    ecs::{
-        answer::{Failure, FailureKind, Newest, Outcome, Seen, Status},
+    aws::{
         freshness::Purpose,
+        response::{Failure, FailureKind, Newest, Outcome, Seen, Status},
         usage::Use,
     },
     retirement::{
-        act::{NewestByFamily, Pass, Slice, Stop},
-        declaration::{Entry, Target},
-        plan::{asks_who, cools_down_for, is_retired, keeps},
-        retry::Progress,
-        row::{recorded_row, waits_for_use},
+        apply::{Batch, BatchResult, NewestByFamily, Stop},
+        plan::{cools_down_for, is_retired, must_wait, needs_usage},
+        requeue::Progress,
+        resolve::{Entry, Target},
+        row::{recorded_row, waits_for_usage},
     },
     task_definition::Arn,
 };
@@ -27,23 +27,25 @@ const TIME_UNKNOWN_DELAY: Duration = Duration::from_secs(5);
 /// Longest cool-down that the interval between scans depends on.
 const LONGEST_COOL_DOWN: Duration = Duration::from_hours(24);
 
-impl Pass<'_> {
-    /// Finds the entries that are known to be ACTIVE, and that what is known of their use keeps from more: they cost no call.
-    pub(super) fn watch(&self, entries: &[Entry], rows: &[RevisionStatus]) -> Slice {
-        let (spec, mut slice) = (&self.resource.spec, Slice::begin());
+impl Batch<'_> {
+    /// Finds the entries that are known to be ACTIVE, and that what is known of their use must_wait from more: they cost no call.
+    pub(super) fn wait_from_cache(&self, entries: &[Entry], rows: &[RevisionStatus]) -> BatchResult {
+        let (spec, mut result) = (&self.resource.spec, BatchResult::begin());
         let scanned_at = self.session.usage.scanned_at().filter(|_| self.now.is_some());
         let mut unconfirmed: BTreeSet<&str> =
             rows.iter().filter(|row| cools_down(row)).map(|row| row.revision.as_str()).collect();
         for entry in entries {
-            let (Target::Here(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else { continue };
-            let waits = waits_for_use(row);
-            let is_watched = asks_who(spec, Some(row)) && (waits || cools_down(row));
+            let (Target::Resolved(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else {
+                continue;
+            };
+            let waits = waits_for_usage(row);
+            let is_watched = needs_usage(spec, Some(row)) && (waits || cools_down(row));
             // What another resource has retired meanwhile is to be looked at.
-            if !is_watched || self.session.usage.takes_doubt(&self.holder, arn) {
+            if !is_watched || self.session.usage.take_invalidated(&self.key, arn) {
                 continue;
             }
             let usage = self.usage(arn, self.purpose(row, waits));
-            let is_kept = usage.as_ref().is_some_and(|usage| keeps(spec, Some(row), usage, self.now));
+            let is_kept = usage.as_ref().is_some_and(|usage| must_wait(spec, Some(row), usage, self.now));
             if usage.as_ref().is_some_and(|usage| confirms(usage, row)) {
                 unconfirmed.remove(row.revision.as_str());
             }
@@ -56,23 +58,23 @@ impl Pass<'_> {
                     if !matches!(usage, Use::Unknown(_)) {
                         unconfirmed.remove(row.revision.as_str());
                     }
-                    slice.watched.insert(entry.revision.clone(), self.cools_down_for(Some(row), &usage));
-                    slice.outcomes.insert(entry.revision.clone(), Outcome::Used { before: None, usage });
+                    result.watched.insert(entry.revision.clone(), self.cools_down_for(Some(row), &usage));
+                    result.outcomes.insert(entry.revision.clone(), Outcome::MustWait { before: None, usage });
                 }
-                Some(_) => drop(slice.outcomes.insert(entry.revision.clone(), Outcome::Free)),
+                Some(_) => drop(result.outcomes.insert(entry.revision.clone(), Outcome::Unused)),
                 None => {
-                    slice.progress = Progress::Scanning;
-                    slice.watched.insert(entry.revision.clone(), None);
+                    result.progress = Progress::Scanning;
+                    result.watched.insert(entry.revision.clone(), None);
                 }
             }
         }
-        slice.scanned_at = scanned_at.filter(|_| unconfirmed.is_empty());
-        slice
+        result.scanned_at = scanned_at.filter(|_| unconfirmed.is_empty());
+        result
     }
 
     /// What usage is needed for, for a row of which `waits` tells whether it waits for usage to end.
     fn purpose(&self, row: &RevisionStatus, waits: bool) -> Purpose {
-        let usage = Use::Nobody { at: None, last_used: None };
+        let usage = Use::Unused { at: None, last_used: None };
         let left = match self.cools_down_for(Some(row), &usage) {
             Some(left) if row.reason == Reason::CoolingDown => left,
             _ if waits => Duration::ZERO,
@@ -88,31 +90,31 @@ impl Pass<'_> {
     /// Returns how long the cool-down of a revision lasts, or `None` if it does not cool down.
     pub(super) fn cools_down_for(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
         let left = cools_down_for(&self.resource.spec, row, usage, self.now);
-        let is_unknown = self.now.is_none() && matches!(usage, Use::Nobody { .. });
+        let is_unknown = self.now.is_none() && matches!(usage, Use::Unused { .. });
         left.or(is_unknown.then_some(TIME_UNKNOWN_DELAY))
     }
 
     pub(super) fn usage(&self, arn: &Arn, purpose: Purpose) -> Option<Use> {
-        self.session.usage.of(&self.holder, arn, purpose)
+        self.session.usage.of(&self.key, arn, purpose)
     }
 
     /// Describes a revision, and finds out whether one that ECS does not have was deleted. A resource with a permit to
     /// deregister does not queue for a permit to read.
-    pub(super) async fn look(
+    pub(super) async fn describe(
         &self,
         arn: &Arn,
         recorded: Option<&RevisionStatus>,
         newest: &mut NewestByFamily,
     ) -> Result<Seen, Stop> {
-        if self.session.turns.is_called(&self.holder) {
-            self.session.looks.take_ahead();
+        if self.session.deregistrations.has_permit(&self.key) {
+            self.session.reads.acquire_unqueued();
         } else {
-            self.session.looks.take(&self.holder).ok_or(Stop::Now(Progress::Queued))?.spend();
+            self.session.reads.take(&self.key).ok_or(Stop::Now(Progress::Queued))?.spend();
         }
         let seen = self.context.shutdown.abandon(self.session.ecs.describe(arn)).await;
         let seen = seen.ok_or(Stop::Now(Progress::Made))?;
         if is_throttled(&seen) {
-            self.session.looks.throttled();
+            self.session.reads.throttled();
         }
         match seen {
             Err(absent) if absent.kind == FailureKind::Absent && !recorded.is_some_and(is_retired) => {
@@ -132,7 +134,7 @@ impl Pass<'_> {
             return deleted();
         }
         for status in [Status::Active, Status::Inactive, Status::DeleteInProgress] {
-            self.session.looks.take_ahead();
+            self.session.reads.acquire_unqueued();
             match self.session.ecs.newest(arn, &status).await {
                 Ok(found) if found.is_after(number) => {
                     newest.insert(family.to_owned(), found);
@@ -152,7 +154,7 @@ impl Pass<'_> {
                 Ok(_) => {}
                 Err(failure) => {
                     if failure.kind == FailureKind::Throttled {
-                        self.session.looks.throttled();
+                        self.session.reads.throttled();
                     }
                     return Err(failure);
                 }
@@ -163,10 +165,10 @@ impl Pass<'_> {
 
     /// Describes a revision with a permit that the wait queue does not delay: the caller was delayed before.
     pub(super) async fn describe_ahead(&self, arn: &Arn) -> Seen {
-        self.session.looks.take_ahead();
+        self.session.reads.acquire_unqueued();
         let seen = self.session.ecs.describe(arn).await;
         if is_throttled(&seen) {
-            self.session.looks.throttled();
+            self.session.reads.throttled();
         }
         seen
     }
@@ -179,7 +181,7 @@ fn cools_down(row: &RevisionStatus) -> bool {
 
 /// Whether `usage` shows no use later than the row does.
 fn confirms(usage: &Use, row: &RevisionStatus) -> bool {
-    let Use::Nobody { last_used, .. } = usage else { return false };
+    let Use::Unused { last_used, .. } = usage else { return false };
     last_used.is_none_or(|last| row.unused_since.as_ref().is_some_and(|since| last <= since.0))
 }
 

@@ -6,11 +6,11 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     api::{InUse, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
-    ecs::{
-        answer::{Description, Seen, Status},
+    aws::{
+        response::{Description, Seen, Status},
         usage::Use,
     },
-    retirement::declaration::duration,
+    retirement::resolve::duration,
     task_definition::Arn,
 };
 
@@ -41,7 +41,7 @@ pub enum Step {
         usage: Use,
     },
     /// It is to be known first who uses it.
-    AskWho,
+    NeedUsage,
 }
 
 /// | seen in ECS | recorded before | spec | use | step |
@@ -72,10 +72,10 @@ pub fn plan(
         }
         seen => return Step::Report(seen),
     };
-    if asks_who(spec, recorded) {
+    if needs_usage(spec, recorded) {
         match usage {
-            None => return Step::AskWho,
-            Some(usage) if keeps(spec, recorded, usage, now) => {
+            None => return Step::NeedUsage,
+            Some(usage) if must_wait(spec, recorded, usage, now) => {
                 return Step::Wait { before, usage: usage.clone() };
             }
             Some(_) => {}
@@ -89,24 +89,25 @@ pub fn plan(
 
 /// Whether it matters who uses a revision, if it is ACTIVE.
 #[must_use]
-pub fn asks_who(spec: &TaskDefinitionRetirementSpec, recorded: Option<&RevisionStatus>) -> bool {
+pub fn needs_usage(spec: &TaskDefinitionRetirementSpec, recorded: Option<&RevisionStatus>) -> bool {
     spec.in_use == InUse::Wait && !spec.suspend && !recorded.is_some_and(is_retired)
 }
 
-/// Whether what is known of the use of a revision keeps it from being deregistered at `now`, by AWS's clock. While
+/// Whether what is known of the use of a revision must_wait it from being deregistered at `now`, by AWS's clock. While
 /// that is unknown, no cool-down ends.
 #[must_use]
-pub fn keeps(
+pub fn must_wait(
     spec: &TaskDefinitionRetirementSpec,
     recorded: Option<&RevisionStatus>,
     usage: &Use,
     now: Option<Timestamp>,
 ) -> bool {
     match usage {
-        Use::By(_) | Use::Unknown(_) => true,
-        Use::Nobody { .. } if spec.unused_for.is_none() => false,
-        Use::Nobody { at, last_used } => {
-            let until = unused_since(recorded, *at, *last_used).and_then(|since| quiet_until(spec, since));
+        Use::InUse(_) | Use::Unknown(_) => true,
+        Use::Unused { .. } if spec.unused_for.is_none() => false,
+        Use::Unused { at, last_used } => {
+            let until =
+                unused_since(recorded, *at, *last_used).and_then(|since| cool_down_until(spec, since));
             until.zip(now).is_none_or(|(until, now)| now < until)
         }
     }
@@ -132,14 +133,14 @@ pub fn cools_down_for(
     usage: &Use,
     now: Option<Timestamp>,
 ) -> Option<Duration> {
-    let Use::Nobody { at, last_used } = usage else { return None };
-    let until = quiet_until(spec, unused_since(recorded, *at, *last_used)?)?;
+    let Use::Unused { at, last_used } = usage else { return None };
+    let until = cool_down_until(spec, unused_since(recorded, *at, *last_used)?)?;
     Some(Duration::try_from(until.duration_since(now?)).unwrap_or_default())
 }
 
 /// Until when a revision that is unused since then is to be left alone; `None`: no longer.
 #[must_use]
-pub fn quiet_until(spec: &TaskDefinitionRetirementSpec, since: Timestamp) -> Option<Timestamp> {
+pub fn cool_down_until(spec: &TaskDefinitionRetirementSpec, since: Timestamp) -> Option<Timestamp> {
     let unused_for = duration(spec.unused_for.as_deref()?);
     Some(unused_for.and_then(|wait| since.checked_add(wait).ok()).unwrap_or(Timestamp::MAX))
 }
@@ -155,8 +156,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ecs::{
-        answer::{Failure, FailureKind},
+    use crate::aws::{
+        response::{Failure, FailureKind},
         usage::{User, Users},
     };
 
@@ -192,10 +193,10 @@ mod tests {
         let failure = Failure::new(FailureKind::AccessDenied, String::new());
         prop_oneof![
             Just(None),
-            Just(Some(Use::By(Users { named: vec![user], more: 0 }))),
+            Just(Some(Use::InUse(Users { named: vec![user], more: 0 }))),
             Just(Some(Use::Unknown(failure))),
             (0i64..100, prop::option::of(0i64..100)).prop_map(|(at, last)| {
-                Some(Use::Nobody { at: Some(second(at)), last_used: last.map(second) })
+                Some(Use::Unused { at: Some(second(at)), last_used: last.map(second) })
             }),
         ]
     }
@@ -207,25 +208,25 @@ mod tests {
     #[test]
     fn a_revision_is_left_alone_until_nobody_has_used_it_for_as_long_as_the_spec_says() {
         let spec = TaskDefinitionRetirementSpec { unused_for: Some("20s".to_owned()), ..Default::default() };
-        let nobody = Use::Nobody { at: Some(second(100)), last_used: None };
+        let nobody = Use::Unused { at: Some(second(100)), last_used: None };
         let row = |since| RevisionStatus {
             unused_since: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(second(since))),
             ..RevisionStatus::default()
         };
-        assert!(keeps(&spec, None, &nobody, Some(second(119))), "counted from the first scan");
-        assert!(!keeps(&spec, None, &nobody, Some(second(120))));
-        assert!(keeps(&spec, Some(&row(81)), &nobody, Some(second(100))));
-        assert!(!keeps(&spec, Some(&row(80)), &nobody, Some(second(100))));
-        assert!(keeps(&spec, Some(&row(0)), &nobody, None), "AWS's time is unknown");
-        let stopped = Use::Nobody { at: Some(second(100)), last_used: Some(second(81)) };
-        assert!(keeps(&spec, Some(&row(0)), &stopped, Some(second(100))), "a task stopped meanwhile");
-        assert!(!keeps(&spec, Some(&row(0)), &stopped, Some(second(101))));
-        let unknown = Use::Nobody { at: None, last_used: None };
-        assert!(keeps(&spec, None, &unknown, Some(second(1_000))), "not known since when");
+        assert!(must_wait(&spec, None, &nobody, Some(second(119))), "counted from the first scan");
+        assert!(!must_wait(&spec, None, &nobody, Some(second(120))));
+        assert!(must_wait(&spec, Some(&row(81)), &nobody, Some(second(100))));
+        assert!(!must_wait(&spec, Some(&row(80)), &nobody, Some(second(100))));
+        assert!(must_wait(&spec, Some(&row(0)), &nobody, None), "AWS's time is unknown");
+        let stopped = Use::Unused { at: Some(second(100)), last_used: Some(second(81)) };
+        assert!(must_wait(&spec, Some(&row(0)), &stopped, Some(second(100))), "a task stopped meanwhile");
+        assert!(!must_wait(&spec, Some(&row(0)), &stopped, Some(second(101))));
+        let unknown = Use::Unused { at: None, last_used: None };
+        assert!(must_wait(&spec, None, &unknown, Some(second(1_000))), "not known since when");
         let at_once = TaskDefinitionRetirementSpec { unused_for: None, ..spec.clone() };
-        assert!(!keeps(&at_once, None, &unknown, None), "it does not matter since when");
+        assert!(!must_wait(&at_once, None, &unknown, None), "it does not matter since when");
         let for_ever = TaskDefinitionRetirementSpec { unused_for: Some("999999h".to_owned()), ..spec };
-        assert!(keeps(&for_ever, Some(&row(0)), &nobody, Some(second(i64::from(u32::MAX) / 2))));
+        assert!(must_wait(&for_ever, Some(&row(0)), &nobody, Some(second(i64::from(u32::MAX) / 2))));
     }
 
     proptest! {
@@ -249,7 +250,7 @@ mod tests {
             let retired = reason != Reason::Pending && reason != Reason::Refused;
             let is_unused = match &usage {
                 // Without a quiet time it does not matter when: a scan's time is rounded up, and so may be one to come.
-                Some(Use::Nobody { at: Some(at), last_used }) => unused_for.is_none_or(|seconds| {
+                Some(Use::Unused { at: Some(at), last_used }) => unused_for.is_none_or(|seconds| {
                     let since = last_used.unwrap_or(*at).max(*at).as_second();
                     now.is_some_and(|now| now >= since + seconds)
                 }),
@@ -270,7 +271,7 @@ mod tests {
                     prop_assert_eq!(Ok(before), seen);
                     prop_assert_eq!(Some(reported), usage);
                 }
-                Step::AskWho => prop_assert!(active && waits && !suspend && !retired && usage.is_none()),
+                Step::NeedUsage => prop_assert!(active && waits && !suspend && !retired && usage.is_none()),
             }
         }
     }

@@ -7,22 +7,22 @@ use kube::ResourceExt;
 use proptest::{collection::vec, prelude::*, sample::subsequence};
 
 use crate::{
-    account::identity::Identity,
     api::{
         InUse, REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
         conditions::READY,
     },
-    ecs::{
-        answer::{Description, Failure, FailureKind, Outcome, Reply, Seen, Status},
+    aws::identity::Identity,
+    aws::{
+        response::{Description, Failure, FailureKind, Outcome, Reply, Seen, Status},
         usage::{Use, User, Users},
     },
     retirement::{
         account_guard::AccountGuard,
-        declaration::{self, Entry, Target},
         plan::{Step, plan},
-        retry::work_is_due,
+        requeue::work_is_due,
+        resolve::{self, Entry, Target},
         row::recorded_row,
-        status::{Caller, Finding, summarize},
+        status::{Caller, Observation, summarize},
     },
 };
 
@@ -66,8 +66,8 @@ fn any_use() -> impl Strategy<Value = Option<Use>> {
     let failure = Failure::new(FailureKind::AccessDenied, "no");
     prop_oneof![
         1 => Just(None),
-        3 => Just(Some(Use::Nobody { at: Some(Timestamp::UNIX_EPOCH), last_used: None })),
-        1 => Just(Some(Use::By(Users { named: vec![user], more: 0 }))),
+        3 => Just(Some(Use::Unused { at: Some(Timestamp::UNIX_EPOCH), last_used: None })),
+        1 => Just(Some(Use::InUse(Users { named: vec![user], more: 0 }))),
         1 => Just(Some(Use::Unknown(failure))),
     ]
 }
@@ -129,9 +129,9 @@ fn valid<'a>(
     caller: Caller<'a>,
     outcomes: &'a BTreeMap<String, Outcome>,
     scanned_at: Option<Timestamp>,
-) -> Finding<'a> {
+) -> Observation<'a> {
     let (region, place) = ("us-west-2", None);
-    Finding::Valid { region, account, entries, caller, outcomes, place, scanned_at }
+    Observation::Valid { region, account, entries, caller, outcomes, place, scanned_at }
 }
 
 /// Changes the resource as its author would, runs one pass as the shell does, and notes which ARNs ECS
@@ -162,12 +162,12 @@ fn run(
     let allowed = BTreeSet::new();
     let known = pass.caller_known.then_some(&identity);
     let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
-    let entries = declaration::entries(&resource.spec, known, &guard);
+    let entries = resolve::entries(&resource.spec, known, &guard);
     let account = guard.account(known);
     let rows = resource.status.clone().unwrap_or_default().revisions;
     let mut outcomes = BTreeMap::new();
     for entry in &entries {
-        let (Target::Here(arn), Some((seen, answer, after))) =
+        let (Target::Resolved(arn), Some((seen, answer, after))) =
             (&entry.target, pass.answers.get(&entry.revision))
         else {
             continue;
@@ -183,16 +183,16 @@ fn run(
         let step =
             plan(&resource.spec, arn, recorded, seen.clone(), usage.as_ref(), Some(Timestamp::UNIX_EPOCH));
         let outcome = match step {
-            Step::Report(seen) => Outcome::Seen(seen),
-            Step::Wait { before, usage } => Outcome::Used { before: Some(before), usage },
-            Step::AskWho => continue,
+            Step::Report(seen) => Outcome::Described(seen),
+            Step::Wait { before, usage } => Outcome::MustWait { before: Some(before), usage },
+            Step::NeedUsage => continue,
             Step::Deregister { before, deregistration } => {
                 asked.push(deregistration.arn().to_string());
                 note(answer);
                 note(after);
                 let reply = Reply { answer: answer.clone(), request_id: Some("request".to_owned()) };
-                let after = reply.wants_a_look().then(|| after.clone());
-                Outcome::Asked { before, reply, after }
+                let after = reply.is_due_for_ecs().then(|| after.clone());
+                Outcome::Deregistered { before, reply, after }
             }
         };
         outcomes.insert(entry.revision.clone(), outcome);
@@ -219,7 +219,7 @@ proptest! {
 
             for arn in &asked[before..] {
                 prop_assert!(!pass.suspend && !pass.dry_run);
-                let is_unused = matches!(pass.usage, Some(Use::Nobody { .. }));
+                let is_unused = matches!(pass.usage, Some(Use::Unused { .. }));
                 prop_assert!(is_unused || pass.in_use == InUse::Retire);
                 let short = arn.rsplit('/').next();
                 prop_assert!(pass.declared.iter().any(|&it| it == arn || Some(it) == short));

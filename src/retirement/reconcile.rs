@@ -11,20 +11,21 @@ use kube::{Api, Client, ResourceExt};
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    account::session::Account,
     api::{Reason, TaskDefinitionRetirement},
-    calls,
+    aws::session::Account,
+    aws::{rate_limiter::ResourceKey, usage_cache::IsActive},
     clock::Clock,
-    ecs::{turns::Holder, view::MayAct},
+    in_flight,
     retirement::{
-        act::{Slice, act},
-        claims::Claims,
-        declaration, events,
+        apply::{BatchResult, act},
+        events,
         guarded::Guarded,
-        record::{self, Record},
-        retry::{self, Progress},
-        status::{Caller, Finding, Renewal, summarize},
-        unwritten::Unwritten,
+        pending_status::PendingStatus,
+        requeue::{self, Progress},
+        resolve,
+        revision_locks::RevisionLocks,
+        status::{Caller, Observation, Trigger, summarize},
+        status_writer::{self, Record},
     },
     shutdown::Shutdown,
 };
@@ -41,16 +42,16 @@ pub struct Context {
     pub account: Account,
     /// The AWS accounts whose credentials may be used; all of them if empty.
     pub allowed_accounts: BTreeSet<String>,
-    pub claims: Claims,
-    pub unwritten: Unwritten,
+    pub claims: RevisionLocks,
+    pub pending_status: PendingStatus,
     pub recent_events: events::Recent,
     /// The name of this process in events, such as its pod's.
     pub instance: String,
     /// Whether this process may act at this very moment: it leads, and has not been told to stop.
-    pub may_act: MayAct,
+    pub is_active: IsActive,
     pub clock: Clock,
     pub shutdown: Shutdown,
-    /// How many passes may be at work at AWS at once: fewer than there are workers, so that a slow AWS keeps no resource from its
+    /// How many passes may be at work at AWS at once: fewer than there are workers, so that a slow AWS must_wait no resource from its
     /// first status.
     pub slots: Semaphore,
 }
@@ -58,8 +59,8 @@ pub struct Context {
 impl Context {
     /// Forgets a resource that is gone.
     pub fn forget(&self, resource: &impl ResourceExt) {
-        self.account.leave(&holder(resource));
-        self.unwritten.forget(&resource.uid().unwrap_or_default());
+        self.account.leave(&key(resource));
+        self.pending_status.forget(&resource.uid().unwrap_or_default());
     }
 }
 
@@ -84,16 +85,16 @@ pub enum Error {
 /// # Errors
 /// Where Kubernetes does not take or give the resource; nothing else ends a pass.
 pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Option<Duration>, Error> {
-    if !(context.may_act)() {
+    if !(context.is_active)() {
         return Ok(None);
     }
     match &object.0 {
-        Ok(cached) if retry::work_is_due(cached) => Box::pin(pass(cached, &context)).await,
+        Ok(cached) if requeue::work_is_due(cached) => Box::pin(pass(cached, &context)).await,
         Ok(settled) => {
-            context.account.leave(&holder(settled));
+            context.account.leave(&key(settled));
             Ok(None)
         }
-        Err(metadata) => record::report_unreadable(metadata, &context).await,
+        Err(metadata) => status_writer::report_unreadable(metadata, &context).await,
     }
 }
 
@@ -102,24 +103,24 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Op
 pub fn retry_after(error: &Error, uid: &str) -> Duration {
     match error {
         // Somebody else has changed the resource meanwhile.
-        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => retry::after_conflict(uid),
-        Error::ReadResource(_) | Error::PatchStatus(_) => retry::after_error(uid),
+        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => requeue::after_conflict(uid),
+        Error::ReadResource(_) | Error::PatchStatus(_) => requeue::after_error(uid),
     }
 }
 
 async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Option<Duration>, Error> {
     let api = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
     let uid = cached.uid().unwrap_or_default();
-    if is_out_of_reach(cached, context) {
-        return Ok(Some(retry::after_outage(&uid)));
+    if is_region_unavailable(cached, context) {
+        return Ok(Some(requeue::after_outage(&uid)));
     }
-    if has_no_slot(cached, context) {
-        return Ok(Some(retry::without_slot(&uid)));
+    if is_at_concurrency_limit(cached, context) {
+        return Ok(Some(requeue::without_slot(&uid)));
     }
     let live = match read(&api, cached).await? {
-        Some(live) if retry::work_is_due(&live) => live,
+        Some(live) if requeue::work_is_due(&live) => live,
         Some(_) => {
-            context.account.leave(&holder(cached));
+            context.account.leave(&key(cached));
             return Ok(None);
         }
         None => {
@@ -132,41 +133,41 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     let mut record = Record::open(api.clone(), live, context, now);
     let spec = record.resource().spec.clone();
     let recorded = record.resource().status.as_ref();
-    let region = match declaration::region(&spec, recorded, context.account.default_region()) {
+    let region = match resolve::region(&spec, recorded, context.account.default_region()) {
         Ok(region) => region,
         Err(invalid) => {
-            let status = summarize(record.resource(), Finding::Invalid(&invalid), (context.clock)());
+            let status = summarize(record.resource(), Observation::Invalid(&invalid), (context.clock)());
             record.write(status, &BTreeMap::new()).await?;
-            context.account.leave(&holder(cached));
+            context.account.leave(&key(cached));
             return Ok(None);
         }
     };
 
     let session = context.account.session(&region);
-    session.usage.leave(&holder(cached));
-    if recorded.is_some_and(|it| Renewal::of(record.resource(), it).look_requested) {
+    session.usage.leave(&key(cached));
+    if recorded.is_some_and(|it| Trigger::of(record.resource(), it).reconcile_requested) {
         session.shorten_backoff();
     }
     let tell = |record: &Record, caller: Caller<'_>| {
         let identity = if let Caller::Known(identity) = caller { Some(identity) } else { None };
         let guard = record.account_guard();
-        let entries = declaration::entries(&spec, identity, &guard);
+        let entries = resolve::entries(&spec, identity, &guard);
         let (account, outcomes) = (guard.account(identity), &BTreeMap::new());
         let (region, entries) = (region.as_str(), entries.as_slice());
         let (place, scanned_at) = (None, None);
-        let finding = Finding::Valid { region, account, entries, caller, outcomes, place, scanned_at };
+        let finding = Observation::Valid { region, account, entries, caller, outcomes, place, scanned_at };
         summarize(record.resource(), finding, (context.clock)())
     };
     let mut identity = pin!(session.identity());
     let mut known = None;
-    if recorded.is_none_or(|it| it.conditions.is_empty() || Renewal::of(record.resource(), it).is_due()) {
+    if recorded.is_none_or(|it| it.conditions.is_empty() || Trigger::of(record.resource(), it).is_due()) {
         known = timeout(FIRST_STATUS, &mut identity).await.ok();
-        let status = tell(&record, known.as_ref().map_or(Caller::NotAskedYet, Caller::of));
+        let status = tell(&record, known.as_ref().map_or(Caller::NotRequested, Caller::of));
         record.write(status, &BTreeMap::new()).await?;
     }
     let slot = timeout(SLOT_WAIT, context.slots.acquire()).await;
-    if slot.is_err() && !session.turns.is_called(&holder(cached)) {
-        return Ok(Some(retry::without_slot(&uid)));
+    if slot.is_err() && !session.deregistrations.has_permit(&key(cached)) {
+        return Ok(Some(requeue::without_slot(&uid)));
     }
     let identity = match known {
         Some(known) => known,
@@ -179,25 +180,26 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
     }
 
     let known = identity.as_ref().ok();
-    let entries = declaration::entries(&spec, known, &record.account_guard());
+    let entries = resolve::entries(&spec, known, &record.account_guard());
     let (caller, slice) = match &identity {
         Ok(_) => (Caller::of(&identity), act(&api, &record, &entries, &session, (context, now)).await),
-        Err(_) => (Caller::of(&identity), Slice::outage()),
+        Err(_) => (Caller::of(&identity), BatchResult::outage()),
     };
     if !matches!(slice.progress, Progress::Queued | Progress::Verifying) {
-        session.leave(&holder(cached));
+        session.leave(&key(cached));
     }
-    let place = session.turns.place(&holder(cached));
-    let in_line = place.or_else(|| session.looks.place(&holder(cached)));
+    let place = session.deregistrations.place(&key(cached));
+    let in_line = place.or_else(|| session.reads.place(&key(cached)));
     let outcomes = &slice.outcomes;
     let (region, entries) = (region.as_str(), entries.as_slice());
     let (account, scanned_at) = (record.account_guard().account(known), slice.scanned_at);
-    let finding = Finding::Valid { region, account, entries, caller, outcomes, place, scanned_at };
+    let finding = Observation::Valid { region, account, entries, caller, outcomes, place, scanned_at };
     let status = summarize(record.resource(), finding, (context.clock)());
-    let next = retry::next_look(&status, &slice.watched, slice.progress, in_line, &uid, (context.clock)());
-    // Who has nothing to wait for keeps no scan going.
+    let next =
+        requeue::requeue_delay(&status, &slice.watched, slice.progress, in_line, &uid, (context.clock)());
+    // Who has nothing to wait for must_wait no scan going.
     if next.is_none() {
-        session.usage.leave(&holder(cached));
+        session.usage.leave(&key(cached));
     }
     record.write(status, outcomes).await?;
     slice.end?;
@@ -205,26 +207,27 @@ async fn pass(cached: &TaskDefinitionRetirement, context: &Context) -> Result<Op
 }
 
 /// Whether a pass over a resource that has told so already could do nothing, since AWS does not answer in its region.
-fn is_out_of_reach(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
+fn is_region_unavailable(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
     let Some(status) = &cached.status else { return false };
     let has_told = status.revisions.iter().any(|row| row.reason == Reason::Unavailable);
-    let region = status.region.as_ref().filter(|_| has_told && !Renewal::of(cached, status).is_due());
-    region.is_some_and(|region| context.account.session(region).is_closed())
+    let region = status.region.as_ref().filter(|_| has_told && !Trigger::of(cached, status).is_due());
+    region.is_some_and(|region| context.account.session(region).is_open())
 }
 
 /// Whether all that a pass may do at AWS at once is being done for others. One that has told nobody anything yet is not held up,
 /// nor is one whose turn it is.
-fn has_no_slot(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
+fn is_at_concurrency_limit(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
     let Some(status) = &cached.status else { return false };
-    let has_told = !status.conditions.is_empty() && !Renewal::of(cached, status).is_due();
-    let is_called = |region: &String| context.account.session(region).turns.is_called(&holder(cached));
-    has_told && context.slots.available_permits() == 0 && !status.region.as_ref().is_some_and(is_called)
+    let has_told = !status.conditions.is_empty() && !Trigger::of(cached, status).is_due();
+    let has_permit =
+        |region: &String| context.account.session(region).deregistrations.has_permit(&key(cached));
+    has_told && context.slots.available_permits() == 0 && !status.region.as_ref().is_some_and(has_permit)
 }
 
 /// A resource, as those know it who wait for a turn.
 #[must_use]
-pub fn holder(resource: &impl ResourceExt) -> Holder {
-    Holder { namespace: resource.namespace().unwrap_or_default(), name: resource.name_any() }
+pub fn key(resource: &impl ResourceExt) -> ResourceKey {
+    ResourceKey { namespace: resource.namespace().unwrap_or_default(), name: resource.name_any() }
 }
 
 /// Reads the resource uncached: `None` where it is gone, deleted, or another one of the same name.
@@ -233,7 +236,8 @@ pub(super) async fn read(
     known: &TaskDefinitionRetirement,
 ) -> Result<Option<TaskDefinitionRetirement>, Error> {
     let name = known.name_any();
-    let live = calls::kubernetes("get resource", api.get_opt(&name)).await.map_err(Error::ReadResource)?;
+    let live =
+        in_flight::kubernetes("get resource", api.get_opt(&name)).await.map_err(Error::ReadResource)?;
     Ok(live.filter(|live| live.uid() == known.uid() && live.metadata.deletion_timestamp.is_none()))
 }
 

@@ -6,14 +6,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     api::{Awaits, AwsError, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
-    ecs::{
-        answer::{Description, Failure, FailureKind, Outcome, Seen, Status},
+    aws::{
+        response::{Description, Failure, FailureKind, Outcome, Seen, Status},
         usage::Use,
     },
     retirement::{
-        declaration::{Entry, Target},
-        plan::{is_retired, quiet_until, unused_since},
-        status::{Caller, Renewal},
+        plan::{cool_down_until, is_retired, unused_since},
+        resolve::{Entry, Target},
+        status::{Caller, Trigger},
     },
     task_definition::Reference,
 };
@@ -35,7 +35,7 @@ const EARLIER_USAGE_UNKNOWN: &str = "it is not known whether it is in use";
 
 /// Whether a row still wants a look at ECS.
 #[must_use]
-pub fn wants_a_look(row: &RevisionStatus) -> bool {
+pub fn is_due_for_ecs(row: &RevisionStatus) -> bool {
     match row.reason {
         Reason::Retired | Reason::Deleting => {
             let is_earlier = |message: &String| EARLIER_AWAITS.contains(&message.as_str());
@@ -49,7 +49,7 @@ pub fn wants_a_look(row: &RevisionStatus) -> bool {
 
 /// Whether a row waits for what there is to learn of the use of its revision.
 #[must_use]
-pub fn waits_for_use(row: &RevisionStatus) -> bool {
+pub fn waits_for_usage(row: &RevisionStatus) -> bool {
     let is_earlier = |message: &String| message.starts_with(EARLIER_USAGE_UNKNOWN);
     matches!(row.reason, Reason::InUse | Reason::CoolingDown)
         || row.usage_unknown
@@ -60,7 +60,7 @@ pub fn waits_for_use(row: &RevisionStatus) -> bool {
 #[must_use]
 pub fn recorded_row<'a>(entry: &Entry, rows: &'a [RevisionStatus]) -> Option<&'a RevisionStatus> {
     let arn = match &entry.target {
-        Target::Here(arn) => Some(arn.to_string()),
+        Target::Resolved(arn) => Some(arn.to_string()),
         Target::Unresolved(_) | Target::Rejected { .. } => None,
     };
     rows.iter().find(|row| {
@@ -73,7 +73,7 @@ pub(super) fn row(
     entry: &Entry,
     spec: &TaskDefinitionRetirementSpec,
     recorded: &[RevisionStatus],
-    renewal: Renewal,
+    trigger: Trigger,
     caller: Caller<'_>,
     outcomes: &BTreeMap<String, Outcome>,
 ) -> RevisionStatus {
@@ -89,12 +89,12 @@ pub(super) fn row(
                 ..RevisionStatus::default()
             },
         },
-        Target::Unresolved(_) | Target::Here(_) => {
-            let before = renewed(entry, recorded.unwrap_or_default(), renewal);
+        Target::Unresolved(_) | Target::Resolved(_) => {
+            let before = renewed(entry, recorded.unwrap_or_default(), trigger);
             let row = before.clone();
             let after = match (outcomes.get(&entry.revision), caller) {
                 (Some(outcome), _) => learned(row, spec, outcome),
-                (None, Caller::Unknown(failure)) if wants_a_look(&row) => failed(row, failure),
+                (None, Caller::Unknown(failure)) if is_due_for_ecs(&row) => failed(row, failure),
                 (None, _) => row,
             };
             with_first_message(&before, after)
@@ -111,9 +111,9 @@ fn with_first_message(before: &RevisionStatus, after: RevisionStatus) -> Revisio
 }
 
 /// The row as it stands before this pass: what a person has asked for makes it pending again, unless it is retired.
-fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> RevisionStatus {
+fn renewed(entry: &Entry, recorded: RevisionStatus, trigger: Trigger) -> RevisionStatus {
     let row = match &entry.target {
-        Target::Here(arn) => {
+        Target::Resolved(arn) => {
             RevisionStatus { revision: entry.revision.clone(), arn: Some(arn.to_string()), ..recorded }
         }
         Target::Unresolved(reference) if recorded.revision.is_empty() => {
@@ -123,7 +123,7 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> Revisio
         Target::Unresolved(_) | Target::Rejected { .. } => recorded,
     };
     match row.reason {
-        Reason::Retired | Reason::Deleting if renewal.look_requested => RevisionStatus {
+        Reason::Retired | Reason::Deleting if trigger.reconcile_requested => RevisionStatus {
             awaits: Some(Awaits::Description),
             message: Some(DESCRIBE_REQUESTED.to_owned()),
             ..row
@@ -131,7 +131,7 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, renewal: Renewal) -> Revisio
         Reason::Retired | Reason::Deleting | Reason::Deleted => row,
         // The entry resolves now, whatever was wrong with it.
         Reason::Invalid | Reason::WrongAccount | Reason::WrongRegion => pending(row),
-        _ if renewal.is_due() => pending(row),
+        _ if trigger.is_due() => pending(row),
         _ => row,
     }
 }
@@ -146,14 +146,14 @@ fn pending(row: RevisionStatus) -> RevisionStatus {
 fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &Outcome) -> RevisionStatus {
     let row = RevisionStatus { error: None, usage_unknown: false, ..row };
     match outcome {
-        Outcome::Free => pending(row),
-        Outcome::Used { before, usage } => {
+        Outcome::Unused => pending(row),
+        Outcome::MustWait { before, usage } => {
             let row = before.as_ref().map_or(row.clone(), |before| described(row, spec, before));
             used(row, spec, usage)
         }
-        Outcome::Seen(Ok(description)) => described(row, spec, description),
-        Outcome::Seen(Err(failure)) => failed(row, failure),
-        Outcome::Asked { before, reply, after } => {
+        Outcome::Described(Ok(description)) => described(row, spec, description),
+        Outcome::Described(Err(failure)) => failed(row, failure),
+        Outcome::Deregistered { before, reply, after } => {
             let row = described(row, spec, before);
             match (&reply.answer, after) {
                 (Ok(description), after) if description.status.is_retired() => {
@@ -182,15 +182,15 @@ fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &O
 /// The row of a revision that is ACTIVE, and kept from being deregistered by `usage`.
 fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -> RevisionStatus {
     let (row, message) = match usage {
-        Use::By(users) => {
+        Use::InUse(users) => {
             let used_by = users.named.iter().map(ToString::to_string).collect();
             let row = RevisionStatus { reason: Reason::InUse, used_by, unused_since: None, ..row };
             (row, in_use(users.named.len() + users.more))
         }
-        Use::Nobody { at, last_used } => {
+        Use::Unused { at, last_used } => {
             let since = unused_since(Some(&row), *at, *last_used);
             let message = since.map_or(TIME_UNKNOWN.to_owned(), |since| {
-                let until = quiet_until(spec, since).unwrap_or(since);
+                let until = cool_down_until(spec, since).unwrap_or(since);
                 format!("unused since {since:.0}; deregistered at {until:.0} if it stays unused")
             });
             let unused_since = since.map(Time);

@@ -6,24 +6,24 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::{
-    account::identity::Identity,
     api::{REQUESTED_AT, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
-    ecs::{
-        answer::{Failure, Outcome},
-        pacer::Place,
+    aws::identity::Identity,
+    aws::{
+        permit_queue::QueuePosition,
+        response::{Failure, Outcome},
     },
     retirement::{
         cool_down::last_scan,
-        declaration::{Entry, InvalidSpec},
+        resolve::{Entry, InvalidSpec},
         row::row,
         size::{REQUESTED_AT_BYTES, cut, fitted},
-        verdict::Verdict,
+        summary::Summary,
     },
 };
 
 /// What a pass found out, as far as it got.
 #[derive(Clone, Copy, Debug)]
-pub enum Finding<'a> {
+pub enum Observation<'a> {
     Invalid(&'a InvalidSpec),
     Valid {
         region: &'a str,
@@ -33,7 +33,7 @@ pub enum Finding<'a> {
         caller: Caller<'a>,
         outcomes: &'a BTreeMap<String, Outcome>,
         /// Where the resource stands in the line for a turn, if it does.
-        place: Option<Place>,
+        place: Option<QueuePosition>,
         /// When the usage scan that `outcomes` rest on ended, by AWS's clock, if it tells of all revisions that cool down.
         scanned_at: Option<Timestamp>,
     },
@@ -42,7 +42,7 @@ pub enum Finding<'a> {
 /// What is known of the controller's identity in the region of the resource.
 #[derive(Clone, Copy, Debug)]
 pub enum Caller<'a> {
-    NotAskedYet,
+    NotRequested,
     Known(&'a Identity),
     Unknown(&'a Failure),
 }
@@ -61,38 +61,38 @@ impl<'a> Caller<'a> {
 #[must_use]
 pub fn summarize(
     resource: &TaskDefinitionRetirement,
-    finding: Finding<'_>,
+    finding: Observation<'_>,
     now: Timestamp,
 ) -> TaskDefinitionRetirementStatus {
     let recorded = resource.status.clone().unwrap_or_default();
     let generation = resource.metadata.generation;
-    let (region, account, rows, verdict, scanned_at) = match finding {
-        Finding::Invalid(error) => {
-            let verdict = Verdict::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
-            (recorded.region, recorded.account, recorded.revisions, verdict, None)
+    let (region, account, rows, summary, scanned_at) = match finding {
+        Observation::Invalid(error) => {
+            let summary = Summary::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
+            (recorded.region, recorded.account, recorded.revisions, summary, None)
         }
-        Finding::Valid { region, account, entries, caller, outcomes, place, scanned_at } => {
-            let renewal = Renewal::of(resource, &recorded);
+        Observation::Valid { region, account, entries, caller, outcomes, place, scanned_at } => {
+            let trigger = Trigger::of(resource, &recorded);
             let rows: Vec<RevisionStatus> = entries
                 .iter()
-                .map(|entry| row(entry, &resource.spec, &recorded.revisions, renewal, caller, outcomes))
+                .map(|entry| row(entry, &resource.spec, &recorded.revisions, trigger, caller, outcomes))
                 .collect();
-            let verdict = Verdict::of(&rows, place.map(|place| (place, now)));
-            (Some(region.to_owned()), account.map(str::to_owned), rows, verdict, scanned_at)
+            let summary = Summary::of(&rows, place.map(|place| (place, now)));
+            (Some(region.to_owned()), account.map(str::to_owned), rows, summary, scanned_at)
         }
     };
     let uid = resource.uid().unwrap_or_default();
     fitted(TaskDefinitionRetirementStatus {
         observed_generation: generation,
         last_usage_scan: last_scan(recorded.last_usage_scan, &rows, scanned_at, &uid),
-        conditions: verdict.conditions(&recorded.conditions, generation, now),
+        conditions: summary.conditions(&recorded.conditions, generation, now),
         last_handled_reconcile_at: requested_at(resource),
         account,
         region,
-        progress: format!("{}/{}", verdict.retired, verdict.declared),
-        retired: count(verdict.retired),
-        waiting: count(verdict.waiting),
-        rejected: count(verdict.rejected),
+        progress: format!("{}/{}", summary.retired, summary.declared),
+        retired: count(summary.retired),
+        waiting: count(summary.waiting),
+        rejected: count(summary.rejected),
         revisions: rows,
     })
 }
@@ -101,7 +101,7 @@ fn count(rows: usize) -> i32 {
     i32::try_from(rows).unwrap_or(i32::MAX)
 }
 
-/// Returns the value of the annotation that requests a reconcile, as far as the status keeps it.
+/// Returns the value of the annotation that requests a reconcile, as far as the status must_wait it.
 #[must_use]
 pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<String> {
     let mut requested = resource.annotations().get(REQUESTED_AT).cloned();
@@ -113,24 +113,24 @@ pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<String> {
 
 /// What a person has asked for since the status was recorded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Renewal {
+pub struct Trigger {
     pub spec_changed: bool,
-    pub look_requested: bool,
+    pub reconcile_requested: bool,
 }
 
-impl Renewal {
+impl Trigger {
     #[must_use]
     pub fn of(resource: &TaskDefinitionRetirement, recorded: &TaskDefinitionRetirementStatus) -> Self {
         let requested = requested_at(resource);
         Self {
             spec_changed: recorded.observed_generation != resource.metadata.generation,
-            look_requested: requested.is_some() && requested != recorded.last_handled_reconcile_at,
+            reconcile_requested: requested.is_some() && requested != recorded.last_handled_reconcile_at,
         }
     }
 
     #[must_use]
     pub fn is_due(self) -> bool {
-        self.spec_changed || self.look_requested
+        self.spec_changed || self.reconcile_requested
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
             revisions: vec![retired.clone()],
             ..TaskDefinitionRetirementStatus::default()
         });
-        let status = summarize(&resource, Finding::Invalid(&InvalidSpec::Empty), Timestamp::UNIX_EPOCH);
+        let status = summarize(&resource, Observation::Invalid(&InvalidSpec::Empty), Timestamp::UNIX_EPOCH);
         assert_eq!(status.revisions, [retired]);
         assert_eq!(status.account.as_deref(), Some("012345678910"));
         assert_eq!(status.region.as_deref(), Some("us-west-2"));

@@ -28,20 +28,20 @@ use tokio::{
 use tower::service_fn;
 
 use crate::{
-    account::session::{Account, Session},
     api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus},
-    clock::Clock,
-    ecs::{
-        pacer::Pacing,
-        turns::{Holder, Waker},
-        view::MayAct,
+    aws::session::{Account, Session},
+    aws::{
+        permit_queue::Pacing,
+        rate_limiter::{RequeueTrigger, ResourceKey},
+        usage_cache::IsActive,
     },
+    clock::Clock,
     retirement::{
-        claims::Claims,
         events::Recent,
         guarded::Guarded,
+        pending_status::PendingStatus,
         reconcile::{Context, Error, reconcile},
-        unwritten::Unwritten,
+        revision_locks::RevisionLocks,
     },
     shutdown::Shutdown,
 };
@@ -74,7 +74,7 @@ pub struct World {
     pub ecs: SimulatedEcs,
     pub west: Region,
     pub context: Arc<Context>,
-    pub may_act: Arc<AtomicBool>,
+    pub is_active: Arc<AtomicBool>,
     pub shutdown: watch::Sender<bool>,
     wire: Arc<Wire>,
     woken: Arc<Mutex<Vec<String>>>,
@@ -151,29 +151,30 @@ impl World {
         let (wire, woken) = (Arc::<Wire>::default(), Arc::new(Mutex::<Vec<String>>::default()));
         let (served, carrying) = (api.clone(), wire.clone());
         let service = service_fn(move |request| kubernetes(served.clone(), carrying.clone(), request));
-        let may_act = Arc::new(AtomicBool::new(true));
-        let (asked, told) = (may_act.clone(), woken.clone());
-        let may: MayAct = Arc::new(move || asked.load(SeqCst));
-        let waker = Waker(Arc::new(move |holder: &Holder| lock(&told).push(holder.name.clone())));
+        let is_active = Arc::new(AtomicBool::new(true));
+        let (asked, told) = (is_active.clone(), woken.clone());
+        let may: IsActive = Arc::new(move || asked.load(SeqCst));
+        let requeue_trigger =
+            RequeueTrigger(Arc::new(move |key: &ResourceKey| lock(&told).push(key.name.clone())));
         let shutdown = watch::Sender::new(false);
         let pacing = Pacing { per_second: 1.0, burst };
         let config = in_process::config(REGION, ecs.transport());
         let context = Context {
             client: Client::new(service, NAMESPACE),
-            account: Account::new(&config, pacing, waker, may.clone(), clock.clone()),
+            account: Account::new(&config, pacing, requeue_trigger, may.clone(), clock.clone()),
             allowed_accounts: BTreeSet::new(),
-            claims: Claims::default(),
-            unwritten: Unwritten::default(),
+            claims: RevisionLocks::default(),
+            pending_status: PendingStatus::default(),
             recent_events: Recent::default(),
             instance: "controller-1".to_owned(),
-            may_act: may,
+            is_active: may,
             clock,
             shutdown: Shutdown::new(shutdown.subscribe()),
             slots: Semaphore::new(SLOTS as usize),
         };
         let west = ecs.region(ACCOUNT, REGION);
         west.register_many("web", 9);
-        Self { api, ecs, west, context: Arc::new(context), may_act, shutdown, wire, woken }
+        Self { api, ecs, west, context: Arc::new(context), is_active, shutdown, wire, woken }
     }
 
     /// A process that has all turns, of which there are more than it takes.
@@ -274,8 +275,8 @@ impl World {
 
     /// Where a resource stands in the line for a turn to deregister, if it does.
     pub fn place(&self, name: &str) -> Option<usize> {
-        let holder = Holder { namespace: NAMESPACE.to_owned(), name: name.to_owned() };
-        Some(self.session().turns.place(&holder)?.ahead)
+        let key = ResourceKey { namespace: NAMESPACE.to_owned(), name: name.to_owned() };
+        Some(self.session().deregistrations.place(&key)?.ahead)
     }
 
     /// Waits until a resource is woken.
@@ -288,7 +289,7 @@ impl World {
     }
 
     /// A pass over the resource as it is.
-    pub async fn pass(&self, name: &str) -> Result<Option<Duration>, Error> {
+    pub async fn reconcile(&self, name: &str) -> Result<Option<Duration>, Error> {
         self.pass_over(self.object(name)).await
     }
 
@@ -301,7 +302,7 @@ impl World {
     /// Passes over the resource, each when it is due or called, until there is nothing left to do.
     pub async fn settle(&self, name: &str) {
         for _ in 0..1_000 {
-            let Some(pause) = self.pass(name).await.expect("Kubernetes answers") else { return };
+            let Some(pause) = self.reconcile(name).await.expect("Kubernetes answers") else { return };
             let due = Instant::now() + pause;
             while Instant::now() < due && !self.woken().iter().any(|it| it == name) {
                 sleep(Duration::from_millis(10)).await;

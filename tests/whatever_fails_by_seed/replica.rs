@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ecs_retirement_controller::{
-    ecs::pacer::Pacing,
-    operator::{
-        Election, Options, kubernetes,
-        listen::BindAddress,
-        replica::{Replica, Surroundings},
+    aws::permit_queue::Pacing,
+    runtime::{
+        Election, Options,
+        http_server::BindAddress,
+        kubernetes,
+        replica::{Dependencies, Replica},
     },
 };
 use kube::client::ClientBuilder;
@@ -67,7 +68,7 @@ impl Running {
             let wire = link.clone();
             let service = service_fn(move |request| wire.clone().kubernetes(request));
             let time = world.time.clone();
-            let surroundings = Surroundings {
+            let dependencies = Dependencies {
                 client: kubernetes::bounded(ClientBuilder::new(service, NAMESPACE)),
                 own_namespace: NAMESPACE.to_owned(),
                 aws: in_process::config(REGION, link.aws()),
@@ -76,7 +77,7 @@ impl Running {
                 identity: identity(by),
                 stop: told,
             };
-            let replica = Replica::new(&options(world, pacing), surroundings);
+            let replica = Replica::new(&options(world, pacing), dependencies);
             (tokio::spawn(replica.run()), (now, Instant::now()))
         });
         Self { runtime, link, stop, work, began, paused_until: None }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use ecs_retirement_controller::ecs::pacer::Pacing;
+use ecs_retirement_controller::aws::permit_queue::Pacing;
 use serde_json::Value;
 
 use super::{

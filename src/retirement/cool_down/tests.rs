@@ -66,7 +66,7 @@ const HOUR: u64 = 3_600;
 async fn run(world: &World, name: &str, seconds: u64) {
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
-        let pause = world.pass(name).await.expect("Kubernetes answers").unwrap_or(Duration::MAX);
+        let pause = world.reconcile(name).await.expect("Kubernetes answers").unwrap_or(Duration::MAX);
         let due = Instant::now().checked_add(pause).map_or(end, |due| due.min(end));
         while Instant::now() < due && !world.woken().iter().any(|it| it == name) {
             sleep(Duration::from_millis(500)).await;
@@ -137,9 +137,9 @@ async fn a_cool_down_outlives_a_short_downtime_and_starts_again_after_a_long_one
         let world = cooling("2h").await;
         run(&world, "web", HOUR).await;
         let before = unused_since(&world);
-        world.may_act.store(false, std::sync::atomic::Ordering::SeqCst);
+        world.is_active.store(false, std::sync::atomic::Ordering::SeqCst);
         sleep(Duration::from_secs(minutes * MINUTE)).await;
-        world.may_act.store(true, std::sync::atomic::Ordering::SeqCst);
+        world.is_active.store(true, std::sync::atomic::Ordering::SeqCst);
         run(&world, "web", MINUTE).await;
         assert_eq!(unused_since(&world) > before, starts_again, "{minutes} min");
         run(&world, "web", 70 * MINUTE).await;
@@ -270,9 +270,9 @@ async fn use_that_starts_while_a_revision_waits_for_its_permit_is_seen_before_th
     world.rest().await;
     let revisions = ["web:1", "web:2", "web:3"];
     world.make("web", &revisions, json!({}));
-    world.session().turns.take_ahead();
+    world.session().deregistrations.acquire_unqueued();
     for _ in 0..40 {
-        world.session().turns.take_ahead();
+        world.session().deregistrations.acquire_unqueued();
     }
     run(&world, "web", 20).await;
     assert_eq!(world.count(DeregisterTaskDefinition), 0);

@@ -20,7 +20,7 @@ async fn absent_below(status: Option<Status>) -> World {
     }
     world.west.remove("web:3");
     world.make("web", &["web:3"], json!({ "inUse": "Retire" }));
-    assert_eq!(world.pass("web").await.expect("a reconcile"), None, "either reason is final");
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None, "either reason is final");
     world
 }
 
@@ -52,7 +52,7 @@ async fn absent_revision_is_not_found_if_the_list_is_refused() {
         world.ecs.fault(refusal);
         world.west.remove("web:3");
         world.make("web", &["web:3"], json!({ "inUse": "Retire" }));
-        assert_eq!(world.pass("web").await.expect("a reconcile"), None);
+        assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
         let row = world.row("web", "web:3");
         let message = row.message.unwrap_or_default();
         assert_eq!(row.reason, Reason::NotFound);
@@ -75,7 +75,7 @@ async fn absent_revision_waits_while_the_list_fails_in_a_way_that_may_pass() {
         world.ecs.fault(fault);
         world.west.remove("web:3");
         world.make("web", &["web:3"], json!({ "inUse": "Retire" }));
-        world.pass("web").await.expect("a reconcile");
+        world.reconcile("web").await.expect("a reconcile");
         assert_eq!(world.reasons("web"), [reason]);
         world.settle("web").await;
         assert_eq!(world.reasons("web"), [Reason::Deleted]);
@@ -90,7 +90,7 @@ async fn deleted_revisions_of_one_family_cost_one_list_in_a_batch() {
         world.west.remove(revision);
     }
     world.make("web", &revisions, json!({ "inUse": "Retire" }));
-    assert_eq!(world.pass("web").await.expect("a reconcile"), None);
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.reasons("web"), [Reason::Deleted; 4]);
     assert_eq!((world.count(DescribeTaskDefinition), world.count(ListTaskDefinitions)), (5, 1));
 }
@@ -103,7 +103,7 @@ async fn revision_registered_between_description_and_list_is_not_deleted() {
         west.register_many("web", 2).to_string();
     });
     world.make("web", &["web:10"], json!({ "suspend": true }));
-    world.pass("web").await.expect("a reconcile");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.reasons("web"), [Reason::Suspended]);
     assert_eq!(world.west.status("web:10"), Some(Status::Active));
 }
@@ -114,6 +114,6 @@ async fn revision_deleted_while_its_deregistration_is_refused_is_deleted() {
     let west = world.west.clone();
     world.ecs.before(DeregisterTaskDefinition, 1, async move { west.remove("web:3") });
     world.make("web", &["web:3"], json!({ "inUse": "Retire" }));
-    world.pass("web").await.expect("a reconcile");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.reasons("web"), [Reason::Deleted]);
 }

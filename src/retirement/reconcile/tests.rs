@@ -18,10 +18,10 @@ fn is_half_a_second(pause: Option<Duration>) -> bool {
 
 /// Makes passes until the resource stands in line for a turn to deregister.
 async fn queue(world: &World, name: &str) {
-    world.pass(name).await.expect("a pass");
+    world.reconcile(name).await.expect("a pass");
     assert_eq!(world.place(name), None, "a turn to look comes first");
     world.until_woken(name).await;
-    world.pass(name).await.expect("a pass");
+    world.reconcile(name).await.expect("a pass");
     assert!(world.place(name).is_some());
 }
 
@@ -29,10 +29,10 @@ async fn queue(world: &World, name: &str) {
 async fn a_process_that_may_not_act_does_nothing() {
     let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
-    world.may_act.store(false, SeqCst);
-    assert_eq!(world.pass("web").await.expect("nothing"), None);
+    world.is_active.store(false, SeqCst);
+    assert_eq!(world.reconcile("web").await.expect("nothing"), None);
     assert!(world.requests().is_empty() && world.ecs.calls().is_empty());
-    world.may_act.store(true, SeqCst);
+    world.is_active.store(true, SeqCst);
     world.settle("web").await;
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }
@@ -46,7 +46,7 @@ async fn a_settled_resource_costs_no_request_and_no_call() {
     assert_eq!(world.writes("web"), writes + 2, "what is to be done, and what was");
     world.requests();
     world.ecs.clear_log();
-    assert_eq!(world.pass("web").await.expect("nothing"), None);
+    assert_eq!(world.reconcile("web").await.expect("nothing"), None);
     assert!(world.requests().is_empty());
 
     // An older view of it costs a look at it, and a process that has just begun does not even ask who it is in AWS.
@@ -89,7 +89,7 @@ async fn after_a_conflict_a_resource_is_tried_again_soon_and_after_an_error_late
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     for (request, code, shortest) in [(APPLY, 409, 200), (APPLY, 500, 5000), (GET, 409, 5000)] {
         world.before(request, 1, Between::Refuse(code));
-        let error = world.pass("web").await.expect_err("refused");
+        let error = world.reconcile("web").await.expect_err("refused");
         let pause = retry_after(&error, "uid").as_millis();
         assert!((shortest..=shortest * 6 / 5).contains(&pause), "{request} {code}: {pause} ms");
     }
@@ -107,13 +107,13 @@ async fn whatever_aws_takes_a_resource_soon_says_what_it_is_about() {
         }
     };
     world.ecs.fault(Fault::on(GetCallerIdentity).times(1).delay(Duration::from_secs(3)));
-    let (passed, ()) = tokio::join!(world.pass("web"), soon(1));
+    let (passed, ()) = tokio::join!(world.reconcile("web"), soon(1));
     passed.expect("a pass");
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 
     world.edit("web", &json!({ "revisions": ["web:1", "web:2"], "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DescribeTaskDefinition).times(1).delay(Duration::from_secs(3)));
-    let (passed, ()) = tokio::join!(world.pass("web"), soon(2));
+    let (passed, ()) = tokio::join!(world.reconcile("web"), soon(2));
     passed.expect("a pass");
     assert_eq!(world.reasons("web"), [Reason::Retired; 2]);
 }
@@ -123,16 +123,16 @@ async fn while_all_slots_are_taken_a_resource_says_what_it_is_about_and_waits() 
     let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let taken = world.context.slots.acquire_many(SLOTS).await.expect("all are free");
-    let pause = world.pass("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a pass");
     assert!(is_half_a_second(pause), "{pause:?}");
     assert_eq!(world.reasons("web"), [Reason::Pending]);
     world.requests();
-    let pause = world.pass("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a pass");
     assert!(is_half_a_second(pause), "{pause:?}");
     assert!(world.requests().is_empty());
 
     world.edit("web", &json!({ "revisions": ["web:1", "web:2"], "inUse": "Retire" }));
-    world.pass("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a pass");
     assert_eq!(world.reasons("web"), [Reason::Pending; 2]);
     assert_eq!(world.count(DescribeTaskDefinition), 0);
 
@@ -148,7 +148,7 @@ async fn a_resource_whose_turn_has_come_waits_for_no_slot() {
     queue(&world, "web").await;
     world.until_woken("web").await;
     let _taken = world.context.slots.acquire_many(SLOTS).await.expect("all are free");
-    assert_eq!(world.pass("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }
 
@@ -158,11 +158,11 @@ async fn what_could_not_be_written_is_written_with_what_the_next_pass_learns() {
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).nth(2).throttle());
     world.before(APPLY, 2, Between::Refuse(500));
-    world.pass("web").await.expect_err("not written");
+    world.reconcile("web").await.expect_err("not written");
     assert_eq!((world.writes("web"), world.reasons("web")), (1, vec![Reason::Pending; 2]));
     let id = world.ecs.calls_of(DeregisterTaskDefinition)[0].request_id.clone();
     world.rest().await;
-    assert_eq!(world.pass("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
     assert_eq!(world.called(DeregisterTaskDefinition), ["web:1", "web:2", "web:2"]);
     assert_eq!((world.writes("web"), world.reasons("web")), (2, vec![Reason::Retired; 2]));
     assert_eq!(world.row("web", "web:1").request_id, Some(id));
@@ -173,16 +173,16 @@ async fn while_aws_is_out_of_reach_only_what_is_asked_anew_costs_a_request() {
     let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DescribeTaskDefinition).times(1).unavailable());
-    let pause = world.pass("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a pass");
     assert!(is_about(2, pause), "{pause:?}");
     assert_eq!(world.reasons("web"), [Reason::Unavailable]);
     world.requests();
-    let pause = world.pass("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a pass");
     assert!(is_about(2, pause), "{pause:?}");
     assert!(world.requests().is_empty());
 
     world.edit("web", &json!({ "revisions": ["web:1", "web:2"], "inUse": "Retire" }));
-    world.pass("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a pass");
     assert_eq!(world.status("web").observed_generation, Some(2));
     assert_eq!(world.count(DescribeTaskDefinition), 1);
 
@@ -196,7 +196,7 @@ async fn while_nobody_knows_who_the_credentials_belong_to_it_is_asked_again_soon
     let world = World::rested().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(GetCallerIdentity).times(1).unavailable());
-    let pause = world.pass("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a pass");
     assert!(is_about(2, pause), "{pause:?}");
     assert_eq!(world.reasons("web"), [Reason::Unavailable]);
     sleep(pause.unwrap_or_default()).await;

@@ -3,16 +3,16 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::ecs::{
-    answer::Reply,
+use crate::aws::{
+    response::Reply,
     usage::{User, Users},
 };
 
 const API: &str = "arn:aws:ecs:us-west-2:012345678910:task-definition/api:1";
 
-const NOTHING_ASKED: Renewal = Renewal { spec_changed: false, look_requested: false };
-const SPEC_CHANGED: Renewal = Renewal { spec_changed: true, look_requested: false };
-const LOOK_REQUESTED: Renewal = Renewal { spec_changed: false, look_requested: true };
+const NOTHING_ASKED: Trigger = Trigger { spec_changed: false, reconcile_requested: false };
+const SPEC_CHANGED: Trigger = Trigger { spec_changed: true, reconcile_requested: false };
+const LOOK_REQUESTED: Trigger = Trigger { spec_changed: false, reconcile_requested: true };
 
 fn time(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
@@ -24,7 +24,7 @@ fn reference() -> Reference {
 
 fn here() -> Entry {
     let Reference::Arn(arn) = reference() else { panic!("an ARN") };
-    Entry { revision: "api:1".to_owned(), target: Target::Here(arn) }
+    Entry { revision: "api:1".to_owned(), target: Target::Resolved(arn) }
 }
 
 fn recorded(reason: Reason) -> RevisionStatus {
@@ -52,25 +52,25 @@ fn failure(kind: FailureKind) -> Failure {
 
 /// A look that shows `status`.
 fn seen(status: Status) -> Outcome {
-    Outcome::Seen(Ok(description(status)))
+    Outcome::Described(Ok(description(status)))
 }
 
 /// A call that is answered `answer`, and a look afterwards.
 fn asked(answer: Seen, after: Option<Seen>) -> Outcome {
     let reply = Reply { request_id: answer.is_ok().then(|| "request".to_owned()), answer };
-    Outcome::Asked { before: description(Status::Active), reply, after }
+    Outcome::Deregistered { before: description(Status::Active), reply, after }
 }
 
 /// The row of `api:1` after a pass that learned `outcome` of it.
 fn after(spec: &TaskDefinitionRetirementSpec, before: RevisionStatus, outcome: Outcome) -> RevisionStatus {
     let outcomes = BTreeMap::from([("api:1".to_owned(), outcome)]);
-    row(&here(), spec, &[before], NOTHING_ASKED, Caller::NotAskedYet, &outcomes)
+    row(&here(), spec, &[before], NOTHING_ASKED, Caller::NotRequested, &outcomes)
 }
 
 /// The row of `entry` after a pass that learned nothing.
-fn unlearned(entry: &Entry, before: &RevisionStatus, renewal: Renewal, caller: Caller<'_>) -> RevisionStatus {
+fn unlearned(entry: &Entry, before: &RevisionStatus, trigger: Trigger, caller: Caller<'_>) -> RevisionStatus {
     let spec = TaskDefinitionRetirementSpec::default();
-    row(entry, &spec, std::slice::from_ref(before), renewal, caller, &BTreeMap::new())
+    row(entry, &spec, std::slice::from_ref(before), trigger, caller, &BTreeMap::new())
 }
 
 fn told(row: &RevisionStatus) -> (Reason, Option<&str>, &str) {
@@ -91,14 +91,14 @@ fn a_row_says_what_ecs_answered() {
         (seen(Inactive), (Reason::Retired, Some("INACTIVE"), "")),
         (seen(DeleteInProgress), (Reason::Deleting, Some("DELETE_IN_PROGRESS"), "")),
         (seen(Other("FROZEN".to_owned())), (Reason::Refused, Some("FROZEN"), frozen)),
-        (Outcome::Seen(no(Absent)), (Reason::NotFound, None, gone)),
-        (Outcome::Seen(no(Deleted)), (Reason::Deleted, None, "")),
+        (Outcome::Described(no(Absent)), (Reason::NotFound, None, gone)),
+        (Outcome::Described(no(Deleted)), (Reason::Deleted, None, "")),
         (asked(no(Refused), Some(no(Deleted))), (Reason::Deleted, None, "")),
-        (Outcome::Seen(no(Throttled)), (Reason::Throttled, None, "no")),
-        (Outcome::Seen(no(Unavailable)), (Reason::Unavailable, None, "no")),
-        (Outcome::Seen(no(ServerFault)), (Reason::Unavailable, None, "no")),
-        (Outcome::Seen(no(AccessDenied)), (Reason::AccessDenied, None, "no")),
-        (Outcome::Seen(no(Refused)), (Reason::Refused, None, "no")),
+        (Outcome::Described(no(Throttled)), (Reason::Throttled, None, "no")),
+        (Outcome::Described(no(Unavailable)), (Reason::Unavailable, None, "no")),
+        (Outcome::Described(no(ServerFault)), (Reason::Unavailable, None, "no")),
+        (Outcome::Described(no(AccessDenied)), (Reason::AccessDenied, None, "no")),
+        (Outcome::Described(no(Refused)), (Reason::Refused, None, "no")),
         (asked(is(Inactive), Some(is(Inactive))), (Reason::Retired, Some("INACTIVE"), "")),
         (asked(is(Inactive), Some(is(DeleteInProgress))), (Reason::Deleting, Some("DELETE_IN_PROGRESS"), "")),
         (asked(is(Active), Some(is(Inactive))), (Reason::Pending, Some("ACTIVE"), "")),
@@ -134,7 +134,7 @@ fn a_deregistration_is_recorded_with_its_request_id_and_the_times_of_ecs() {
         let without = after(&spec, recorded(Reason::Pending), asked(answered.clone(), after_it));
         let (message, awaits) = (Some(TIME_PENDING.to_owned()), Some(Awaits::DeregisteredAt));
         assert_eq!(without, RevisionStatus { deregistered_at: None, message, awaits, ..retired() });
-        assert!(wants_a_look(&without));
+        assert!(is_due_for_ecs(&without));
         assert_eq!(after(&spec, without, seen(Status::Inactive)), expected);
     }
 }
@@ -144,7 +144,7 @@ fn nothing_takes_a_retirement_back() {
     let spec = TaskDefinitionRetirementSpec::default();
     let (message, awaits) = (Some(DESCRIBE_REQUESTED.to_owned()), Some(Awaits::Description));
     let owed = RevisionStatus { message, awaits, ..retired() };
-    let no = |kind| Outcome::Seen(Err(failure(kind)));
+    let no = |kind| Outcome::Described(Err(failure(kind)));
     for outcome in [
         seen(Status::Active),
         seen(Status::Other("FROZEN".to_owned())),
@@ -159,7 +159,11 @@ fn nothing_takes_a_retirement_back() {
     let deleted = after(&spec, owed, no(FailureKind::Absent));
     assert_eq!(deleted, RevisionStatus { reason: Reason::Deleted, status: None, ..retired() });
     let silent = Description { registered_at: None, deregistered_at: None, ..description(Status::Inactive) };
-    assert_eq!(after(&spec, retired(), Outcome::Seen(Ok(silent))), retired(), "times that were known stay");
+    assert_eq!(
+        after(&spec, retired(), Outcome::Described(Ok(silent))),
+        retired(),
+        "times that were known stay"
+    );
     for outcome in [seen(Status::Active), no(FailureKind::Absent), no(FailureKind::Refused)] {
         let spec = TaskDefinitionRetirementSpec { suspend: true, dry_run: true, ..spec.clone() };
         let row = after(&spec, retired(), outcome);
@@ -193,9 +197,9 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     let spec = TaskDefinitionRetirementSpec { unused_for: Some("60s".to_owned()), ..Default::default() };
     let dry = TaskDefinitionRetirementSpec { dry_run: true, ..spec.clone() };
     let web = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
-    let users = Use::By(Users { named: vec![web], more: 2 });
+    let users = Use::InUse(Users { named: vec![web], more: 2 });
     let used =
-        |usage: &Use| Outcome::Used { before: Some(description(Status::Active)), usage: usage.clone() };
+        |usage: &Use| Outcome::MustWait { before: Some(description(Status::Active)), usage: usage.clone() };
     let quiet_before = RevisionStatus { unused_since: Some(Time(time(5))), ..recorded(Reason::CoolingDown) };
 
     let in_use = after(&spec, quiet_before.clone(), used(&users));
@@ -204,7 +208,7 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     assert_eq!(in_use.used_by, ["service/prod/web"]);
     assert_eq!(in_use.unused_since, None);
 
-    let nobody = Use::Nobody { at: Some(time(10)), last_used: None };
+    let nobody = Use::Unused { at: Some(time(10)), last_used: None };
     let until = "unused since 1970-01-01T00:00:10Z; deregistered at 1970-01-01T00:01:10Z if it stays unused";
     let quiet = after(&spec, in_use.clone(), used(&nobody));
     assert_eq!(told(&quiet), (Reason::CoolingDown, Some("ACTIVE"), until));
@@ -221,13 +225,13 @@ fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
     let dry_run = after(&dry, in_use.clone(), used(&nobody));
     assert_eq!(told(&dry_run), (Reason::DryRun, Some("ACTIVE"), but.as_str()));
 
-    let slow = after(&spec, in_use.clone(), Outcome::Seen(Err(failure(FailureKind::Throttled))));
+    let slow = after(&spec, in_use.clone(), Outcome::Described(Err(failure(FailureKind::Throttled))));
     assert!(slow.used_by.is_empty(), "it is not known any more");
-    let unseen = after(&spec, in_use.clone(), Outcome::Used { before: None, usage: nobody });
+    let unseen = after(&spec, in_use.clone(), Outcome::MustWait { before: None, usage: nobody });
     assert_eq!((told(&unseen), unseen.used_by.len()), ((Reason::CoolingDown, Some("ACTIVE"), until), 0));
-    let free = after(&spec, in_use, Outcome::Free);
+    let free = after(&spec, in_use, Outcome::Unused);
     assert_eq!((told(&free), free.used_by.len()), ((Reason::Pending, Some("ACTIVE"), ""), 0));
-    assert_eq!(after(&spec, quiet_before, Outcome::Free).unused_since, Some(Time(time(5))));
+    assert_eq!(after(&spec, quiet_before, Outcome::Unused).unused_since, Some(Time(time(5))));
 }
 
 #[test]
@@ -236,7 +240,7 @@ fn an_entry_that_is_never_called_says_why_unless_it_is_retired() {
         let target = Target::Rejected { reason: Reason::WrongAccount, message: "not ours".to_owned() };
         Entry { revision: revision.to_owned(), target }
     };
-    let caller = Caller::NotAskedYet;
+    let caller = Caller::NotRequested;
     let of_arn = unlearned(&rejected(API), &recorded(Reason::Pending), NOTHING_ASKED, caller);
     let expected = RevisionStatus {
         revision: API.to_owned(),
@@ -257,13 +261,13 @@ fn an_entry_whose_account_is_not_known_yet_has_the_form_in_which_it_was_written(
     };
     let fresh = |revision: &str| {
         let entry = unresolved(revision);
-        unlearned(&entry, &RevisionStatus::default(), NOTHING_ASKED, Caller::NotAskedYet)
+        unlearned(&entry, &RevisionStatus::default(), NOTHING_ASKED, Caller::NotRequested)
     };
     let pending = RevisionStatus { revision: API.to_owned(), ..recorded(Reason::Pending) };
     assert_eq!(fresh(API), pending);
     assert_eq!(fresh("api:1"), RevisionStatus { revision: "api:1".to_owned(), arn: None, ..pending });
-    let known = unlearned(&unresolved(API), &retired(), NOTHING_ASKED, Caller::NotAskedYet);
-    assert_eq!(known, retired(), "what was resolved keeps its key");
+    let known = unlearned(&unresolved(API), &retired(), NOTHING_ASKED, Caller::NotRequested);
+    assert_eq!(known, retired(), "what was resolved must_wait its key");
 }
 
 #[test]
@@ -272,7 +276,7 @@ fn what_a_person_asks_for_is_pending_again_and_a_retired_row_is_looked_at() {
         let used_by = vec!["service/prod/web".to_owned()];
         RevisionStatus { message: Some("no".to_owned()), used_by, ..recorded(reason) }
     };
-    let renewed = |row: &RevisionStatus, renewal| unlearned(&here(), row, renewal, Caller::NotAskedYet);
+    let renewed = |row: &RevisionStatus, trigger| unlearned(&here(), row, trigger, Caller::NotRequested);
     let pending = recorded(Reason::Pending);
     for reason in [Reason::Refused, Reason::InUse, Reason::NotFound, Reason::Suspended, Reason::DryRun] {
         assert_eq!(renewed(&tried(reason), NOTHING_ASKED), tried(reason));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     api::{TaskDefinitionRetirement, task_definition_retirement::MAX_REVISIONS},
-    retirement::verdict::Verdict,
+    retirement::summary::Summary,
 };
 
 /// The default of etcd's `--max-request-bytes`.
@@ -112,7 +112,7 @@ proptest! {
         message in any_text(),
     ) {
         let revisions: Vec<_> = std::iter::repeat_n(rows, copies).flatten().collect();
-        let mut conditions = Verdict::of(&revisions, None).conditions(&[], None, Timestamp::UNIX_EPOCH);
+        let mut conditions = Summary::of(&revisions, None).conditions(&[], None, Timestamp::UNIX_EPOCH);
         for condition in &mut conditions {
             condition.message.push_str(&message);
         }

@@ -11,7 +11,7 @@ fn denied(text: &str, code: &str) -> Failure {
 fn messages_stay_while_the_error_is_the_same() {
     let spec = TaskDefinitionRetirementSpec::default();
     let attempt =
-        |before: RevisionStatus, failure: Failure| after(&spec, before, Outcome::Seen(Err(failure)));
+        |before: RevisionStatus, failure: Failure| after(&spec, before, Outcome::Described(Err(failure)));
     let first = attempt(recorded(Reason::Pending), denied("session 1", "AccessDeniedException"));
     assert_eq!(first.message.as_deref(), Some("session 1"));
     assert_eq!(attempt(first.clone(), denied("session 2", "AccessDeniedException")), first);
@@ -36,8 +36,8 @@ fn messages_are_refreshed_when_a_user_asks() {
     let later = denied("session 2", "AccessDeniedException");
     let kept = unlearned(&here(), &first, NOTHING_ASKED, Caller::Unknown(&later));
     assert_eq!(kept, first);
-    for renewal in [SPEC_CHANGED, LOOK_REQUESTED] {
-        let renewed = unlearned(&here(), &first, renewal, Caller::Unknown(&later));
+    for trigger in [SPEC_CHANGED, LOOK_REQUESTED] {
+        let renewed = unlearned(&here(), &first, trigger, Caller::Unknown(&later));
         assert_eq!(renewed.message.as_deref(), Some("session 2"));
     }
 }

@@ -1,0 +1,249 @@
+//! The calls to ECS, each tried once; what ECS answers comes back as data.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use aws_config::SdkConfig;
+use aws_sdk_ecs::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::RequestId,
+    primitives::DateTime,
+    types::{SortOrder, TaskDefinition, TaskDefinitionStatus},
+};
+use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::{
+    aws::{
+        circuit_breaker::CircuitBreaker,
+        error::{NO_ANSWER, code, failure, rejects_credentials},
+        outage::OutageLog,
+        response::{Description, Failure, FailureKind, Newest, Reply, Seen, Status, same_revision},
+    },
+    in_flight::Call,
+    retirement::plan::Deregistration,
+    task_definition::{Arn, Reference},
+};
+
+/// The error codes with which IAM refuses a call for want of a permission.
+const NOT_PERMITTED: [&str; 2] = ["AccessDenied", "AccessDeniedException"];
+
+/// The longest that any call to AWS takes, connecting and loading credentials included.
+pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(8);
+
+/// How many revisions a list of the newest asks for: more than one only because emulators ignore the order.
+const NEWEST_PAGE: i32 = 100;
+
+/// Calls to AWS by `operation` and `code`: `OK`, the error code of AWS, or `NoAnswer`.
+pub const AWS_CALLS: &str = "ecs_retirement_aws_calls_total";
+
+/// How long calls to AWS took, by `operation`, in seconds.
+pub const AWS_CALL_SECONDS: &str = "ecs_retirement_aws_call_duration_seconds";
+
+/// ECS in one region, with one set of credentials.
+pub struct Ecs {
+    client: aws_sdk_ecs::Client,
+    breaker: CircuitBreaker,
+    outages: OutageLog,
+    /// Whether AWS has rejected the credentials of a call since the last time that this was read.
+    has_rejected: AtomicBool,
+}
+
+impl Ecs {
+    pub(crate) fn new(config: &SdkConfig) -> Self {
+        let outages = OutageLog::new(config.region().map(AsRef::as_ref).unwrap_or_default());
+        let client = aws_sdk_ecs::Client::new(config);
+        Self { client, breaker: CircuitBreaker::default(), outages, has_rejected: AtomicBool::default() }
+    }
+
+    /// Returns true if AWS has rejected the credentials of a call since the last time that this was called.
+    pub(crate) fn take_rejection(&self) -> bool {
+        self.has_rejected.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether a call would be turned away just now, since ECS does not answer.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.breaker.is_open(Instant::now())
+    }
+
+    /// `DescribeTaskDefinition`: what ECS holds of a revision.
+    ///
+    /// # Errors
+    /// What ECS answered instead.
+    pub async fn describe(&self, arn: &Arn) -> Seen {
+        let guard = self.breaker.admit(Instant::now())?;
+        let call = self.client.describe_task_definition().task_definition(arn.to_string()).send();
+        let seen = match observed("DescribeTaskDefinition", call).await {
+            Ok(output) => {
+                self.outages.answered("DescribeTaskDefinition");
+                description(arn, output.task_definition())
+            }
+            Err(error) => Err(self.failed("DescribeTaskDefinition", arn, &error)),
+        };
+        guard.record(&seen, Instant::now());
+        seen
+    }
+
+    /// `ListTaskDefinitions`: the newest revision of the family of `arn` in one status.
+    ///
+    /// # Errors
+    /// Returns the failure if ECS did not answer, or if a retry may succeed.
+    pub async fn newest(&self, arn: &Arn, status: &Status) -> Result<Newest, Failure> {
+        let guard = self.breaker.admit(Instant::now())?;
+        let call = self.client.list_task_definitions().family_prefix(arn.revision().family());
+        let call = call
+            .status(TaskDefinitionStatus::from(status.as_str()))
+            .sort(SortOrder::Desc)
+            .max_results(NEWEST_PAGE)
+            .send();
+        let newest = match observed("ListTaskDefinitions", call).await {
+            Ok(output) => {
+                self.outages.answered("ListTaskDefinitions");
+                Ok(newest_of_family(arn, output.task_definition_arns()))
+            }
+            Err(error) => {
+                let failure = self.failed("ListTaskDefinitions", arn, &error);
+                let is_refused = match failure.kind {
+                    FailureKind::AccessDenied => error.code().is_some_and(|it| NOT_PERMITTED.contains(&it)),
+                    kind => kind == FailureKind::Refused,
+                };
+                if is_refused { Ok(Newest::Refused(failure)) } else { Err(failure) }
+            }
+        };
+        guard.record(&newest, Instant::now());
+        newest
+    }
+
+    /// `DeregisterTaskDefinition`: cannot be undone, and so takes nothing but what a plan made. ECS is
+    /// given the full ARN, and itself refuses one of another account or region.
+    pub async fn deregister(&self, deregistration: &Deregistration) -> Reply {
+        let arn = deregistration.arn();
+        let guard = match self.breaker.admit(Instant::now()) {
+            Ok(guard) => guard,
+            Err(failure) => return Reply { answer: Err(failure), request_id: None },
+        };
+        let call = self.client.deregister_task_definition().task_definition(arn.to_string()).send();
+        let reply = match observed("DeregisterTaskDefinition", call).await {
+            Ok(output) => {
+                self.outages.answered("DeregisterTaskDefinition");
+                let request_id = output.request_id().map(str::to_owned);
+                tracing::info!(revision = %arn, request_id, "deregistered");
+                Reply { answer: description(arn, output.task_definition()), request_id }
+            }
+            Err(error) => {
+                let answer = Err(self.failed("DeregisterTaskDefinition", arn, &error));
+                Reply { answer, request_id: error.request_id().map(str::to_owned) }
+            }
+        };
+        guard.record(&reply.answer, Instant::now());
+        reply
+    }
+
+    /// Returns what a failed call means, and logs it: an answer each time, an outage when its cause changes.
+    fn failed<E>(&self, operation: &'static str, arn: &Arn, error: &SdkError<E, HttpResponse>) -> Failure
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let failure = failure(error);
+        if code(error) == NO_ANSWER {
+            self.outages.failed(operation, &failure.message, error);
+            return failure;
+        }
+        self.outages.answered(operation);
+        if failure.code.as_deref().is_some_and(rejects_credentials) {
+            self.has_rejected.store(true, Ordering::Relaxed);
+        }
+        tracing::warn!(
+            operation,
+            revision = %arn,
+            code = failure.code,
+            request_id = error.request_id(),
+            message = failure.message,
+            "call to AWS failed"
+        );
+        failure.during(operation)
+    }
+}
+
+/// Makes a call to AWS known to health and to the metrics.
+pub(crate) async fn observed<T, E>(
+    operation: &'static str,
+    call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T, SdkError<E, HttpResponse>>
+where
+    E: ProvideErrorMetadata,
+{
+    let _call = Call::begin(operation, OPERATION_LIMIT);
+    let began = Instant::now();
+    let answer = call.await;
+    measured(operation, answer.as_ref().map_or_else(code, |_| "OK"), began.elapsed());
+    answer
+}
+
+/// Returns the highest number among `listed` in the account, region and family of `arn`. ECS lists exactly one family;
+/// emulators also list those whose names begin with its name.
+fn newest_of_family(arn: &Arn, listed: &[String]) -> Newest {
+    let is_of_family = |other: &Arn| {
+        (other.partition(), other.region(), other.account(), other.revision().family())
+            == (arn.partition(), arn.region(), arn.account(), arn.revision().family())
+    };
+    let numbers = listed.iter().filter_map(|text| match text.parse() {
+        Ok(Reference::Arn(other)) if is_of_family(&other) => Some(other.revision().number()),
+        _ => None,
+    });
+    numbers.max().map_or(Newest::None, Newest::Number)
+}
+
+/// Counts a call to AWS.
+pub(crate) fn measured(operation: &'static str, code: &str, took: Duration) {
+    metrics::counter!(AWS_CALLS, "operation" => operation, "code" => code.to_owned()).increment(1);
+    metrics::histogram!(AWS_CALL_SECONDS, "operation" => operation).record(took);
+}
+
+fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {
+    same_revision(asked, answered.and_then(TaskDefinition::task_definition_arn))?;
+    let timestamp = |time: Option<&DateTime>| time.and_then(|time| Timestamp::from_second(time.secs()).ok());
+    answered
+        .and_then(|definition| {
+            Some(Description {
+                status: Status::from(definition.status()?.as_str()),
+                registered_at: timestamp(definition.registered_at()),
+                deregistered_at: timestamp(definition.deregistered_at()),
+            })
+        })
+        .ok_or_else(|| {
+            Failure::new(
+                FailureKind::ServerFault,
+                "ECS answered without the status of the revision".to_owned(),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_is_the_highest_number_of_exactly_that_family() {
+        let arn = |text: &str| format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{text}");
+        let Ok(Reference::Arn(asked)) = arn("web:3").parse() else { panic!("an ARN") };
+        let newest = |listed: &[String]| newest_of_family(&asked, listed);
+        assert_eq!(newest(&[]), Newest::None);
+        assert_eq!(newest(&[arn("web:7"), arn("web:12"), arn("web:9")]), Newest::Number(12));
+        let others = [
+            arn("web-api:40"),
+            arn("we:40"),
+            arn("WEB:40"),
+            arn("web:40").replace("us-west-2", "eu-west-1"),
+            arn("web:40").replace("012345678910", "999999999999"),
+            arn("web:40").replace("arn:aws:", "arn:aws-cn:"),
+            "web:40".to_owned(),
+            arn("web:latest"),
+        ];
+        assert_eq!(newest(&others), Newest::None);
+    }
+}

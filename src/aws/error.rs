@@ -1,0 +1,169 @@
+//! AWS's error codes in one table, and what a failed call means for a retirement. Pure.
+
+use std::error::Error as StdError;
+
+use aws_sdk_ecs::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+
+use crate::aws::{
+    credentials_error,
+    outage::{is_from_aws, outage},
+    response::{Failure, FailureKind},
+};
+
+use FailureKind::{AccessDenied, Refused, ServerFault, Throttled, Unavailable};
+
+/// What each error code means. AWS writes many of them with the suffix `Exception` in one protocol and without it in
+/// another, so the suffix is left out here. Codes of passing faults count whatever HTTP status they come with.
+///
+/// Source: "Common Error Types" of the Amazon ECS and the AWS STS API References, and "Errors" of each action that is
+/// called; throttling: the SDK's own list, `aws_runtime::retries::classifiers::THROTTLING_ERRORS`.
+const CODES: [(&str, FailureKind); 58] = [
+    ("AccessDenied", AccessDenied),
+    ("AuthFailure", AccessDenied),
+    ("ExpiredToken", AccessDenied),
+    ("IDPRejectedClaim", AccessDenied),
+    ("IncompleteSignature", AccessDenied),
+    ("InvalidAccessKeyId", AccessDenied),
+    ("InvalidClientTokenId", AccessDenied),
+    ("InvalidIdentityToken", AccessDenied),
+    ("InvalidSignature", AccessDenied),
+    ("InvalidToken", AccessDenied),
+    ("MissingAuthenticationToken", AccessDenied),
+    ("NotAuthorized", AccessDenied),
+    ("OptInRequired", AccessDenied),
+    ("RegionDisabled", AccessDenied),
+    ("RequestExpired", AccessDenied),
+    ("SignatureDoesNotMatch", AccessDenied),
+    ("SubscriptionRequired", AccessDenied),
+    ("UnauthorizedOperation", AccessDenied),
+    ("UnrecognizedClient", AccessDenied),
+    ("BandwidthLimitExceeded", Throttled),
+    ("EC2Throttled", Throttled),
+    ("LimitExceeded", Refused),
+    ("PriorRequestNotComplete", Throttled),
+    ("ProvisionedThroughputExceeded", Throttled),
+    ("RequestLimitExceeded", Throttled),
+    ("RequestThrottled", Throttled),
+    ("SlowDown", Throttled),
+    ("Throttled", Throttled),
+    ("Throttling", Throttled),
+    ("TooManyRequests", Throttled),
+    ("IDPCommunicationError", ServerFault),
+    ("InternalError", ServerFault),
+    ("InternalFailure", ServerFault),
+    ("InternalServer", ServerFault),
+    ("InternalServerError", ServerFault),
+    ("RequestTimeout", ServerFault),
+    ("Server", ServerFault),
+    ("ServiceUnavailable", Unavailable),
+    ("Client", Refused),
+    ("ClusterNotFound", Refused),
+    ("InvalidAction", Refused),
+    ("InvalidParameter", Refused),
+    ("InvalidParameterCombination", Refused),
+    ("InvalidParameterValue", Refused),
+    ("InvalidQueryParameter", Refused),
+    ("MalformedHttpRequest", Refused),
+    ("MalformedPolicyDocument", Refused),
+    ("MalformedQueryString", Refused),
+    ("MissingAction", Refused),
+    ("MissingParameter", Refused),
+    ("PackedPolicyTooLarge", Refused),
+    ("RequestAborted", ServerFault),
+    ("RequestEntityTooLarge", Refused),
+    ("ServiceNotFound", Refused),
+    ("UnknownOperation", Refused),
+    ("UnsupportedFeature", Refused),
+    ("Validation", Refused),
+    ("ValidationError", Refused),
+];
+
+/// Codes that say that the credentials themselves are not good, or not any more. A region that is not enabled answers
+/// so to good credentials too.
+const CREDENTIALS_REJECTED: [&str; 3] = ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
+
+/// The HTTP statuses of a gateway or load balancer without a server behind it.
+const GATEWAY: [u16; 3] = [502, 503, 504];
+
+/// `ClientException` covers many refusals: only its text says that a revision does not exist.
+const ABSENT: [&str; 2] = ["unable to describe task definition", "task definition does not exist"];
+
+/// The longest text and the longest error code of AWS that are kept, in characters.
+const TEXT_LENGTH: usize = 512;
+const CODE_LENGTH: usize = 128;
+
+/// The value of the label `code` of a metric for a call that AWS did not answer.
+pub(crate) const NO_ANSWER: &str = "NoAnswer";
+
+/// Returns the value of the label `code` of a metric.
+pub(crate) fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> &str {
+    match error {
+        SdkError::ServiceError(service) if is_from_aws(service.err().meta(), service.raw()) => {
+            label(service.err().meta().code().unwrap_or_default())
+        }
+        _ => NO_ANSWER,
+    }
+}
+
+/// Returns AWS's error code for a metric, or `Other` if it is not in the table, so that there are few of them.
+pub(crate) fn label(code: &str) -> &str {
+    if kind(code).is_some() { code } else { "Other" }
+}
+
+/// Returns what a failed call means.
+pub(crate) fn failure<E>(error: &SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    match error {
+        SdkError::ServiceError(service) if is_from_aws(service.err().meta(), service.raw()) => {
+            let metadata = service.err().meta();
+            answered(metadata.code(), metadata.message(), service.raw().status().as_u16())
+        }
+        _ => credentials_error::find(error).unwrap_or_else(|| {
+            Failure::new(Unavailable, format!("AWS could not be reached: {}", outage(error)))
+        }),
+    }
+}
+
+/// Returns true if AWS has rejected the credentials of a call. `code` is AWS's error code.
+pub(crate) fn rejects_credentials(code: &str) -> bool {
+    CREDENTIALS_REJECTED.contains(&without_suffix(code))
+}
+
+fn kind(code: &str) -> Option<FailureKind> {
+    let name = without_suffix(code);
+    CODES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+}
+
+fn without_suffix(code: &str) -> &str {
+    code.strip_suffix("Exception").unwrap_or(code)
+}
+
+fn answered(code: Option<&str>, text: Option<&str>, http_status: u16) -> Failure {
+    let code: String = code.unwrap_or_default().chars().take(CODE_LENGTH).collect();
+    let text: String = text.unwrap_or_default().chars().take(TEXT_LENGTH).collect();
+    let says = |texts: &[&str]| texts.iter().any(|t| text.to_lowercase().contains(t));
+    let kind = match kind(&code) {
+        Some(Throttled) => Throttled,
+        _ if http_status == 429 => Throttled,
+        Some(AccessDenied) => AccessDenied,
+        _ if GATEWAY.contains(&http_status) => Unavailable,
+        Some(kind @ (ServerFault | Unavailable)) => kind,
+        _ if http_status >= 500 => ServerFault,
+        _ if code == "ClientException" && says(&ABSENT) => FailureKind::Absent,
+        _ => Refused,
+    };
+    let message = match (code.as_str(), text.as_str()) {
+        ("", _) => format!("HTTP status {http_status}"),
+        (code, "") => code.to_owned(),
+        (code, text) => format!("{code}: {text}"),
+    };
+    Failure { code: Some(code).filter(|code| !code.is_empty()), ..Failure::new(kind, message) }
+}
+
+#[cfg(test)]
+mod tests;

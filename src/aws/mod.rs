@@ -1,0 +1,24 @@
+//! AWS: credentials, identity, the calls to STS and ECS, and their limits. The only module that names the AWS SDK.
+
+pub mod identity;
+pub mod credentials;
+pub mod http_client;
+mod backoff;
+pub mod session;
+
+pub mod response;
+pub(crate) mod error;
+pub(crate) mod credentials_error;
+pub(crate) mod outage;
+pub mod response_clock;
+pub mod circuit_breaker;
+pub mod permit_queue;
+pub mod rate_limiter;
+pub mod ecs_client;
+
+pub mod freshness;
+pub mod usage;
+mod usage_scanner;
+pub mod usage_cache;
+
+pub use aws_config::SdkConfig;

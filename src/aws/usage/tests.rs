@@ -1,0 +1,188 @@
+//! What one scan after another says of usage, and for how long.
+
+use super::*;
+use crate::{aws::response::FailureKind, task_definition::Reference};
+
+fn arn(revision: &str) -> Arn {
+    let text = format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{revision}");
+    let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
+    arn
+}
+
+fn task(id: &str) -> User {
+    User::Task { cluster: "prod".to_owned(), id: id.to_owned() }
+}
+
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
+/// A scan that ends at the epoch.
+fn scan(took: u64, found: Result<Found, Failure>, before: Option<&Scan>) -> Scan {
+    let began = Instant::now();
+    Scan::new(began, (began + Duration::from_secs(took), Some(Timestamp::UNIX_EPOCH)), found, before)
+}
+
+fn failed(before: Option<&Scan>) -> Scan {
+    let failure = Failure::new(FailureKind::AccessDenied, "no");
+    scan(0, Err(failure), before)
+}
+
+fn after(seconds: u64, scan: &Scan) -> Instant {
+    scan.timing.began + Duration::from_secs(seconds)
+}
+
+/// What is reported of `web:3`, as soon as the scan began.
+fn reported(scan: &Scan) -> Option<Use> {
+    scan.of(&arn("web:3"), Purpose::Report, scan.timing.began)
+}
+
+fn used_at(at: i64, before: Option<&Scan>) -> Scan {
+    let mut found = Found::default();
+    found.note(Some(&arn("web:3").to_string()), &task("a"));
+    let now = Instant::now();
+    Scan::new(now, (now, Some(second(at))), Ok(found), before)
+}
+
+/// A scan that finds a task of `web:3` that stopped at `stopped`.
+fn stopped(at: i64, stopped: Option<i64>, before: Option<&Scan>) -> Scan {
+    let mut found = Found::default();
+    found.note_stopped(Some(&arn("web:3").to_string()), stopped.map(second), &task("a"));
+    let now = Instant::now();
+    Scan::new(now, (now, Some(second(at))), Ok(found), before)
+}
+
+fn unused(at: i64, before: Option<&Scan>) -> Scan {
+    let now = Instant::now();
+    Scan::new(now, (now, Some(second(at))), Ok(Found::default()), before)
+}
+
+fn last_use(scan: &Scan) -> Option<i64> {
+    match reported(scan) {
+        Some(Use::Unused { last_used, .. }) => last_used.map(Timestamp::as_second),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stopped_task_is_the_last_use_of_its_revision() {
+    assert_eq!(last_use(&unused(1_000, None)), None);
+    assert_eq!(last_use(&stopped(1_000, Some(900), None)), Some(901));
+    assert_eq!(
+        last_use(&stopped(1_000, None, None)),
+        Some(1_000),
+        "ECS does not say when: it may be just now"
+    );
+    let mut found = Found::default();
+    for time in [Some(second(5)), None, Some(second(7))] {
+        found.note_stopped(Some(&arn("web:3").to_string()), time, &task("a"));
+    }
+    let now = Instant::now();
+    let several = Scan::new(now, (now, Some(second(1_000))), Ok(found), None);
+    assert_eq!(last_use(&several), Some(1_000), "one of them may have stopped just now");
+}
+
+#[test]
+fn the_last_use_outlives_what_ecs_shows_of_it() {
+    let first = stopped(1_000, Some(900), None);
+    let second = unused(5_000, Some(&first));
+    assert_eq!(last_use(&second), Some(901));
+    assert_eq!(last_use(&stopped(5_000, Some(4_000), Some(&first))), Some(4_001));
+    assert_eq!(last_use(&unused(8_200, Some(&second))), None, "more than two hours later");
+
+    let used = used_at(1_000, None);
+    assert_eq!(last_use(&unused(1_055, Some(&used))), Some(1_000), "no task of it has stopped");
+    let failed = failed(Some(&used));
+    assert_eq!(last_use(&unused(1_110, Some(&failed))), Some(1_000), "a failed scan forgets nothing");
+}
+
+#[test]
+fn a_scan_at_an_unknown_time_says_so() {
+    let now = Instant::now();
+    let scan = Scan::new(now, (now, None), Ok(Found::default()), None);
+    assert_eq!(reported(&scan), Some(Use::Unused { at: None, last_used: None }));
+    assert_eq!(scan.scanned_at(), None);
+    assert_eq!(unused(10, None).scanned_at(), Some(second(10)));
+    assert_eq!(failed(None).scanned_at(), None);
+}
+
+#[test]
+fn scans_are_judged_by_the_median_of_the_last_five() {
+    let mut last = scan(60, Ok(Found::default()), None);
+    for (took, median) in [(1, 60), (1, 1), (9, 9), (9, 9), (1, 1), (1, 1)] {
+        last = scan(took, Ok(Found::default()), Some(&last));
+        assert_eq!(last.timing.median, Duration::from_secs(median));
+    }
+    assert_eq!(failed(Some(&last)).timing.median, Duration::from_secs(1));
+}
+
+#[test]
+fn each_user_is_counted_once_and_five_are_named() {
+    let mut found = Found::default();
+    let web = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
+    for id in ["f", "e", "d", "c", "b", "a", "a"] {
+        found.note(Some(&arn("web:3").to_string()), &task(id));
+    }
+    found.note(Some(&arn("web:3").to_string()), &web);
+    let scan = scan(0, Ok(found), None);
+    let Some(Use::InUse(users)) = reported(&scan) else { panic!("in use") };
+    let named: Vec<String> = users.named.iter().map(ToString::to_string).collect();
+    assert_eq!(named, ["service/prod/web", "task/prod/a", "task/prod/b", "task/prod/c", "task/prod/d"]);
+    assert_eq!(users.more, 2);
+    assert_eq!(
+        scan.of(&arn("web:30"), Purpose::Report, after(0, &scan)),
+        Some(Use::Unused { at: Some(second(0)), last_used: None })
+    );
+}
+
+#[test]
+fn nobody_is_the_same_whenever_it_was_found_out() {
+    let nobody = |at| Use::Unused { at: Some(second(at)), last_used: None };
+    let by = |id: &str| Use::InUse(Users { named: vec![task(id)], more: 0 });
+    assert!(nobody(1).is_equivalent(&nobody(2)));
+    assert!(by("a").is_equivalent(&by("a")));
+    assert!(!by("a").is_equivalent(&by("b")));
+    assert!(!by("a").is_equivalent(&nobody(1)));
+    assert!(!nobody(1).is_equivalent(&by("a")));
+    let used_at = |at| Use::Unused { at: Some(second(9)), last_used: Some(second(at)) };
+    assert!(used_at(1).is_equivalent(&used_at(1)));
+    assert!(!used_at(1).is_equivalent(&used_at(2)) && !used_at(1).is_equivalent(&nobody(9)));
+    assert!(!nobody(1).is_equivalent(&Use::Unused { at: None, last_used: None }));
+}
+
+#[test]
+fn a_scan_that_fails_takes_nothing_back_that_is_still_fresh() {
+    let first = scan(2, Ok(Found::default()), None);
+    assert_eq!((first.age(after(30, &first)), first.retry()), (Duration::from_secs(30), None));
+    let failure = || Failure::new(FailureKind::ServerFault, "a fault");
+    let fails = |from, to, before| {
+        Scan::new(after(from, &first), (after(to, &first), None), Err(failure()), Some(before))
+    };
+    let second = fails(53, 55, &first);
+    assert_eq!(second.retry(), Some(after(60, &first)));
+    let known = |scan: &Scan, purpose, seconds| scan.of(&arn("web:3"), purpose, after(seconds, &first));
+    assert!(matches!(known(&second, Purpose::Report, 59), Some(Use::Unused { .. })));
+    assert_eq!(known(&second, Purpose::Deregister, 59), None, "too old to deregister, and yet not unknown");
+    let third = fails(60, 61, &second);
+    assert_eq!(third.retry(), Some(after(71, &first)));
+    for purpose in [Purpose::Report, Purpose::Deregister] {
+        assert_eq!(known(&third, purpose, 61), Some(Use::Unknown(failure())));
+        assert!(third.is_known(purpose, after(61, &first)));
+    }
+    let cool_down = Purpose::CoolDown { until: after(86_400, &first) };
+    assert!(matches!(known(&third, cool_down, 61), Some(Use::Unused { .. })), "repeated before it matters");
+    assert_eq!(known(&third, Purpose::Report, 121), None, "too long ago");
+    assert!(!third.is_known(Purpose::Report, after(121, &first)));
+}
+
+#[test]
+fn a_failed_scan_says_that_anything_may_be_in_use_and_is_tried_again_ever_more_slowly() {
+    let mut scan = failed(None);
+    for wait in [5, 10, 20, 30, 30] {
+        assert!(matches!(reported(&scan), Some(Use::Unknown(_))));
+        assert_eq!(scan.retry(), Some(after(wait, &scan)));
+        scan = failed(Some(&scan));
+    }
+    let scan = self::scan(0, Ok(Found::default()), Some(&scan));
+    assert!(matches!(reported(&scan), Some(Use::Unused { .. })));
+}

@@ -1,0 +1,244 @@
+//! The calls that find who uses which revisions in an account and region: one after another, at half of ECS's own rates.
+
+use std::collections::HashSet;
+
+use aws_config::SdkConfig;
+use aws_sdk_ecs::types::{DesiredStatus, Service, ServiceRevision, Task};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::aws::{
+    response::{Failure, FailureKind},
+    usage::{Found, User, short},
+    usage_scanner::{
+        calls::{CallError, Described},
+        reader::{EcsReader, SERVICE_DEPLOYMENTS, SERVICE_REVISIONS, SERVICES, TASKS},
+        references::{
+            Listed, References, has_hidden_references, is_deploying, is_under_way, names_predecessor,
+        },
+    },
+};
+
+mod calls;
+mod reader;
+mod references;
+
+/// Makes scans, one at a time.
+pub(super) struct UsageScanner {
+    ecs: EcsReader,
+    /// The clusters that did not exist when they were last scanned, although ECS lists them.
+    gone: HashSet<String>,
+}
+
+impl UsageScanner {
+    pub(super) fn new(config: &SdkConfig) -> Self {
+        Self { ecs: EcsReader::new(config), gone: HashSet::new() }
+    }
+
+    /// Returns all users of all revisions: the services of every cluster with their deployments, task sets and rollbacks, and the tasks
+    /// that have not stopped; and the references that could not be resolved.
+    ///
+    /// A cluster that is listed and does not exist has no users once two scans in a row have found it so.
+    ///
+    /// # Errors
+    /// Returns a failure if a call fails, other than for one service's or one cluster's sake: then nothing is known.
+    pub(super) async fn scan(&mut self) -> Result<Found, Failure> {
+        let mut found = Found::default();
+        let clusters = self.ecs.list_clusters().await.map_err(CallError::into_failure)?;
+        self.gone.retain(|cluster| clusters.contains(cluster));
+        for cluster in &clusters {
+            let scanned = self.scan_cluster(cluster, &mut found).await;
+            if let Err(CallError::ClusterGone(failure)) = scanned {
+                let is_first = self.gone.insert(cluster.clone());
+                if is_first {
+                    found.note_unresolved(format!("cluster/{}", short(cluster)), failure);
+                }
+                continue;
+            }
+            self.gone.remove(cluster);
+            scanned.map_err(CallError::into_failure)?;
+        }
+        Ok(found)
+    }
+
+    async fn scan_cluster(&mut self, cluster: &str, found: &mut Found) -> Result<(), CallError> {
+        for arns in self.ecs.list_services(cluster).await?.chunks(SERVICES) {
+            for (arn, service) in self.ecs.describe_services(cluster, arns).await? {
+                Box::pin(self.note_service(cluster, &arn, service, found)).await?;
+            }
+        }
+        for status in [DesiredStatus::Running, DesiredStatus::Stopped] {
+            for arns in self.ecs.list_tasks(cluster, &status).await?.chunks(TASKS) {
+                for (arn, task) in self.ecs.describe_tasks(cluster, arns).await? {
+                    note_task(cluster, &arn, task, found);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what a service uses. A service that was changed or deleted between two calls is described a second time.
+    async fn note_service(
+        &mut self,
+        cluster: &str,
+        arn: &str,
+        service: Described<Service>,
+        found: &mut Found,
+    ) -> Result<(), CallError> {
+        let mut references = self.references(cluster, service).await?;
+        if references.unresolved.is_some() && !references.is_denied() {
+            references = References::default();
+            for (_, service) in self.ecs.describe_services(cluster, &[arn.to_owned()]).await? {
+                references = self.references(cluster, service).await?;
+            }
+        }
+        let user = User::Service { cluster: short(cluster).to_owned(), name: short(arn).to_owned() };
+        for task_definition in &references.task_definitions {
+            found.note(Some(task_definition), &user);
+        }
+        if let Some(failure) = references.unresolved {
+            found.note_unresolved(user.to_string(), failure);
+        }
+        Ok(())
+    }
+
+    async fn references(
+        &mut self,
+        cluster: &str,
+        service: Described<Service>,
+    ) -> Result<References, CallError> {
+        let mut references = References::default();
+        match service {
+            // A deleted service is shown for a while.
+            Described::Found(service) if service.status() == Some("INACTIVE") => {}
+            Described::Missing(_) => {}
+            Described::Unclear(failure) => references.fail(failure),
+            Described::Found(service) => {
+                references = References::of(&service);
+                if has_hidden_references(&service) {
+                    self.add_deployments(cluster, &service, &mut references).await?;
+                }
+                self.add_service_revisions(&mut references).await?;
+            }
+        }
+        Ok(references)
+    }
+
+    /// Adds what the service deployments under way deploy, replace, and are rolled back to.
+    async fn add_deployments(
+        &mut self,
+        cluster: &str,
+        service: &Service,
+        references: &mut References,
+    ) -> Result<(), CallError> {
+        let arn = service.service_arn().unwrap_or_default();
+        let listed = self.ecs.list_service_deployments(cluster, arn).await;
+        let Some(listed) = unless_refused(listed, references)? else { return Ok(()) };
+        let listed = Listed::new(service, &listed);
+        for deployment in &listed.under_way {
+            references.add_listed(deployment);
+        }
+        let mut is_deploying = !listed.under_way.is_empty() || is_deploying(service);
+        // A deployment without an ARN cannot be described.
+        let mut is_clear = !listed.arns.is_empty()
+            && listed.under_way.iter().all(|it| it.service_deployment_arn().is_some());
+        for arns in listed.arns.chunks(SERVICE_DEPLOYMENTS) {
+            let described = match self.ecs.describe_service_deployments(arns).await {
+                // The list names what a deployment replaces unless that was deployed more than 90 days ago.
+                Err(CallError::Failed(failure)) if failure.kind == FailureKind::AccessDenied => {
+                    if listed.last_success.is_none() {
+                        references.fail(failure);
+                    }
+                    continue;
+                }
+                other => unless_refused(other, references)?.unwrap_or_default(),
+            };
+            for (_, deployment) in described {
+                match deployment {
+                    Described::Found(deployment) if is_under_way(deployment.status()) => {
+                        is_deploying = true;
+                        is_clear &= names_predecessor(service, &deployment);
+                        references.add_described(&deployment);
+                    }
+                    Described::Found(_) => {}
+                    Described::Missing(failure) | Described::Unclear(failure) => references.fail(failure),
+                }
+            }
+        }
+        match listed.last_success.filter(|_| is_deploying) {
+            Some(deployment) => references.add_listed(deployment),
+            None if is_deploying && !is_clear => {
+                references.unclear("DescribeServiceDeployments", "what a deployment replaces is not known");
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn add_service_revisions(&mut self, references: &mut References) -> Result<(), CallError> {
+        let arns: Vec<String> = references.service_revisions.iter().cloned().collect();
+        for arns in arns.chunks(SERVICE_REVISIONS) {
+            let answer = self.ecs.describe_service_revisions(arns).await;
+            for (arn, revision) in unless_refused(answer, references)?.unwrap_or_default() {
+                match revision {
+                    Described::Found(ServiceRevision { task_definition: Some(it), .. }) => {
+                        references.task_definitions.insert(it);
+                    }
+                    Described::Found(_) => {
+                        let text = format!("{arn} names no task definition");
+                        references.unclear("DescribeServiceRevisions", &text);
+                    }
+                    Described::Missing(failure) | Described::Unclear(failure) => references.fail(failure),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the answer about one service. Returns `None` if ECS refused: then the service's references are unresolved, and the scan
+/// continues.
+fn unless_refused<T>(
+    answer: Result<T, CallError>,
+    references: &mut References,
+) -> Result<Option<T>, CallError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(CallError::ServiceGone(failure)) => {
+            references.fail(failure);
+            Ok(None)
+        }
+        Err(CallError::Failed(failure))
+            if matches!(failure.kind, FailureKind::AccessDenied | FailureKind::Refused) =>
+        {
+            references.fail(failure);
+            Ok(None)
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// A task of a service stands for the service. One that has stopped is shown for an hour.
+fn note_task(cluster: &str, arn: &str, task: Described<Task>, found: &mut Found) {
+    let (cluster, id) = (short(cluster).to_owned(), short(arn).to_owned());
+    let task = match task {
+        Described::Found(task) => task,
+        Described::Missing(_) => return,
+        Described::Unclear(failure) => {
+            return found.note_unresolved(User::Task { cluster, id }.to_string(), failure);
+        }
+    };
+    let user = match task.group().and_then(|group| group.strip_prefix("service:")) {
+        Some(name) => User::Service { cluster, name: name.to_owned() },
+        None => User::Task { cluster, id },
+    };
+    if matches!(task.last_status(), Some("STOPPED" | "DELETED")) {
+        let at = task.stopped_at().or(task.execution_stopped_at()).or(task.stopping_at());
+        let at = at.and_then(|at| Timestamp::from_second(at.secs()).ok());
+        found.note_stopped(task.task_definition_arn(), at, &user);
+    } else {
+        found.note(task.task_definition_arn(), &user);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! The calls of a usage scan to ECS, each at half of the rate of its bucket.
+
+use aws_config::SdkConfig;
+use aws_sdk_ecs::{
+    Client,
+    types::{
+        DesiredStatus, ResourceManagementType, Service, ServiceDeployment, ServiceDeploymentBrief,
+        ServiceRevision, Task,
+    },
+};
+use futures::TryFutureExt;
+
+use crate::aws::{
+    permit_queue::Pacing,
+    usage_scanner::calls::{Bucket, CallError, Described, described, paced, pages},
+};
+
+/// The most that a page, and a batch, of each API holds.
+/// Source: the ECS API Reference, at each action.
+const PAGE: i32 = 100;
+pub(super) const SERVICES: usize = 10;
+pub(super) const TASKS: usize = 100;
+pub(super) const SERVICE_DEPLOYMENTS: usize = 20;
+pub(super) const SERVICE_REVISIONS: usize = 20;
+
+/// Half of ECS's buckets.
+/// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
+const SMALL: Pacing = Pacing { per_second: 10.0, burst: 25 };
+const LARGE: Pacing = Pacing { per_second: 10.0, burst: 50 };
+
+/// ECS, as a scan reads it.
+pub(super) struct EcsReader {
+    client: Client,
+    clusters: Bucket,
+    services: Bucket,
+    tasks: Bucket,
+    deployments: Bucket,
+    revisions: Bucket,
+}
+
+impl EcsReader {
+    pub(super) fn new(config: &SdkConfig) -> Self {
+        Self {
+            client: Client::new(config),
+            clusters: Bucket::new(SMALL),
+            services: Bucket::new(LARGE),
+            tasks: Bucket::new(LARGE),
+            deployments: Bucket::new(SMALL),
+            revisions: Bucket::new(SMALL),
+        }
+    }
+
+    pub(super) async fn list_clusters(&mut self) -> Result<Vec<String>, CallError> {
+        let client = &self.client;
+        pages(&mut self.clusters, "ListClusters", |token| {
+            let call = client.list_clusters().max_results(PAGE).set_next_token(token).send();
+            call.map_ok(|page| (page.cluster_arns, page.next_token))
+        })
+        .await
+    }
+
+    /// Lists the services that ECS manages as well: it is not documented whether they are listed without this filter.
+    pub(super) async fn list_services(&mut self, cluster: &str) -> Result<Vec<String>, CallError> {
+        let (client, mut all) = (&self.client, Vec::new());
+        for managed_by in [None, Some(ResourceManagementType::Ecs)] {
+            let listed = pages(&mut self.services, "ListServices", |token| {
+                let call = client.list_services().cluster(cluster).max_results(PAGE).set_next_token(token);
+                let call = call.set_resource_management_type(managed_by.clone()).send();
+                call.map_ok(|page| (page.service_arns, page.next_token))
+            });
+            all.extend(listed.await?);
+        }
+        all.sort();
+        all.dedup();
+        Ok(all)
+    }
+
+    pub(super) async fn describe_services(
+        &mut self,
+        cluster: &str,
+        arns: &[String],
+    ) -> Result<Vec<(String, Described<Service>)>, CallError> {
+        let operation = "DescribeServices";
+        let call =
+            || self.client.describe_services().cluster(cluster).set_services(Some(arns.to_vec())).send();
+        let answer = paced(&mut self.services, operation, call).await?;
+        let services = answer.services.unwrap_or_default();
+        let failures = answer.failures.unwrap_or_default();
+        Ok(described(operation, arns, services, Service::service_arn, &failures))
+    }
+
+    pub(super) async fn list_tasks(
+        &mut self,
+        cluster: &str,
+        status: &DesiredStatus,
+    ) -> Result<Vec<String>, CallError> {
+        let client = &self.client;
+        pages(&mut self.tasks, "ListTasks", |token| {
+            let call = client.list_tasks().cluster(cluster).desired_status(status.clone()).max_results(PAGE);
+            let call = call.set_next_token(token).send();
+            call.map_ok(|page| (page.task_arns, page.next_token))
+        })
+        .await
+    }
+
+    pub(super) async fn describe_tasks(
+        &mut self,
+        cluster: &str,
+        arns: &[String],
+    ) -> Result<Vec<(String, Described<Task>)>, CallError> {
+        let operation = "DescribeTasks";
+        let call = || self.client.describe_tasks().cluster(cluster).set_tasks(Some(arns.to_vec())).send();
+        let answer = paced(&mut self.tasks, operation, call).await?;
+        let tasks = answer.tasks.unwrap_or_default();
+        let failures = answer.failures.unwrap_or_default();
+        Ok(described(operation, arns, tasks, Task::task_arn, &failures))
+    }
+
+    /// Lists service deployments in every status, so that none is missed that a later version of the API adds.
+    pub(super) async fn list_service_deployments(
+        &mut self,
+        cluster: &str,
+        service: &str,
+    ) -> Result<Vec<ServiceDeploymentBrief>, CallError> {
+        let client = &self.client;
+        pages(&mut self.deployments, "ListServiceDeployments", |token| {
+            let call = client.list_service_deployments().cluster(cluster).service(service).max_results(PAGE);
+            let call = call.set_next_token(token).send();
+            call.map_ok(|page| (page.service_deployments, page.next_token))
+        })
+        .await
+    }
+
+    pub(super) async fn describe_service_deployments(
+        &mut self,
+        arns: &[String],
+    ) -> Result<Vec<(String, Described<ServiceDeployment>)>, CallError> {
+        let operation = "DescribeServiceDeployments";
+        let call = || {
+            self.client.describe_service_deployments().set_service_deployment_arns(Some(arns.to_vec())).send()
+        };
+        let answer = paced(&mut self.deployments, operation, call).await?;
+        let deployments = answer.service_deployments.unwrap_or_default();
+        let failures = answer.failures.unwrap_or_default();
+        Ok(described(operation, arns, deployments, ServiceDeployment::service_deployment_arn, &failures))
+    }
+
+    pub(super) async fn describe_service_revisions(
+        &mut self,
+        arns: &[String],
+    ) -> Result<Vec<(String, Described<ServiceRevision>)>, CallError> {
+        let operation = "DescribeServiceRevisions";
+        let call =
+            || self.client.describe_service_revisions().set_service_revision_arns(Some(arns.to_vec())).send();
+        let answer = paced(&mut self.revisions, operation, call).await?;
+        let revisions = answer.service_revisions.unwrap_or_default();
+        let failures = answer.failures.unwrap_or_default();
+        Ok(described(operation, arns, revisions, ServiceRevision::service_revision_arn, &failures))
+    }
+}

@@ -1,0 +1,180 @@
+//! What the descriptions of a service and of its service deployments say about the task definitions it uses. Pure.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_ecs::{
+    primitives::DateTime,
+    types::{
+        DeploymentConfiguration, DeploymentController, DeploymentControllerType as Controller,
+        DeploymentRolloutState as RolloutState, DeploymentStrategy, Rollback, Service, ServiceDeployment,
+        ServiceDeploymentBrief, ServiceDeploymentStatus as Status, ServiceRevisionSummary,
+    },
+};
+
+use crate::aws::{
+    response::{Failure, FailureKind},
+    usage_scanner::calls::unclear,
+};
+
+/// How many seconds after its service the first service deployment may have been created.
+const CREATED_TOGETHER: i64 = 60;
+
+/// How one service refers to task definitions.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    /// Task definitions that ECS names.
+    pub(super) task_definitions: BTreeSet<String>,
+    /// Service revisions whose task definitions `DescribeServiceRevisions` returns.
+    pub(super) service_revisions: BTreeSet<String>,
+    /// Why a reference could not be resolved; the first one, but an access denial before all others.
+    pub(super) unresolved: Option<Failure>,
+}
+
+impl References {
+    /// Returns the references that the description of a service shows.
+    pub(super) fn of(service: &Service) -> Self {
+        let mut references = Self::default();
+        let current = service.current_service_revisions().iter();
+        for arn in current.map(|it| it.arn()) {
+            references.service_revision("DescribeServices", arn);
+        }
+        let names_revisions = !references.service_revisions.is_empty();
+        let own = service.task_definition();
+        let deployments: Vec<_> = service.deployments().iter().map(|it| it.task_definition()).collect();
+        let task_sets: Vec<_> = service.task_sets().iter().map(|it| it.task_definition()).collect();
+        let named = deployments.iter().chain(&task_sets).chain([&own]).copied().flatten();
+        references.task_definitions.extend(named.map(str::to_owned));
+        if task_sets.contains(&None) {
+            references.unclear("DescribeServices", "a task set names no task definition");
+        }
+        // An Express Mode service refers to service revisions instead.
+        if deployments.contains(&None) && (own.is_some() || !names_revisions) {
+            references.unclear("DescribeServices", "a deployment names no task definition");
+        }
+        // A service that is deployed from outside refers to nothing before it has a task set.
+        let has_no_task_set = controller(service) == Controller::External && service.task_sets.is_some();
+        if references.task_definitions.is_empty() && !names_revisions && !has_no_task_set {
+            references.unclear("DescribeServices", "the service names no task definition");
+        }
+        if ![Controller::Ecs, Controller::CodeDeploy, Controller::External].contains(&controller(service)) {
+            let text = format!("unknown deployment controller {}", controller(service));
+            references.unclear("DescribeServices", &text);
+        }
+        references
+    }
+
+    /// Adds the references of a service deployment as `ListServiceDeployments` shows it.
+    pub(super) fn add_listed(&mut self, deployment: &ServiceDeploymentBrief) {
+        self.service_revision("ListServiceDeployments", deployment.target_service_revision_arn());
+    }
+
+    /// Adds the references of a service deployment that is under way.
+    pub(super) fn add_described(&mut self, deployment: &ServiceDeployment) {
+        let operation = "DescribeServiceDeployments";
+        let target = deployment.target_service_revision();
+        self.service_revision(operation, target.and_then(ServiceRevisionSummary::arn));
+        for source in deployment.source_service_revisions() {
+            self.service_revision(operation, source.arn());
+        }
+        if let Some(rollback) = deployment.rollback() {
+            self.service_revision(operation, rollback.service_revision_arn());
+        }
+    }
+
+    pub(super) fn fail(&mut self, failure: Failure) {
+        let is_denied = |it: &Failure| it.kind == FailureKind::AccessDenied;
+        // Only a denial is certain to need manual intervention.
+        let kind = if is_denied(&failure) { failure.kind } else { FailureKind::Unavailable };
+        if self.unresolved.is_none() || is_denied(&failure) && !self.is_denied() {
+            self.unresolved = Some(Failure::new(kind, failure.message));
+        }
+    }
+
+    pub(super) fn is_denied(&self) -> bool {
+        self.unresolved.as_ref().is_some_and(|it| it.kind == FailureKind::AccessDenied)
+    }
+
+    pub(super) fn unclear(&mut self, operation: &str, text: &str) {
+        self.fail(unclear(operation, text));
+    }
+
+    fn service_revision(&mut self, operation: &str, arn: Option<&str>) {
+        match arn.filter(|it| !it.is_empty()) {
+            Some(arn) => drop(self.service_revisions.insert(arn.to_owned())),
+            None => self.unclear(operation, "a service revision has no ARN"),
+        }
+    }
+}
+
+/// The service deployments of a service, as `ListServiceDeployments` shows them: those of the last 90 days.
+pub(super) struct Listed<'a> {
+    pub(super) under_way: Vec<&'a ServiceDeploymentBrief>,
+    /// The latest successful one, which ECS rolls back to.
+    pub(super) last_success: Option<&'a ServiceDeploymentBrief>,
+    /// The ARNs to describe: those under way, and the service's current one if it is older.
+    pub(super) arns: Vec<String>,
+}
+
+impl<'a> Listed<'a> {
+    pub(super) fn new(service: &Service, listed: &'a [ServiceDeploymentBrief]) -> Self {
+        let under_way: Vec<_> = listed.iter().filter(|it| is_under_way(it.status())).collect();
+        let successes = listed.iter().filter(|it| it.status() == Some(&Status::Successful));
+        let last_success =
+            successes.max_by_key(|it| it.finished_at().or(it.created_at()).map(DateTime::secs));
+        let arns = under_way.iter().filter_map(|it| it.service_deployment_arn());
+        let is_listed = |arn: &&str| listed.iter().any(|it| it.service_deployment_arn() == Some(arn));
+        let current = service.current_service_deployment().filter(|arn| !is_listed(arn));
+        let arns = arns.chain(current).map(str::to_owned).collect();
+        Self { under_way, last_success, arns }
+    }
+}
+
+/// Returns true if service deployments may refer to service revisions that the description of the service does not show: those
+/// that a deployment under way replaces and would be rolled back to. A single rolling deployment that is completed replaces
+/// nothing, and task sets are all shown.
+/// Source: `rolloutState` of `Deployment`, Amazon ECS API Reference.
+pub(super) fn has_hidden_references(service: &Service) -> bool {
+    let strategy = service.deployment_configuration().and_then(DeploymentConfiguration::strategy);
+    let is_rolling = strategy.is_none_or(|it| *it == DeploymentStrategy::Rolling);
+    let is_completed = |state: &RolloutState| *state == RolloutState::Completed;
+    let is_steady = matches!(service.deployments(), [only] if only.rollout_state().is_some_and(is_completed));
+    controller(service) == Controller::Ecs && !(is_rolling && is_steady)
+}
+
+/// Returns true if the description of the service shows a deployment in progress.
+pub(super) fn is_deploying(service: &Service) -> bool {
+    service.deployments().iter().any(|it| it.rollout_state() == Some(&RolloutState::InProgress))
+}
+
+/// Returns true unless the status is known to be final. A missing or unknown status counts as under way.
+pub(super) fn is_under_way(status: Option<&Status>) -> bool {
+    let is_over = |status: &Status| {
+        matches!(
+            status,
+            Status::Successful | Status::Stopped | Status::RollbackSuccessful | Status::RollbackFailed
+        )
+    };
+    !status.is_some_and(is_over)
+}
+
+/// Returns true if ECS says what a service deployment replaces: it names service revisions, or it names none in a deployment that was
+/// created with the service.
+/// Source: `describe-service-deployments`, AWS CLI Command Reference, shows an empty list for the first deployment.
+pub(super) fn names_predecessor(service: &Service, deployment: &ServiceDeployment) -> bool {
+    let is_first = || {
+        let created = [service.created_at(), deployment.created_at()].map(|it| it.map(DateTime::secs));
+        deployment.source_service_revisions.as_ref().is_some_and(Vec::is_empty)
+            && matches!(created, [Some(service), Some(first)] if first <= service + CREATED_TOGETHER)
+    };
+    let rollback = deployment.rollback().and_then(Rollback::service_revision_arn);
+    !deployment.source_service_revisions().is_empty() || rollback.is_some() || is_first()
+}
+
+/// Returns the deployment controller. The default is ECS.
+/// Source: `deploymentController` of `CreateService`, Amazon ECS API Reference.
+fn controller(service: &Service) -> Controller {
+    service.deployment_controller().map_or(Controller::Ecs, |it| DeploymentController::r#type(it).clone())
+}
+
+#[cfg(test)]
+mod tests;

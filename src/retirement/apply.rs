@@ -1,0 +1,235 @@
+//! What a reconcile does at ECS: it observes the next few revisions, plans, and deregisters. I/O.
+
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use tokio::time::Instant;
+
+use crate::{
+    api::{Priority, RevisionStatus, TaskDefinitionRetirement},
+    aws::session::Session,
+    aws::{
+        freshness::Purpose,
+        rate_limiter::ResourceKey,
+        response::{Description, FailureKind, Newest, Outcome, Status},
+    },
+    retirement::{
+        observe::is_throttled,
+        plan::{Deregistration, Step, is_retired, must_wait, needs_usage, plan},
+        reconcile::{Context, Error, key, read},
+        requeue::{self, Progress},
+        resolve::{Entry, Target},
+        row::recorded_row,
+        status_writer::Record,
+    },
+    shutdown::Delay,
+    task_definition::Arn,
+};
+
+/// What a pass did at ECS.
+pub(super) struct BatchResult {
+    pub(super) outcomes: BTreeMap<String, Outcome>,
+    /// The entries that wait for the next usage scan, and how long their cool-down lasts.
+    pub(super) watched: BTreeMap<String, Option<Duration>>,
+    /// When the usage scan that tells of all revisions that cool down ended, by AWS's clock.
+    pub(super) scanned_at: Option<Timestamp>,
+    pub(super) progress: Progress,
+    /// Whether Kubernetes answered whenever it had to.
+    pub(super) end: Result<(), Error>,
+    /// Held from before the first irreversible call. Keep it until the answers are recorded.
+    pub(super) delay: Option<Delay>,
+}
+
+impl BatchResult {
+    pub(super) fn outage() -> Self {
+        Self { progress: Progress::Outage, ..Self::begin() }
+    }
+
+    pub(super) fn begin() -> Self {
+        let (outcomes, watched) = (BTreeMap::new(), BTreeMap::new());
+        let progress = Progress::Locked;
+        Self { outcomes, watched, scanned_at: None, progress, end: Ok(()), delay: None }
+    }
+}
+
+/// The newest revision of each family, as listed before the revisions that are described now.
+pub(super) type NewestByFamily = BTreeMap<String, Newest>;
+
+/// What the steps of a pass at ECS have at hand.
+pub(super) struct Batch<'a> {
+    api: &'a Api<TaskDefinitionRetirement>,
+    pub(super) resource: &'a TaskDefinitionRetirement,
+    pub(super) session: &'a Session,
+    pub(super) context: &'a Context,
+    pub(super) key: ResourceKey,
+    /// Delays shutdown once an irreversible call is about to be made.
+    delay: OnceLock<Delay>,
+    /// The time by AWS's clock, or `None` while that is unknown.
+    pub(super) now: Option<Timestamp>,
+}
+
+/// Why a pass ends before it is through.
+pub(super) enum Stop {
+    Now(Progress),
+    Kubernetes(Error),
+}
+
+/// Looks at the next few entries, and deregisters those that are to be.
+pub(super) async fn act(
+    api: &Api<TaskDefinitionRetirement>,
+    record: &Record<'_>,
+    entries: &[Entry],
+    session: &Session,
+    (context, now): (&Context, Option<Timestamp>),
+) -> BatchResult {
+    let resource = record.resource();
+    let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
+    let key = key(resource);
+    let batch = Batch { api, resource, session, context, key, delay: OnceLock::new(), now };
+    let mut result = batch.wait_from_cache(entries, rows);
+    let rest = entries.iter().filter(|entry| !result.watched.contains_key(&entry.revision));
+    let (began, mut is_refused, mut newest) = (Instant::now(), false, BTreeMap::new());
+    for entry in requeue::select_batch(rest, rows, (context.clock)()) {
+        let Target::Resolved(arn) = &entry.target else { continue };
+        let Some(_claim) = context.claims.take(arn) else { continue };
+        if !(context.is_active)() || began.elapsed() > requeue::BATCH_TIME {
+            result.progress = Progress::Made;
+            break;
+        }
+        let recorded = recorded_row(entry, rows);
+        let outcome = match batch.step(arn, recorded, &mut newest).await {
+            Ok(outcome) => outcome,
+            // While ECS refuses, none is worth a place in the line that has been tried before: it is tried again after a pause.
+            Err(Stop::Now(Progress::Queued)) if is_refused && is_retry(recorded) => {
+                result.progress = Progress::Made;
+                break;
+            }
+            Err(Stop::Now(progress)) => {
+                result.progress = progress;
+                break;
+            }
+            Err(Stop::Kubernetes(error)) => {
+                result.end = Err(error);
+                break;
+            }
+        };
+        let is_missing = |kind| matches!(kind, FailureKind::Absent | FailureKind::Deleted);
+        is_refused |= outcome.failure().is_some_and(|kind| !is_missing(kind));
+        // More calls now would only make it worse; but a describe for a time only is not worth the others' permit.
+        result.progress = match outcome.failure().filter(|_| !recorded.is_some_and(is_retired)) {
+            Some(FailureKind::Throttled) => Progress::Throttled,
+            Some(FailureKind::Unavailable) => Progress::Outage,
+            _ => Progress::Made,
+        };
+        if let Outcome::MustWait { usage, .. } = &outcome {
+            result.watched.insert(entry.revision.clone(), batch.cools_down_for(recorded, usage));
+        }
+        result.outcomes.insert(entry.revision.clone(), outcome);
+        if result.progress != Progress::Made {
+            break;
+        }
+    }
+    result.delay = batch.delay.into_inner();
+    result
+}
+
+impl Batch<'_> {
+    /// Looks at one revision, and deregisters it if it is to be.
+    async fn step(
+        &self,
+        arn: &Arn,
+        recorded: Option<&RevisionStatus>,
+        newest: &mut NewestByFamily,
+    ) -> Result<Outcome, Stop> {
+        let spec = &self.resource.spec;
+        let asks = needs_usage(spec, recorded);
+        let has_permit = || self.session.deregistrations.has_permit(&self.key);
+        if asks && has_permit() && self.usage(arn, Purpose::Deregister).is_none() {
+            return Err(Stop::Now(Progress::Verifying));
+        }
+        // A describe now would have to be made again.
+        if asks && self.session.usage.is_first_scan_pending() && self.usage(arn, Purpose::Report).is_none() {
+            return Err(Stop::Now(Progress::Scanning));
+        }
+        let seen = self.describe(arn, recorded, newest).await?;
+        let asks = asks && seen.as_ref().is_ok_and(|it| it.status == Status::Active);
+        let usage = if asks { self.usage(arn, Purpose::Report) } else { None };
+        match plan(spec, arn, recorded, seen, usage.as_ref(), self.now) {
+            Step::Report(seen) => Ok(Outcome::Described(seen)),
+            Step::Wait { before, usage } => Ok(Outcome::MustWait { before: Some(before), usage }),
+            Step::NeedUsage => Err(Stop::Now(Progress::Scanning)),
+            Step::Deregister { before, deregistration } => {
+                let Some(permit) = self.session.deregistrations.take(&self.key) else {
+                    if asks {
+                        self.session.usage.expect_permit(&self.key);
+                    }
+                    return Err(Stop::Now(Progress::Queued));
+                };
+                self.is_still_declared().await?;
+                if asks {
+                    // The permit is kept while a scan is made that is recent enough.
+                    let Some(usage) = self.usage(arn, Purpose::Deregister) else {
+                        permit.keep(&self.key);
+                        return Err(Stop::Now(Progress::Verifying));
+                    };
+                    if must_wait(spec, recorded, &usage, self.now) {
+                        return Ok(Outcome::MustWait { before: Some(before), usage });
+                    }
+                }
+                self.delay.get_or_init(|| self.context.shutdown.delay());
+                if !(self.context.is_active)() {
+                    return Err(Stop::Now(Progress::Made));
+                }
+                permit.spend();
+                Ok(self.deregister(before, &deregistration, newest).await)
+            }
+        }
+    }
+
+    /// Reads the resource uncached: if its spec has changed, what it says now is for the next batch.
+    async fn is_still_declared(&self) -> Result<(), Stop> {
+        let live = self.context.shutdown.abandon(read(self.api, self.resource)).await;
+        let live = live.ok_or(Stop::Now(Progress::Made))?.map_err(Stop::Kubernetes)?;
+        let generation = self.resource.metadata.generation;
+        let is_same = live.is_some_and(|live| live.metadata.generation == generation);
+        is_same.then_some(()).ok_or(Stop::Now(Progress::Made))
+    }
+
+    async fn deregister(
+        &self,
+        before: Description,
+        deregistration: &Deregistration,
+        newest: &mut NewestByFamily,
+    ) -> Outcome {
+        let (session, arn) = (self.session, deregistration.arn());
+        let reply = session.ecs.deregister(deregistration).await;
+        if is_throttled(&reply.answer) {
+            session.deregistrations.throttled();
+        }
+        if reply.answer.is_ok() {
+            session.usage.invalidate(&self.key, arn);
+        }
+        let after = if reply.is_due_for_ecs() {
+            let described = async {
+                match self.describe_ahead(arn).await {
+                    Err(absent) if reply.answer.is_err() && absent.kind == FailureKind::Absent => {
+                        self.missing(arn, absent, newest).await
+                    }
+                    seen => seen,
+                }
+            };
+            self.context.shutdown.abandon(described).await
+        } else {
+            None
+        };
+        Outcome::Deregistered { before, reply, after }
+    }
+}
+
+fn is_retry(recorded: Option<&RevisionStatus>) -> bool {
+    recorded.is_some_and(|row| row.reason.priority() != Priority::Untried)
+}
+
+#[cfg(test)]
+mod tests;

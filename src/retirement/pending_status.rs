@@ -1,0 +1,115 @@
+//! What ECS answered and no status holds yet, because a write failed: kept until one succeeds.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{
+    api::{RevisionStatus, TaskDefinitionRetirementStatus},
+    retirement::plan::is_retired,
+};
+
+/// Rows that are still to be written, by the uid of their resource.
+#[derive(Debug, Default)]
+pub struct PendingStatus {
+    rows: Mutex<HashMap<String, Vec<RevisionStatus>>>,
+}
+
+impl PendingStatus {
+    /// Keeps what ECS tells only once, that it has deregistered a revision, until [`Self::forget`]. All else can be learned again.
+    pub fn keep(&self, uid: &str, rows: impl Iterator<Item = RevisionStatus>) {
+        let mut pending_status = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        for row in rows.filter(is_retired) {
+            let kept = pending_status.entry(uid.to_owned()).or_default();
+            kept.retain(|older| older.revision != row.revision);
+            kept.push(row);
+        }
+    }
+
+    /// To be called once they are written, or the resource is gone.
+    pub fn forget(&self, uid: &str) {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// The recorded status with the rows that are still to be written in the place of older ones.
+    #[must_use]
+    pub fn restore(
+        &self,
+        uid: &str,
+        recorded: Option<TaskDefinitionRetirementStatus>,
+    ) -> Option<TaskDefinitionRetirementStatus> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned();
+        let mut status = recorded?;
+        for row in rows.into_iter().flatten() {
+            match status.revisions.iter_mut().find(|it| it.revision == row.revision) {
+                // Another process has been here since: ECS tells a request id only once.
+                Some(recorded) if is_retired(recorded) => {
+                    recorded.request_id = recorded.request_id.take().or(row.request_id);
+                }
+                Some(recorded) => *recorded = row,
+                None => status.revisions.push(row),
+            }
+        }
+        Some(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Reason;
+
+    fn row(revision: &str, status: &str, request_id: Option<&str>) -> RevisionStatus {
+        RevisionStatus {
+            revision: revision.to_owned(),
+            status: Some(status.to_owned()),
+            reason: if status == "ACTIVE" { Reason::Pending } else { Reason::Retired },
+            request_id: request_id.map(str::to_owned),
+            ..RevisionStatus::default()
+        }
+    }
+
+    fn restored(pending_status: &PendingStatus, recorded: Vec<RevisionStatus>) -> Vec<RevisionStatus> {
+        let status = TaskDefinitionRetirementStatus { revisions: recorded, ..Default::default() };
+        pending_status.restore("uid", Some(status)).expect("a status").revisions
+    }
+
+    #[test]
+    fn what_was_learned_replaces_what_is_recorded_until_it_is_written() {
+        let pending_status = PendingStatus::default();
+        let recorded = || vec![row("api:1", "ACTIVE", None), row("api:2", "ACTIVE", None)];
+        let learned = row("api:1", "INACTIVE", Some("request"));
+        pending_status.keep("uid", [learned.clone()].into_iter());
+        assert_eq!(restored(&pending_status, recorded()), [learned, row("api:2", "ACTIVE", None)]);
+        pending_status.forget("uid");
+        assert_eq!(restored(&pending_status, recorded()), recorded());
+    }
+
+    #[test]
+    fn the_latest_row_of_each_revision_is_kept_even_where_none_is_recorded() {
+        let pending_status = PendingStatus::default();
+        let (first, other) =
+            (row("api:1", "INACTIVE", Some("first")), row("api:2", "INACTIVE", Some("other")));
+        let latest = row("api:1", "INACTIVE", Some("latest"));
+        pending_status.keep("uid", [first, other.clone()].into_iter());
+        pending_status.keep("uid", [latest.clone(), row("api:3", "ACTIVE", None)].into_iter());
+        assert_eq!(
+            restored(&pending_status, Vec::new()),
+            [other, latest],
+            "what is ACTIVE can be learned again"
+        );
+        assert_eq!(pending_status.restore("uid", None), None);
+    }
+
+    #[test]
+    fn what_another_process_recorded_since_is_only_completed() {
+        let pending_status = PendingStatus::default();
+        pending_status
+            .keep("uid", [row("api:1", "INACTIVE", Some("ours")), row("api:2", "ACTIVE", None)].into_iter());
+        let deleted = |request_id| row("api:1", "DELETE_IN_PROGRESS", request_id);
+        let recorded = vec![deleted(None), row("api:2", "INACTIVE", Some("theirs"))];
+        let expected = [deleted(Some("ours")), row("api:2", "INACTIVE", Some("theirs"))];
+        assert_eq!(restored(&pending_status, recorded), expected);
+    }
+}

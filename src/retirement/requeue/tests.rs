@@ -1,0 +1,228 @@
+//! When a resource is looked at, as tests of pure functions.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::SignedDuration,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    api::TaskDefinitionRetirementSpec,
+    retirement::{account_guard::AccountGuard, resolve, summary::Summary},
+};
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn rows(reasons: &[Reason]) -> Vec<RevisionStatus> {
+    let row = |(number, &reason): (usize, &Reason)| RevisionStatus {
+        revision: format!("api:{}", number + 1),
+        reason,
+        ..RevisionStatus::default()
+    };
+    reasons.iter().enumerate().map(row).collect()
+}
+
+fn refused_for(seconds: i64, reasons: &[Reason]) -> TaskDefinitionRetirementStatus {
+    let revisions = rows(reasons);
+    let since = NOW - SignedDuration::from_secs(seconds);
+    let conditions = Summary::of(&revisions, None).conditions(&[], Some(1), since);
+    TaskDefinitionRetirementStatus { conditions, revisions, ..Default::default() }
+}
+
+fn delay(seconds: i64, reasons: &[Reason], progress: Progress) -> Option<Duration> {
+    let none = BTreeMap::new();
+    requeue_delay(&refused_for(seconds, reasons), &none, progress, None, "uid", NOW)
+}
+
+#[test]
+fn a_refusal_is_asked_again_after_as_long_as_it_has_lasted_from_5_s_to_10_min() {
+    let about = |seconds: u64, delay: Option<Duration>| {
+        let delay = delay.expect("a refusal is asked again");
+        let shortest = Duration::from_secs(seconds);
+        assert!((shortest..=shortest * 6 / 5).contains(&delay), "{delay:?} for {shortest:?}");
+    };
+    about(5, delay(0, &[Reason::AccessDenied], Progress::Made));
+    about(5, delay(-60, &[Reason::AccessDenied], Progress::Made));
+    about(40, delay(40, &[Reason::Refused], Progress::Made));
+    about(600, delay(86_400, &[Reason::Refused], Progress::Made));
+    about(5, delay(86_400, &[Reason::Refused, Reason::Throttled], Progress::Made));
+    about(2, delay(86_400, &[Reason::Refused, Reason::Unavailable], Progress::Outage));
+}
+
+#[test]
+fn what_is_settled_is_left_alone() {
+    let settled = [
+        Reason::Retired,
+        Reason::Deleting,
+        Reason::Deleted,
+        Reason::NotFound,
+        Reason::Suspended,
+        Reason::DryRun,
+    ];
+    assert_eq!(delay(0, &settled, Progress::Made), None);
+}
+
+#[test]
+fn what_is_pending_goes_on_at_once_but_in_an_outage() {
+    let reasons = [Reason::Retired, Reason::Pending, Reason::AccessDenied];
+    assert_eq!(delay(60, &reasons, Progress::Made), Some(Duration::ZERO));
+    assert_eq!(delay(60, &reasons, Progress::Locked), Some(LOCKED_DELAY));
+    assert!(delay(60, &reasons, Progress::Outage) >= Some(OUTAGE_DELAY));
+}
+
+#[test]
+fn what_waits_for_the_end_of_use_is_told_and_looks_by_itself_when_its_quiet_time_is_over() {
+    let now = delay(0, &[Reason::InUse], Progress::Made);
+    assert_eq!(now, Some(Duration::ZERO), "nobody uses it any more, and its slice is still to come");
+    let delay = |reason, left: Option<u64>| {
+        let watched = BTreeMap::from([("api:1".to_owned(), left.map(Duration::from_secs))]);
+        requeue_delay(&refused_for(0, &[reason]), &watched, Progress::Made, None, "uid", NOW)
+    };
+    for (left, expected) in [(60, 60), (0, 1), (3_600, 600)] {
+        assert_eq!(delay(Reason::CoolingDown, Some(left)), Some(Duration::from_secs(expected)));
+    }
+    for reason in [Reason::InUse, Reason::AccessDenied] {
+        assert_eq!(delay(reason, None), Some(MISSED_SCAN_RESULT));
+    }
+}
+
+#[test]
+fn a_resource_that_waits_for_a_permit_or_a_scan_to_use_it_is_reconciled_without_being_woken() {
+    let mut status = refused_for(0, &[Reason::Pending]);
+    let place = QueuePosition { ahead: 9_999, waiting: 10_000, per_second: 0.5 };
+    let delay = |status: &TaskDefinitionRetirementStatus, progress| {
+        requeue_delay(status, &BTreeMap::new(), progress, Some(place), "uid", NOW)
+    };
+    assert_eq!(delay(&status, Progress::Verifying), Some(MISSED_SCAN));
+    assert_eq!(delay(&status, Progress::Queued), Some(Duration::from_secs(20_000) + MISSED_WAKEUP));
+    status.revisions[0].unused_since = Some(Time(NOW));
+    assert_eq!(delay(&status, Progress::Queued), Some(MISSED_SCAN_RESULT), "its cool-down counts on");
+}
+
+#[test]
+fn resources_that_were_refused_together_do_not_ask_again_together() {
+    let delays: std::collections::BTreeSet<Duration> =
+        (0..100).map(|uid| spread(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
+    assert!(delays.len() > 50);
+    let longest = LONGEST_DELAY * 6 / 5;
+    assert!(delays.iter().all(|delay| (LONGEST_DELAY..longest).contains(delay)));
+    assert!(delays.iter().any(|delay| *delay > LONGEST_DELAY * 11 / 10), "over the whole fifth");
+}
+
+#[test]
+fn whatever_failed_is_tried_again_after_a_pause() {
+    for (delay, shortest) in [
+        (after_outage("uid"), OUTAGE_DELAY),
+        (without_slot("uid"), SLOT_DELAY),
+        (after_error("uid"), SHORTEST_DELAY),
+        (after_conflict("uid"), CONFLICT_DELAY),
+        (after_panic("uid"), PANIC_DELAY),
+    ] {
+        assert!((shortest..shortest * 6 / 5).contains(&delay), "{delay:?} for {shortest:?}");
+    }
+}
+
+#[test]
+fn one_that_is_called_looks_by_itself_only_if_the_call_is_missed() {
+    let none = BTreeMap::new();
+    let status = refused_for(0, &[Reason::Pending]);
+    let delay = |progress, place| requeue_delay(&status, &none, progress, place, "uid", NOW);
+    assert_eq!(delay(Progress::Scanning, None), Some(MISSED_SCAN_RESULT));
+    assert_eq!(delay(Progress::Queued, None), Some(MISSED_WAKEUP));
+    let place = QueuePosition { ahead: 9, waiting: 20, per_second: 0.5 };
+    assert_eq!(delay(Progress::Queued, Some(place)), Some(Duration::from_secs(20) + MISSED_WAKEUP));
+    let stopped = QueuePosition { per_second: 0.0, ..place };
+    assert_eq!(delay(Progress::Queued, Some(stopped)), Some(LONGEST_DELAY + MISSED_WAKEUP));
+}
+
+#[test]
+fn a_refusal_has_lasted_since_the_resource_stalled_and_not_since_it_was_made() {
+    let mut status = refused_for(40, &[Reason::Refused]);
+    status.conditions[0].last_transition_time = Time(NOW - SignedDuration::from_hours(9));
+    let none = BTreeMap::new();
+    let delay = requeue_delay(&status, &none, Progress::Made, None, "uid", NOW).expect("it is asked again");
+    assert!((Duration::from_secs(40)..Duration::from_secs(48)).contains(&delay), "{delay:?}");
+}
+
+fn declared(count: usize) -> Vec<Entry> {
+    let identity = crate::aws::identity::Identity {
+        partition: "aws".to_owned(),
+        account: "012345678910".to_owned(),
+        region: "us-west-2".to_owned(),
+    };
+    let revisions = (1..=count).map(|number| format!("api:{number}")).collect();
+    let spec = TaskDefinitionRetirementSpec { revisions, ..Default::default() };
+    let allowed = BTreeSet::new();
+    let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
+    resolve::entries(&spec, Some(&identity), &guard)
+}
+
+#[test]
+fn what_was_refused_keeps_nothing_else_waiting() {
+    let mut reasons = vec![Reason::Refused; BATCH_SIZE + 5];
+    reasons.extend([Reason::Unavailable, Reason::Retired, Reason::Pending]);
+    let mut rows = rows(&reasons);
+    rows[BATCH_SIZE + 6].awaits = Some(crate::api::Awaits::Description);
+    let entries = declared(reasons.len());
+    let mut looked_at = BTreeSet::new();
+    for pass in 0..100 {
+        let slice = select_batch(entries.iter(), &rows, Timestamp::from_second(pass * 600).expect("a time"));
+        let slice: Vec<String> = slice.iter().map(|entry| entry.revision.clone()).collect();
+        assert_eq!(slice[..2], ["api:18", "api:17"]);
+        assert_eq!(slice.len(), BATCH_SIZE);
+        looked_at.extend(slice);
+    }
+    assert_eq!(looked_at.len(), reasons.len(), "none is passed over for ever");
+}
+
+#[test]
+fn a_deleted_resource_is_no_work() {
+    let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+    assert!(work_is_due(&resource));
+    resource.metadata.deletion_timestamp = Some(Time(NOW));
+    assert!(!work_is_due(&resource));
+}
+
+proptest! {
+    #[test]
+    fn a_resource_is_work_exactly_while_a_row_wants_a_look_or_a_person_has_asked(
+        pending: bool, generation in 1i64..3, requested: bool,
+    ) {
+        let reason = if pending { Reason::Pending } else { Reason::Retired };
+        let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+        resource.metadata.generation = Some(generation);
+        if requested {
+            let annotation = (crate::api::REQUESTED_AT.to_owned(), "now".to_owned());
+            resource.metadata.annotations = Some([annotation].into());
+        }
+        let status = refused_for(0, &[reason]);
+        prop_assert!(!status.conditions.is_empty());
+        resource.status = Some(TaskDefinitionRetirementStatus { observed_generation: Some(1), ..status });
+        prop_assert_eq!(work_is_due(&resource), pending || generation != 1 || requested);
+    }
+}
+
+#[test]
+fn an_invalid_resource_is_judged_again_by_a_new_process() {
+    let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+    let invalid = Summary::invalid(&resolve::InvalidSpec::NoRegion, 1, &[]);
+    let conditions: Vec<Condition> = invalid.conditions(&[], None, NOW);
+    resource.status = Some(TaskDefinitionRetirementStatus { conditions, ..Default::default() });
+    assert!(work_is_due(&resource));
+}
+
+#[test]
+fn wrong_account_is_due_until_the_account_of_the_resource_is_known() {
+    let arn = "arn:aws:ecs:us-west-2:999999999999:task-definition/api:1";
+    let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
+    let mut status = refused_for(0, &[Reason::WrongAccount]);
+    status.revisions[0].revision = arn.to_owned();
+    resource.status = Some(status.clone());
+    assert!(work_is_due(&resource), "the credentials may come to belong to an account that is allowed");
+    status.account = Some("012345678910".to_owned());
+    resource.status = Some(status);
+    assert!(!work_is_due(&resource), "the ARN is of another account, and stays so");
+}

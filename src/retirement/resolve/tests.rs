@@ -1,0 +1,144 @@
+//! What a manifest declares, by its text and the accounts involved.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+static EVERY_ACCOUNT: BTreeSet<String> = BTreeSet::new();
+
+fn guard(recorded: Option<&str>) -> AccountGuard<'_> {
+    AccountGuard { declared: None, recorded, allowed: &EVERY_ACCOUNT }
+}
+
+fn identity() -> Identity {
+    Identity {
+        partition: "aws".to_owned(),
+        account: "012345678910".to_owned(),
+        region: "us-west-2".to_owned(),
+    }
+}
+
+fn spec(revisions: &[&str]) -> TaskDefinitionRetirementSpec {
+    TaskDefinitionRetirementSpec {
+        revisions: revisions.iter().map(|&text| text.to_owned()).collect(),
+        ..TaskDefinitionRetirementSpec::default()
+    }
+}
+
+fn reasons(revisions: &[&str], identity: Option<&Identity>, account: Option<&str>) -> Vec<Option<Reason>> {
+    entries(&spec(revisions), identity, &guard(account))
+        .iter()
+        .map(|entry| match &entry.target {
+            Target::Rejected { reason, .. } => Some(*reason),
+            Target::Resolved(_) | Target::Unresolved(_) => None,
+        })
+        .collect()
+}
+
+const CPU_WAVE: &str = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-wave:1";
+
+#[test]
+fn the_short_form_and_the_arn_are_one_entry() {
+    let entries = entries(&spec(&["cpu-wave:1", CPU_WAVE, "cpu-wave:1"]), Some(&identity()), &guard(None));
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].revision, "cpu-wave:1");
+    assert!(matches!(&entries[0].target, Target::Resolved(arn) if arn.to_string() == CPU_WAVE));
+}
+
+#[test]
+fn what_is_of_elsewhere_is_rejected_with_its_arn_as_key() {
+    let elsewhere = [
+        ("arn:aws:ecs:us-west-2:999999999999:task-definition/cpu-wave:1", Reason::WrongAccount),
+        ("arn:aws-cn:ecs:us-west-2:012345678910:task-definition/cpu-wave:1", Reason::WrongAccount),
+        ("arn:aws:ecs:eu-west-1:012345678910:task-definition/cpu-wave:1", Reason::WrongRegion),
+    ];
+    for (arn, expected) in elsewhere {
+        let entries = entries(&spec(&[arn, "cpu-wave:1"]), Some(&identity()), &guard(None));
+        assert_eq!(entries[0].revision, arn);
+        assert!(matches!(&entries[0].target, Target::Rejected { reason, .. } if *reason == expected));
+        assert!(matches!(&entries[1].target, Target::Resolved(_)));
+    }
+}
+
+#[test]
+fn nothing_resolves_in_another_account_than_the_first() {
+    let declared = ["cpu-wave:1", CPU_WAVE];
+    assert_eq!(
+        reasons(&declared, Some(&identity()), Some("999999999999")),
+        [Some(Reason::WrongAccount), Some(Reason::WrongAccount)]
+    );
+    assert_eq!(reasons(&declared, Some(&identity()), Some("012345678910")), [None]);
+}
+
+#[test]
+fn a_bad_entry_costs_no_other_entry_anything() {
+    assert_eq!(
+        reasons(&["cpu-wave", "cpu-wave:1", "cpu-wave:+7"], Some(&identity()), None),
+        [Some(Reason::Invalid), None, Some(Reason::Invalid)]
+    );
+    assert_eq!(reasons(&["cpu-wave", "cpu-wave:1"], None, None), [Some(Reason::Invalid), None]);
+}
+
+#[test]
+fn a_spec_that_cannot_be_acted_on_says_what_to_write() {
+    let many: Vec<String> = (1..=501).map(|number| format!("api:{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let moved = TaskDefinitionRetirementStatus {
+        region: Some("eu-west-1".to_owned()),
+        ..TaskDefinitionRetirementStatus::default()
+    };
+    let named =
+        |name: &str| TaskDefinitionRetirementSpec { region: Some(name.to_owned()), ..spec(&["api:1"]) };
+    assert_eq!(region(&spec(&[]), None, Some("us-west-2")), Err(InvalidSpec::Empty));
+    assert_eq!(region(&spec(&many), None, Some("us-west-2")), Err(InvalidSpec::TooMany(501)));
+    assert_eq!(region(&spec(&many[1..]), None, Some("us-west-2")), Ok("us-west-2".to_owned()));
+    assert_eq!(region(&spec(&["api:1"]), None, None), Err(InvalidSpec::NoRegion));
+    assert_eq!(region(&named("Oregon"), None, None), Err(InvalidSpec::Region("Oregon".to_owned())));
+    assert!(matches!(
+        region(&named("us-west-2"), Some(&moved), None),
+        Err(InvalidSpec::RegionChanged { .. })
+    ));
+    assert_eq!(region(&named("eu-west-1"), Some(&moved), None), Ok("eu-west-1".to_owned()));
+    assert_eq!(region(&spec(&["api:1"]), None, Some("us-west-2")), Ok("us-west-2".to_owned()));
+}
+
+#[test]
+fn a_quiet_time_is_a_duration_and_only_for_those_who_wait() {
+    let quiet = |unused_for: &str, in_use| {
+        let unused_for = Some(unused_for.to_owned());
+        let spec = TaskDefinitionRetirementSpec { in_use, unused_for, ..spec(&["api:1"]) };
+        region(&spec, None, Some("us-west-2"))
+    };
+    assert_eq!(quiet("1h30m", InUse::Wait), Ok("us-west-2".to_owned()));
+    assert_eq!(quiet("soon", InUse::Wait), Err(InvalidSpec::UnusedFor("soon".to_owned())));
+    assert_eq!(quiet("24h", InUse::Retire), Err(InvalidSpec::UnusedForWithoutWait));
+}
+
+#[test]
+fn a_row_keeps_its_key_when_the_account_changes() {
+    let of_other = "arn:aws:ecs:us-west-2:999999999999:task-definition/cpu-wave:1";
+    let keys = |account| {
+        let entries = entries(&spec(&["cpu-wave:2", of_other]), Some(&identity()), &guard(Some(account)));
+        entries.into_iter().map(|entry| entry.revision).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("999999999999"), ["cpu-wave:2", "cpu-wave:1"], "resolved there before");
+    assert_eq!(keys("012345678910"), ["cpu-wave:2", of_other]);
+    assert_eq!(keys("111111111111"), ["cpu-wave:2", of_other]);
+}
+
+proptest! {
+    #[test]
+    fn what_resolves_is_always_of_the_identity(text in "[a-z]{1,3}:[1-9]|arn:aws(-cn)?:ecs:(us-west-2|eu-west-1):(012345678910|999999999999):task-definition/[a-z]:[1-9]") {
+        let identity = identity();
+        for entry in entries(&spec(&[&text]), Some(&identity), &guard(None)) {
+            if let Target::Resolved(arn) = entry.target {
+                prop_assert_eq!(arn.account(), &identity.account);
+                prop_assert_eq!(arn.region(), &identity.region);
+                prop_assert_eq!(arn.partition(), &identity.partition);
+                prop_assert!(text == entry.revision || text == arn.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! How a resource is doing as a whole: its counts and its conditions, from its rows. Pure.
+
+use std::fmt::Write;
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::{SignedDuration, Timestamp},
+};
+
+use crate::{
+    api::{
+        Reason, ReasonClass, RevisionStatus,
+        conditions::{READY, RECONCILING, STALLED},
+    },
+    aws::permit_queue::QueuePosition,
+    retirement::resolve::InvalidSpec,
+};
+
+/// The reason of the conditions of a resource of which no entry can be acted on.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+
+/// How far a resource is, and who can get it further.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Summary {
+    pub declared: usize,
+    pub retired: usize,
+    pub waiting: usize,
+    pub rejected: usize,
+    state: State,
+    reason: String,
+    message: String,
+}
+
+/// kstatus reads these as Current, InProgress, Failed, and, for `Held`, InProgress.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Ready,
+    Reconciling,
+    Stalled,
+    /// Waits as its author told it to.
+    Held,
+}
+
+impl Summary {
+    /// The summary on a resource whose entries are `rows`, and which stands in line for a turn at `place` now.
+    #[must_use]
+    pub fn of(rows: &[RevisionStatus], place: Option<(QueuePosition, Timestamp)>) -> Self {
+        let those = |wanted: ReasonClass| rows.iter().filter(move |row| row.reason.class() == wanted);
+        let number = |wanted: ReasonClass| those(wanted).count();
+        let (retired, progressing) = (number(ReasonClass::Retired), number(ReasonClass::Progressing));
+        let (held, rejected) = (number(ReasonClass::OnHold), number(ReasonClass::Rejected));
+        let (state, why) = if progressing > 0 {
+            // What hinders tells more than that something is still to be done.
+            let hindered = those(ReasonClass::Progressing).find(|row| row.reason != Reason::Pending);
+            (State::Reconciling, hindered.or_else(|| those(ReasonClass::Progressing).next()))
+        } else if rejected > 0 {
+            (State::Stalled, those(ReasonClass::Rejected).next())
+        } else if held > 0 {
+            (State::Held, those(ReasonClass::OnHold).next())
+        } else {
+            (State::Ready, None)
+        };
+        let reason = why.map_or(Reason::Retired, |row| row.reason);
+        let mut message = format!("{retired} of {} revisions retired", rows.len());
+        for (number, word) in [(progressing + held, "waiting"), (rejected, "rejected")] {
+            if number > 0 {
+                let _ = write!(message, ", {number} {word}");
+            }
+        }
+        if let Some((row, text)) = why.and_then(|row| Some((row, explanation(row)?))) {
+            let _ = write!(message, ": {}: {text}", row.revision);
+            match rows.iter().filter(|other| other.reason == row.reason).count() {
+                0 | 1 => {}
+                same => drop(write!(message, " (and {} more)", same - 1)),
+            }
+        }
+        if let Some((place, now)) = place
+            && why.is_some_and(|row| row.reason == Reason::Pending)
+        {
+            let _ = write!(message, ": {}", queued(place, progressing, now));
+        }
+        Self {
+            declared: rows.len(),
+            retired,
+            waiting: progressing + held,
+            rejected,
+            state,
+            reason: reason.as_str().to_owned(),
+            message,
+        }
+    }
+
+    /// The summary on a resource of which no entry can be acted on; what was retired before, stays so.
+    #[must_use]
+    pub fn invalid(error: &InvalidSpec, declared: usize, recorded: &[RevisionStatus]) -> Self {
+        let is_retired = |row: &&RevisionStatus| row.reason.class() == ReasonClass::Retired;
+        let retired = recorded.iter().filter(is_retired).count().min(declared);
+        Self {
+            declared,
+            retired,
+            waiting: 0,
+            rejected: declared - retired,
+            state: State::Stalled,
+            reason: INVALID_SPEC.to_owned(),
+            message: error.to_string(),
+        }
+    }
+
+    /// The summary on a resource that does not parse; `error` names the field.
+    #[must_use]
+    pub fn unreadable(error: &dyn std::fmt::Display) -> Self {
+        Self {
+            declared: 0,
+            retired: 0,
+            waiting: 0,
+            rejected: 0,
+            state: State::Stalled,
+            reason: INVALID_SPEC.to_owned(),
+            message: format!("the resource cannot be read: {error}"),
+        }
+    }
+
+    /// Ready always; Reconciling and Stalled only while true, and never both.
+    #[must_use]
+    pub fn conditions(
+        &self,
+        recorded: &[Condition],
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> Vec<Condition> {
+        let condition = |type_: &str, is_true: bool| {
+            let status = if is_true { "True" } else { "False" };
+            let unchanged = recorded.iter().find(|it| it.type_ == type_ && it.status == status);
+            Condition {
+                type_: type_.to_owned(),
+                status: status.to_owned(),
+                reason: self.reason.clone(),
+                message: self.message.clone(),
+                observed_generation: generation,
+                last_transition_time: unchanged.map_or(Time(now), |it| it.last_transition_time.clone()),
+            }
+        };
+        let mut conditions = vec![condition(READY, self.state == State::Ready)];
+        match self.state {
+            State::Reconciling => conditions.push(condition(RECONCILING, true)),
+            State::Stalled => conditions.push(condition(STALLED, true)),
+            State::Ready | State::Held => {}
+        }
+        conditions
+    }
+}
+
+/// Returns the message of a row, and the first of its users: the message of the row does not repeat them.
+#[must_use]
+pub fn explanation(row: &RevisionStatus) -> Option<String> {
+    let message = row.message.clone()?;
+    Some(match row.used_by.as_slice() {
+        [] => message,
+        [user] => format!("{message}: {user}"),
+        [user, ..] => format!("{message}: {user}, ..."),
+    })
+}
+
+/// The position in the wait queue, and the estimated completion if no other resource queues: rounded up to five minutes, to
+/// limit status writes.
+fn queued(place: QueuePosition, pending: usize, now: Timestamp) -> String {
+    let QueuePosition { ahead, waiting, per_second } = place;
+    let turns = ahead + 1 + (pending.saturating_sub(1)).saturating_mul(waiting);
+    let seconds = as_float(turns) / per_second;
+    let done = SignedDuration::try_from_secs_f64(seconds).ok().and_then(|wait| now.checked_add(wait).ok());
+    let by = done.and_then(|done| {
+        let minutes = 5 * (done.as_second() / 300 + 1);
+        Timestamp::from_second(minutes * 60).ok()
+    });
+    let by = by.map_or("unknown".to_owned(), |by| by.strftime("%Y-%m-%d %H:%M UTC").to_string());
+    format!("queued for deregistration at position {} of {waiting}; estimated completion {by}", ahead + 1)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn as_float(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(revision: &str, reason: Reason, message: Option<&str>) -> RevisionStatus {
+        RevisionStatus {
+            revision: revision.to_owned(),
+            reason,
+            message: message.map(str::to_owned),
+            ..RevisionStatus::default()
+        }
+    }
+
+    /// The condition types that are there, the reason, and the message.
+    fn told(rows: &[RevisionStatus]) -> (Vec<String>, String, String) {
+        let conditions = Summary::of(rows, None).conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
+        let types = conditions.iter().map(|it| format!("{}={}", it.type_, it.status)).collect();
+        (types, conditions[0].reason.clone(), conditions[0].message.clone())
+    }
+
+    #[test]
+    fn what_hinders_is_told_before_what_is_only_to_be_done() {
+        let rows = [
+            row("api:1", Reason::Retired, None),
+            row("api:2", Reason::Pending, None),
+            row("api:3", Reason::Throttled, Some("Rate exceeded")),
+            row("api:4", Reason::NotFound, Some("none")),
+        ];
+        let (types, reason, message) = told(&rows);
+        assert_eq!(types, ["Ready=False", "Reconciling=True"]);
+        assert_eq!(reason, "Throttled");
+        assert_eq!(message, "1 of 4 revisions retired, 2 waiting, 1 rejected: api:3: Rate exceeded");
+    }
+
+    #[test]
+    fn a_resource_is_stalled_once_nothing_but_a_person_can_help() {
+        let rows = [
+            row("api:1", Reason::Retired, None),
+            row("api:2", Reason::NotFound, Some("none")),
+            row("api:3", Reason::Suspended, Some("held")),
+            row("api:4", Reason::NotFound, Some("none")),
+        ];
+        let (types, reason, message) = told(&rows);
+        assert_eq!(types, ["Ready=False", "Stalled=True"]);
+        assert_eq!(reason, "NotFound");
+        assert_eq!(message, "1 of 4 revisions retired, 1 waiting, 2 rejected: api:2: none (and 1 more)");
+    }
+
+    #[test]
+    fn a_resource_that_its_author_holds_is_neither_reconciling_nor_stalled() {
+        let (types, reason, message) = told(&[row("api:1", Reason::DryRun, Some("would be"))]);
+        assert_eq!(types, ["Ready=False"]);
+        assert_eq!(reason, "DryRun");
+        assert_eq!(message, "0 of 1 revisions retired, 1 waiting: api:1: would be");
+    }
+
+    #[test]
+    fn a_transition_has_the_time_at_which_the_status_of_the_condition_changed() {
+        let later = Timestamp::from_second(60).expect("a time");
+        let pending = Summary::of(&[row("api:1", Reason::Pending, None)], None);
+        let denied = Summary::of(&[row("api:1", Reason::AccessDenied, Some("no"))], None);
+        let first = pending.conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
+        assert_eq!(pending.conditions(&first, Some(1), later), first);
+        let second = denied.conditions(&first, Some(2), later);
+        let times: Vec<i64> = second.iter().map(|it| it.last_transition_time.0.as_second()).collect();
+        assert_eq!(times, [0, 60], "Ready was False before, Stalled is new");
+    }
+
+    #[test]
+    fn one_that_stands_in_line_says_where_and_until_about_when() {
+        let rows = [row("api:1", Reason::Pending, None), row("api:2", Reason::Pending, None)];
+        let told = |seconds: i64| {
+            let place = QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 };
+            let now = Timestamp::from_second(seconds).expect("a time");
+            Summary::of(&rows, Some((place, now))).message
+        };
+        let expected = "0 of 2 revisions retired, 2 waiting: queued for deregistration at position 30 of 40; estimated completion 1970-01-01 00:05 UTC";
+        assert_eq!(told(0), expected);
+        assert_eq!(told(100), expected, "the same for a while");
+        // Its second turn comes after all the others' first, 30 + 40 turns from now.
+        assert!(told(159).ends_with("00:05 UTC") && told(160).ends_with("00:10 UTC"));
+
+        let (place, now) = (QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 }, Timestamp::UNIX_EPOCH);
+        let throttled = [row("api:1", Reason::Throttled, None), row("api:2", Reason::Pending, None)];
+        let hindered = Summary::of(&throttled, Some((place, now))).message;
+        assert_eq!(hindered, "0 of 2 revisions retired, 2 waiting", "what hinders it is another thing");
+        let stopped = QueuePosition { per_second: 0.0, ..place };
+        assert!(Summary::of(&rows, Some((stopped, now))).message.ends_with("estimated completion unknown"));
+    }
+
+    #[test]
+    fn what_was_retired_before_the_spec_became_invalid_still_counts() {
+        let rows = [
+            row("api:1", Reason::Retired, None),
+            row("api:2", Reason::Pending, None),
+            row("api:3", Reason::Deleted, None),
+        ];
+        let summary = Summary::invalid(&InvalidSpec::TooMany(501), 501, &rows);
+        assert_eq!((summary.retired, summary.waiting, summary.rejected), (2, 0, 499));
+        let summary = Summary::invalid(&InvalidSpec::Empty, 0, &rows);
+        assert_eq!((summary.declared, summary.retired, summary.rejected), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_does_not_parse_says_where() {
+        let conditions = Summary::unreadable(&"spec.revisions[1]: invalid type").conditions(
+            &[],
+            None,
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(conditions[1].type_, STALLED);
+        assert_eq!(conditions[0].message, "the resource cannot be read: spec.revisions[1]: invalid type");
+    }
+}

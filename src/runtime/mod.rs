@@ -1,0 +1,142 @@
+//! The process round a replica: its clients, what it serves, its beginning and its end.
+
+mod changes;
+mod controllers;
+mod health;
+pub mod kubernetes;
+mod leader_election;
+pub mod http_server;
+mod metrics;
+#[cfg(target_os = "linux")]
+mod process;
+mod workqueue;
+pub mod replica;
+mod resource_watch;
+pub mod telemetry;
+
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use k8s_openapi::jiff::Timestamp;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use self::{
+    http_server::BindAddress,
+    replica::{Dependencies, Replica},
+};
+use crate::{CONTROLLER, aws::credentials, aws::permit_queue::Pacing, shutdown::Shutdown};
+
+/// What ECS gives an account and region, to deregister and to register.
+/// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
+const ECS_PER_SECOND: f64 = 1.0;
+
+/// What the command line says of a run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The namespaces to watch; all of them where empty.
+    pub namespaces: BTreeSet<String>,
+    /// The AWS accounts whose credentials may be used; all of them if empty.
+    pub allowed_accounts: BTreeSet<String>,
+    /// How many resources are worked on at once.
+    pub concurrency: u16,
+    /// How fast revisions may be deregistered in each account and region.
+    pub pacing: Pacing,
+    /// The lease to elect a leader by; `None` where this process is the only one.
+    pub election: Option<Election>,
+    pub metrics: BindAddress,
+    pub health_probes: BindAddress,
+}
+
+/// The lease to elect a leader by.
+#[derive(Clone, Debug)]
+pub struct Election {
+    /// The lease's namespace; the process's own where `None`.
+    pub namespace: Option<String>,
+    /// The lease's name.
+    pub id: String,
+}
+
+/// Why the process cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot reach Kubernetes: {0}")]
+    Kubernetes(String),
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    #[error("cannot serve {flag} {address}: {error}")]
+    Listen { flag: &'static str, address: BindAddress, error: std::io::Error },
+    #[error(transparent)]
+    HttpClient(#[from] crate::aws::http_client::Error),
+    #[error("cannot keep metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+/// Runs a replica until SIGTERM or SIGINT, at any time. Then reads are abandoned, irreversible calls in flight are awaited and
+/// their answers recorded, and the lease is released.
+///
+/// # Errors
+/// Returns an error if the process cannot start.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let requested = shutdown_requested()?;
+    let started = Shutdown::new(requested.clone()).abandon(start(&options, requested)).await;
+    if let Some(replica) = started.transpose()? {
+        replica.run().await;
+    }
+    Ok(())
+}
+
+/// Connects a replica to Kubernetes and AWS, and serves its probes and metrics.
+async fn start(options: &Options, stop: watch::Receiver<bool>) -> Result<Replica, Error> {
+    let recorder = metrics::start()?;
+    let config = kubernetes::config().await?;
+    let own_namespace = config.default_namespace.clone();
+    let client = kubernetes::client(config)?;
+    let instance = ["POD_NAME", "HOSTNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let instance = instance.unwrap_or_else(|| CONTROLLER.to_owned());
+    let identity = format!("{instance}_{:016x}", RandomState::new().hash_one(std::process::id()));
+    let (aws, clock) = (credentials::environment().await?, Arc::new(Timestamp::now));
+    if options.pacing.per_second > ECS_PER_SECOND {
+        tracing::warn!(
+            "--deregistrations-per-second {} is more than the {ECS_PER_SECOND} that ECS gives an account and region, deploys included, unless the quota was raised",
+            options.pacing.per_second
+        );
+    }
+    let region = aws.region().map(AsRef::as_ref);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), region, "started");
+
+    let dependencies = Dependencies { client, own_namespace, aws, clock, instance, identity, stop };
+    let replica = Replica::new(options, dependencies);
+    let (caches, shared) = (replica.caches.clone(), replica.shared.clone());
+    let probes = health::router(caches.clone(), shared.context.clone());
+    serve("--health-probe-bind-address", options.health_probes, probes).await?;
+    let metrics = metrics::router(recorder, options.concurrency, caches, shared, replica.leadership.clone());
+    serve("--metrics-bind-address", options.metrics, metrics).await?;
+    Ok(replica)
+}
+
+/// Becomes `true` at SIGTERM or SIGINT.
+fn shutdown_requested() -> Result<watch::Receiver<bool>, Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+    let (tell, told) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        tell.send_replace(true);
+        tell.closed().await;
+    });
+    Ok(told)
+}
+
+async fn serve(flag: &'static str, address: BindAddress, router: axum::Router) -> Result<(), Error> {
+    http_server::serve(address, router).await.map_err(|error| Error::Listen { flag, address, error })
+}

@@ -1,0 +1,143 @@
+//! Which resources are due for a reconcile or are being reconciled, and since when, for the workqueue metrics. It decides nothing.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kube::runtime::reflector::ObjectRef;
+use tokio::time::Instant;
+
+use crate::{
+    retirement::guarded::Guarded,
+    runtime::metrics::{
+        KIND, WORKQUEUE_ADDS, WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_RETRIES, WORKQUEUE_WORK_SECONDS,
+    },
+};
+
+/// When each resource that is scheduled is due, and since when each one under work is being reconciled.
+#[derive(Debug, Default)]
+pub struct Queue {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    due: HashMap<ObjectRef<Guarded>, Instant>,
+    started: HashMap<ObjectRef<Guarded>, Instant>,
+}
+
+/// A reconcile under way, until dropped.
+#[derive(Debug)]
+#[must_use = "the reconcile is under way while this lives"]
+pub struct Work {
+    queue: Arc<Queue>,
+    resource: ObjectRef<Guarded>,
+}
+
+impl Queue {
+    /// Schedules a reconcile for `due`, or earlier if there is one scheduled already.
+    pub fn add(&self, resource: &ObjectRef<Guarded>, due: Instant) {
+        let scheduled = &mut self.lock().due;
+        scheduled.entry(resource.clone()).and_modify(|earlier| *earlier = due.min(*earlier)).or_insert_with(
+            || {
+                metrics::counter!(WORKQUEUE_ADDS, "name" => KIND).increment(1);
+                due
+            },
+        );
+    }
+
+    /// Schedules a reconcile for `due` because the last one failed.
+    pub fn retry(&self, resource: &ObjectRef<Guarded>, due: Instant) {
+        metrics::counter!(WORKQUEUE_RETRIES, "name" => KIND).increment(1);
+        self.add(resource, due);
+    }
+
+    /// Notes that the reconcile of a resource began.
+    pub fn start(self: &Arc<Self>, resource: &ObjectRef<Guarded>, now: Instant) -> Work {
+        if let Some(due) = self.remove(resource) {
+            let waited = now.saturating_duration_since(due);
+            metrics::histogram!(WORKQUEUE_QUEUE_SECONDS, "name" => KIND).record(waited);
+        }
+        self.lock().started.insert(resource.clone(), now);
+        Work { queue: self.clone(), resource: resource.clone() }
+    }
+
+    /// Notes that the resource is gone.
+    pub fn forget(&self, resource: &ObjectRef<Guarded>) {
+        self.remove(resource);
+    }
+
+    /// Keeps no room for the many that were due at once, after a restart for example.
+    fn remove(&self, resource: &ObjectRef<Guarded>) -> Option<Instant> {
+        let scheduled = &mut self.lock().due;
+        let due = scheduled.remove(resource);
+        let left = scheduled.len();
+        if left < scheduled.capacity() / 8 {
+            scheduled.shrink_to(2 * left);
+        }
+        due
+    }
+
+    /// How many resources are due at `now`, and wait for a worker.
+    #[must_use]
+    pub fn depth(&self, now: Instant) -> usize {
+        self.lock().due.values().filter(|due| **due <= now).count()
+    }
+
+    /// For how long each reconcile under way has been.
+    #[must_use]
+    pub fn unfinished(&self, now: Instant) -> Vec<Duration> {
+        self.lock().started.values().map(|started| now.saturating_duration_since(*started)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(started) = self.queue.lock().started.remove(&self.resource) {
+            metrics::histogram!(WORKQUEUE_WORK_SECONDS, "name" => KIND).record(started.elapsed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(name: &str) -> ObjectRef<Guarded> {
+        ObjectRef::new(name).within("platform")
+    }
+
+    #[test]
+    fn depth_counts_resources_that_are_due_and_not_being_reconciled() {
+        let (queue, now) = (Arc::new(Queue::default()), Instant::now());
+        queue.add(&resource("due"), now);
+        queue.add(&resource("due"), now + Duration::from_secs(5));
+        queue.add(&resource("later"), now + Duration::from_secs(5));
+        assert_eq!(queue.depth(now), 1);
+        assert_eq!(queue.depth(now + Duration::from_secs(5)), 2);
+        let _work = queue.start(&resource("due"), now);
+        assert_eq!(queue.depth(now), 0);
+        queue.forget(&resource("later"));
+        assert_eq!(queue.depth(now + Duration::from_secs(5)), 0);
+    }
+
+    #[test]
+    fn unfinished_work_is_measured_until_it_ends() {
+        let (queue, now) = (Arc::new(Queue::default()), Instant::now());
+        let first = queue.start(&resource("first"), now);
+        let second = queue.start(&resource("second"), now + Duration::from_secs(2));
+        let mut unfinished = queue.unfinished(now + Duration::from_secs(5));
+        unfinished.sort();
+        assert_eq!(unfinished, [Duration::from_secs(3), Duration::from_secs(5)]);
+        drop(first);
+        assert_eq!(queue.unfinished(now + Duration::from_secs(5)), [Duration::from_secs(3)]);
+        drop(second);
+        assert!(queue.unfinished(now).is_empty());
+    }
+}
