@@ -223,7 +223,7 @@ async fn a_status_of_another_version_is_left_as_it_is() {
     let world = lenient_world().await;
     world.west.register("web");
     world.declare("later", &["web:1"]).await;
-    let row = json!({ "revision": "web:1", "reason": "Archived", "requestId": "request" });
+    let row = json!({ "revision": "web:1", "reason": "Retired", "requestId": { "id": "request" } });
     let status = json!({ "status": { "observedGeneration": 1, "revisions": [row] } });
     let patch = Patch::Merge(&status);
     world.api().patch_status("later", &PatchParams::default(), &patch).await.expect("it lets that in");
@@ -233,9 +233,24 @@ async fn a_status_of_another_version_is_left_as_it_is() {
     world.declare("web", &["web:1"]).await;
     world.wait_ready("web").await;
     let began = Instant::now();
-    while !controller.log().contains("status.revisions[0].reason") {
+    while !controller.log().contains("status.revisions[0].requestId") {
         assert!(began.elapsed() < DEADLINE, "the log does not tell of it: {}", controller.log());
         sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(world.seen("later").await.version(), before.version());
+}
+
+#[tokio::test]
+async fn reason_of_a_later_version_is_not_final() {
+    let world = World::new().await;
+    world.west.register("web");
+    world.declare("web", &["web:1"]).await;
+    let row = json!({ "revision": "web:1", "reason": "AwaitingApproval" });
+    let status = json!({ "status": { "observedGeneration": 1, "revisions": [row] } });
+    let patch = Patch::Merge(&status);
+    world.api().patch_status("web", &PatchParams::default(), &patch).await.expect("the CRD lists no reasons");
+
+    let _controller = world.start();
+    let seen = world.wait_ready("web").await;
+    assert_eq!(seen.reason("web:1"), "Retired", "{seen}");
 }

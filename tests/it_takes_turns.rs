@@ -59,9 +59,11 @@ async fn the_oldest_revision_is_first_and_a_large_resource_gives_way_to_a_small_
     world.ecs.wait_for_calls(DEREGISTER, 3, DEADLINE).await;
     world.declare("small", &["small:1"]).await;
     let seen = world
-        .wait("large", "its place in the line", |seen| seen.ready_message().contains("in the line"))
+        .wait("large", "its queue position", |seen| {
+            seen.ready_message().contains("queued for deregistration at position")
+        })
         .await;
-    assert!(seen.ready_message().contains("done by about 20"), "{seen}");
+    assert!(seen.ready_message().contains("estimated completion 20"), "{seen}");
     world.wait_ready("small").await;
     let so_far = order(&world).len();
     assert!(so_far < 20, "the small one was not last: {:?}", order(&world));

@@ -79,13 +79,13 @@ fn longest(schema: &Value, name: &str, text: usize) -> Value {
     match (name, schema["type"].as_str()) {
         ("message", _) => json!("m".repeat(text)),
         ("usedBy", _) => json!([]),
-        ("reason", _) => json!("AccessDenied"),
         (_, Some("object")) => {
             let fields = schema["properties"].as_object().expect("fields").iter();
             fields.map(|(name, field)| (name.clone(), longest(field, name, text))).collect()
         }
         (_, Some("string")) if schema["format"] == "date-time" => json!("2026-11-26T15:30:12Z"),
         (_, Some("string")) => json!("x".repeat(length("maxLength").expect("a longest text"))),
+        (_, Some("boolean")) => json!(true),
         _ => json!(1),
     }
 }
@@ -127,6 +127,7 @@ async fn largest_legal_object_is_stored() {
         "region": "r".repeat(64),
         "progress": "500/500",
         "retired": 500, "waiting": 500, "rejected": 500,
+        "lastUsageScan": { "time": "2026-11-26T15:30:12Z", "uid": "u".repeat(64) },
         "revisions": vec![row; REVISIONS],
     });
     let patch = json!({ "apiVersion": "ecs-retirement.dev/v1alpha1", "kind": "TaskDefinitionRetirement", "status": status });

@@ -191,7 +191,11 @@ async fn a_user_that_appears_while_the_revision_waits_for_its_turn_still_keeps_i
     // The first turn comes after 80 s, and so after the second scan.
     let _controller =
         world.start_with(&[("DEREGISTRATIONS_PER_SECOND", "0.0125"), ("DEREGISTRATION_BURST", "1")]);
-    world.wait("web", "a place in the line", |seen| seen.ready_message().contains("in the line")).await;
+    world
+        .wait("web", "a queue position", |seen| {
+            seen.ready_message().contains("queued for deregistration at position")
+        })
+        .await;
     cluster.put_task(Task::running("late", "web:1"));
     let seen = wait_in_use(&world, "web").await;
     assert_eq!(seen.row("web:1")["usedBy"], json!(["task/prod/late"]));
@@ -238,9 +242,10 @@ async fn a_dry_run_says_who_uses_a_revision_and_is_settled_then() {
         .wait("web", "DryRun", |seen| seen.reason("web:1") == "DryRun" && seen.reason("web:2") == "DryRun")
         .await;
     assert_eq!(seen.row("web:1")["usedBy"], json!(["service/prod/web"]));
-    let message = "dry run: would be deregistered, but not yet: in use by 1 service or task";
+    let message =
+        "dry run: would be deregistered without spec.dryRun, but not yet: in use by 1 service or task";
     assert_eq!(seen.message("web:1"), message);
-    assert_eq!(seen.message("web:2"), "dry run: would be deregistered");
+    assert_eq!(seen.message("web:2"), "dry run: would be deregistered without spec.dryRun");
     world.wait_until_all_is_seen().await;
     assert_eq!(world.ecs.calls_of(Action::ListClusters).len(), 1);
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "that of the fence");

@@ -260,7 +260,11 @@ async fn use_that_starts_right_before_the_call_is_seen_by_a_scan_that_is_at_most
     // The first permit is available after 40 s: the first scan would still be good for a report.
     let _controller =
         world.start_with(&[("DEREGISTRATIONS_PER_SECOND", "0.025"), ("DEREGISTRATION_BURST", "1")]);
-    world.wait("web", "a place in the line", |seen| seen.ready_message().contains("in the line")).await;
+    world
+        .wait("web", "a queue position", |seen| {
+            seen.ready_message().contains("queued for deregistration at position")
+        })
+        .await;
     cluster.put_task(Task::running("late", "web:1"));
     let began = Instant::now();
     let seen = wait_in_use(&world, "web").await;

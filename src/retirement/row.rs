@@ -22,8 +22,8 @@ const TIME_PENDING: &str = "retired; waiting for ECS to report deregisteredAt";
 const DESCRIBE_REQUESTED: &str = "retired; to be described again, as requested";
 const USAGE_UNKNOWN: &str = "usage unknown";
 const TIME_UNKNOWN: &str = "unused; spec.unusedFor starts once AWS has reported the time";
-const SUSPENDED: &str = "suspended; would be deregistered otherwise";
-const DRY_RUN: &str = "dry run: would be deregistered";
+const SUSPENDED: &str = "suspended: would be deregistered without spec.suspend";
+const DRY_RUN: &str = "dry run: would be deregistered without spec.dryRun";
 
 /// The messages of version 0.1.0, which had no `awaits` and no `usageUnknown`: a retired row with a message waited for a
 /// description, and a row with this beginning waited for a usage scan.

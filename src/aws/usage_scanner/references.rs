@@ -86,7 +86,7 @@ impl References {
         // Only a denial is certain to need manual intervention.
         let kind = if is_denied(&failure) { failure.kind } else { FailureKind::Unavailable };
         if self.unresolved.is_none() || is_denied(&failure) && !self.is_denied() {
-            self.unresolved = Some(Failure::new(kind, failure.message));
+            self.unresolved = Some(Failure { kind, ..failure });
         }
     }
 

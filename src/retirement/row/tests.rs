@@ -183,7 +183,7 @@ fn what_is_active_says_why_it_is_left_alone() {
         after(&spec, before, seen(Status::Active))
     };
     let suspended = held(true, true);
-    let to_be = "suspended; would be deregistered otherwise";
+    let to_be = "suspended: would be deregistered without spec.suspend";
     assert_eq!(told(&suspended), (Reason::Suspended, Some("ACTIVE"), to_be));
     assert_eq!(suspended.unused_since, None, "it may be used again meanwhile");
     assert_eq!(told(&held(false, true)), (Reason::DryRun, Some("ACTIVE"), DRY_RUN));
