@@ -135,7 +135,7 @@ fn deregistered_once(evidence: &Evidence) -> Vec<String> {
     twice.map(|(arn, times)| format!("I4: {arn} deregistered {times} times")).collect()
 }
 
-/// Promise 2: the row of a retired revision never changes, and its request ID is the one that ECS
+/// The row of a retired revision never changes, and its request ID is the one that ECS
 /// returned.
 fn retired_rows_unchanged(evidence: &Evidence) -> Vec<String> {
     let mut violations = Vec::new();
