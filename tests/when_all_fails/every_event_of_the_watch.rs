@@ -27,5 +27,5 @@ async fn end_state_is_unchanged_if_a_watch_event_fails() {
             }));
         }
     }
-    all("watch events, lost, delayed, repeated or cut", runs).await;
+    all("watch events, lost, late, duplicated or cut", runs).await;
 }

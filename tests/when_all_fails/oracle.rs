@@ -106,7 +106,7 @@ fn inactive_only_as_reported(evidence: &Evidence) -> Vec<String> {
             let arn = row["arn"].as_str().unwrap_or_default();
             let is_retired = row["status"] == "INACTIVE" || row["reason"] == "Retired";
             if is_retired && !was_reported(&evidence.calls, arn, write.at) {
-                violations.push(format!("I3: {arn} recorded as INACTIVE before ECS reported it"));
+                violations.push(format!("I3: {arn} reported INACTIVE before ECS did"));
             }
         }
     }

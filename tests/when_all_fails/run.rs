@@ -227,10 +227,10 @@ impl Run {
         after.retain(|name, _| !name.starts_with("fence"));
         let mut violations = Vec::new();
         if !calls.is_empty() {
-            violations.push(format!("I2: converged, but made calls: {calls:?}"));
+            violations.push(format!("I2: final, but called: {calls:?}"));
         }
         if after != versions {
-            violations.push(format!("I2: converged, but wrote: {versions:?}, then {after:?}"));
+            violations.push(format!("I2: final, but written: {versions:?}, then {after:?}"));
         }
         violations
     }
