@@ -1,6 +1,7 @@
-//! It keeps its promises when everything round it fails: the real binary is killed, cut off, refused and lied to at every point of its work.
+//! Fault injection: the real binary is killed, disconnected and answered with errors at every point
+//! of its work, and must keep its invariants.
 
-#[expect(dead_code, unused_imports, reason = "the tests of the promises use the rest")]
+#[expect(dead_code, unused_imports, reason = "tests/promises.rs uses the rest")]
 mod support;
 
 mod when_all_fails;

@@ -1,4 +1,5 @@
-//! What a run leaves behind: each request as it took effect, in order, and what broke a promise on the spot.
+//! The journal of a run: every request in the order in which it took effect, and the violations
+//! found during the run.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -7,7 +8,7 @@ use testkit::simulated_ecs::Outcome;
 
 use super::schedule::{Slot, Window};
 
-/// A process: a replica, and how many it had before.
+/// A process: its replica, and the number of earlier processes of that replica.
 pub type Process = (Slot, u32);
 
 /// One request that took effect.
@@ -15,57 +16,57 @@ pub type Process = (Slot, u32);
 pub struct Entry {
     pub at: Duration,
     pub by: Process,
-    pub what: What,
+    pub operation: Operation,
 }
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>9.3?} {:?} ", self.at, self.by)?;
-        match &self.what {
-            What::Read { name, object: None } => write!(f, "read {name}: not there"),
-            What::Read { name, object: Some(object) } => {
+        match &self.operation {
+            Operation::Read { name, object: None } => write!(f, "read {name}: not found"),
+            Operation::Read { name, object: Some(object) } => {
                 let (metadata, status) = (&object["metadata"], &object["status"]);
                 write!(f, "read {name}: generation {}, {}", metadata["generation"], status["progress"])
             }
-            What::Wrote { name, code } => write!(f, "wrote {name}: {code}"),
-            What::Described { revision, truth } => write!(f, "described {revision}: {truth}"),
-            What::Deregistered(call) => write!(f, "{call:?}"),
-            What::Called(action) => f.write_str(action),
+            Operation::Wrote { name, code } => write!(f, "wrote {name}: {code}"),
+            Operation::Described { revision, actual } => write!(f, "described {revision}: {actual}"),
+            Operation::Deregistered(call) => write!(f, "{call:?}"),
+            Operation::Called(action) => f.write_str(action),
         }
     }
 }
 
 #[derive(Clone, Debug)]
-pub enum What {
-    /// A resource was read, uncached; `None`: there is none.
+pub enum Operation {
+    /// An uncached read of a resource. `object` is `None` if the resource does not exist.
     Read {
         name: String,
         object: Option<Value>,
     },
-    /// A status was applied, or refused.
+    /// A write of a status, with the response code.
     Wrote {
         name: String,
         code: u16,
     },
     Described {
         revision: String,
-        truth: String,
+        actual: String,
     },
     Deregistered(Deregistered),
     /// Any other call to AWS.
     Called(&'static str),
 }
 
-/// A call that cannot be undone.
+/// A DeregisterTaskDefinition call.
 #[derive(Clone, Debug)]
 pub struct Deregistered {
     pub revision: String,
     pub outcome: Outcome,
-    /// Whether the revision was ACTIVE until then.
+    /// True if the revision was ACTIVE before the call.
     pub changed: bool,
-    /// Who held the lease.
-    pub holder: Option<String>,
-    /// For how long somebody had been using the revision.
+    /// Holder of the lease at the time of the call.
+    pub lease_holder: Option<String>,
+    /// How long the revision had been in use. `None` if it was unused.
     pub used_for: Option<Duration>,
 }
 
@@ -73,32 +74,32 @@ pub struct Deregistered {
 pub struct Journal {
     pub entries: Vec<Entry>,
     pub violations: Vec<String>,
-    /// How often a fault struck.
-    pub struck: BTreeMap<String, u64>,
-    /// How many events the watches gave.
+    /// Number of injected faults by kind.
+    pub injected: BTreeMap<String, u64>,
+    /// Number of delivered watch events.
     pub events: u64,
-    /// When each replica was last stopped in its tracks, until when.
+    /// Pauses: the replica, and when its pause began and ended.
     pub paused: Vec<(Slot, Duration, Duration)>,
     pub crashes: u32,
     pub handovers: u32,
-    /// The longest that a replica waited for an answer.
+    /// The longest time that a replica waited for an answer.
     pub longest_wait: Duration,
-    /// Deploys, and how many of them were throttled.
+    /// Number of deploys, and number of throttled deploys.
     pub deploys: (u64, u64),
 }
 
 impl Journal {
-    pub fn note_struck(&mut self, window: &Window) {
+    pub fn record_injected(&mut self, window: &Window) {
         let effect = format!("{:?}", window.effect);
         let kind = effect.split('(').next().unwrap_or_default();
-        *self.struck.entry(format!("{:?} {kind}", window.target)).or_default() += 1;
+        *self.injected.entry(format!("{:?} {kind}", window.target)).or_default() += 1;
     }
 
-    pub fn broken(&mut self, promise: &str, what: &str) {
-        self.violations.push(format!("{promise}: {what}"));
+    pub fn record_violation(&mut self, invariant: &str, detail: &str) {
+        self.violations.push(format!("{invariant}: {detail}"));
     }
 
-    /// Whether a replica was stopped at any time between.
+    /// Returns true if the replica was paused at any time between `from` and `until`.
     pub fn was_paused(&self, slot: Slot, from: Duration, until: Duration) -> bool {
         self.paused.iter().any(|(it, begin, end)| *it == slot && *begin <= until && from <= *end)
     }

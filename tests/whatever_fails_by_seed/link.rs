@@ -1,4 +1,5 @@
-//! The two wires of a process, to the API server and to AWS, on which things go wrong by schedule.
+//! The connections of a process to the API server and to AWS, into which scheduled faults are
+//! injected.
 
 use std::{
     collections::HashMap,
@@ -30,11 +31,11 @@ use super::{
     world::World,
 };
 
-/// How long a request takes at the least.
+/// Minimum duration of a request to Kubernetes and of a call to AWS.
 const LATENCY: Duration = Duration::from_millis(2);
 const AWS_LATENCY: Duration = Duration::from_millis(10);
 
-/// The wires of one process.
+/// The connections of one process.
 pub struct Link {
     pub by: Process,
     pub world: Arc<World>,
@@ -44,8 +45,8 @@ pub struct Link {
 
 #[derive(Default)]
 struct State {
-    /// How often each request was made.
-    asked: HashMap<String, u64>,
+    /// Number of requests by name.
+    request_counts: HashMap<String, u64>,
     halt: Option<Halt>,
     is_stopped: bool,
 }
@@ -55,7 +56,7 @@ impl Link {
         Arc::new(Self { by, world, state: Mutex::default(), interrupted: Notify::new() })
     }
 
-    /// What is to happen to the process, if a request brought it about.
+    /// Takes the halt that a request triggered, if any.
     pub fn take_halt(&self) -> Option<Halt> {
         self.lock().halt.take()
     }
@@ -72,24 +73,24 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The nth request of that name, from 1.
+    /// Counts a request of that name and returns its number, from 1.
     fn nth(&self, name: &str) -> u64 {
         let mut state = self.lock();
-        let nth = state.asked.entry(name.to_owned()).or_default();
+        let nth = state.request_counts.entry(name.to_owned()).or_default();
         *nth += 1;
         *nth
     }
 
-    fn strike(&self, target: Target, name: &str) -> Option<Effect> {
+    fn next_fault(&self, target: Target, name: &str) -> Option<Effect> {
         let nth = self.nth(&format!("{target:?} {name}"));
         let now = self.world.time.now();
-        let (_, window) = self.world.schedule.strike(target, self.by.0, now, (name, nth))?;
-        self.world.journal().note_struck(&window);
+        let (_, window) = self.world.schedule.fault_for(target, self.by.0, now, (name, nth))?;
+        self.world.journal().record_injected(&window);
         Some(window.effect)
     }
 
-    /// Halts the process where the schedule has it.
-    async fn pass(&self, moment: When) {
+    /// Halts the process if a halt is scheduled for this moment.
+    async fn checkpoint(&self, moment: When) {
         let Some(halt) = self.world.due(self.by.0, moment) else { return };
         self.lock().halt = Some(halt);
         self.interrupted.notify_one();
@@ -97,7 +98,7 @@ impl Link {
             Halt::Crash(_) => pending().await,
             Halt::Pause(_) => {
                 self.stop();
-                // The process is not polled again until it is resumed, but for what is due in this very turn.
+                // Until the process resumes, it is polled only for the rest of the current step.
                 while self.lock().is_stopped {
                     yield_now().await;
                 }
@@ -106,12 +107,13 @@ impl Link {
         }
     }
 
-    /// Carries a request out, or not, as the schedule has it. `None`: the connection broke.
+    /// Carries out a request subject to the scheduled fault. Returns `None` if the connection
+    /// broke.
     async fn carry<T>(&self, target: Target, name: &str, act: impl FnOnce(Option<Effect>) -> T) -> Option<T> {
         let nth = self.world.count(self.by.0);
         let wait = Wait { link: self, began: Instant::now(), at: self.world.time.now() };
-        let effect = self.strike(target, name);
-        self.pass(When::Before(nth)).await;
+        let effect = self.next_fault(target, name);
+        self.checkpoint(When::Before(nth)).await;
         sleep(if target == Target::Aws { AWS_LATENCY } else { LATENCY }).await;
         match effect {
             Some(Effect::Slow(delay)) => sleep(delay).await,
@@ -120,7 +122,7 @@ impl Link {
             _ => {}
         }
         let answer = act(effect);
-        self.pass(When::After(nth)).await;
+        self.checkpoint(When::After(nth)).await;
         match effect {
             Some(Effect::SlowReply(delay)) => sleep(delay).await,
             Some(Effect::LoseReply) => return None,
@@ -130,22 +132,25 @@ impl Link {
         Some(answer)
     }
 
-    /// The wire to the API server.
+    /// Sends a request to the API server.
+    ///
+    /// # Errors
+    /// Returns an error if the connection broke.
     pub async fn kubernetes(
         self: Arc<Self>,
         request: Request<kube::client::Body>,
     ) -> Result<Response<Body>, BoxError> {
-        let asked = Asked::receive(request).await?;
-        let name = format!("{:?} {} {:?}", asked.verb, asked.plural, asked.name);
-        let refuse = |effect| match effect {
-            // A conflict is of writes, and a version that is gone of watches.
-            Effect::Refuse(409) if !matches!(asked.verb, Verb::ApplyStatus | Verb::Replace) => None,
-            Effect::Refuse(410) if !matches!(asked.verb, Verb::List | Verb::Watch) => None,
-            Effect::Refuse(code) => Some(refusal(code)),
+        let request = Asked::receive(request).await?;
+        let name = format!("{:?} {} {:?}", request.verb, request.plural, request.name);
+        let rejection_of = |effect| match effect {
+            // Only writes can conflict, and only lists and watches use a version that can expire.
+            Effect::Refuse(409) if !matches!(request.verb, Verb::ApplyStatus | Verb::Replace) => None,
+            Effect::Refuse(410) if !matches!(request.verb, Verb::List | Verb::Watch) => None,
+            Effect::Refuse(code) => Some(rejection(code)),
             _ => None,
         };
         let act = |effect: Option<Effect>| {
-            effect.and_then(refuse).unwrap_or_else(|| self.world.kubernetes(self.by, &asked))
+            effect.and_then(rejection_of).unwrap_or_else(|| self.world.kubernetes(self.by, &request))
         };
         let answer = self.carry(Target::Kubernetes, &name, act).await;
         match answer.ok_or("the connection broke")? {
@@ -154,18 +159,18 @@ impl Link {
                 Ok(response.body(Body::from(body.to_string()))?)
             }
             model_api::Answer::Watch(watch) => {
-                let effect = self.strike(Target::Watches, "watch");
-                let events = Events { link: self.clone(), watch, effect, given: 0, again: None };
-                let lines = stream::unfold(events, |mut events| async {
-                    let line = events.next().await?;
-                    Some((Ok::<_, Infallible>(Bytes::from(format!("{line}\n"))), events))
+                let effect = self.next_fault(Target::Watches, "watch");
+                let events = Events { link: self.clone(), watch, effect, delivered: 0, repeated: None };
+                let chunks = stream::unfold(events, |mut events| async {
+                    let chunk = events.next().await?;
+                    Some((Ok::<_, Infallible>(Bytes::from(format!("{chunk}\n"))), events))
                 });
-                Ok(Response::new(Body::from_stream(lines)))
+                Ok(Response::new(Body::from_stream(chunks)))
             }
         }
     }
 
-    /// The wire to AWS.
+    /// Returns the transport to AWS.
     pub fn aws(self: &Arc<Self>) -> Transport {
         let link = self.clone();
         Arc::new(move |sent| {
@@ -188,7 +193,7 @@ impl Link {
     }
 }
 
-fn refusal(code: u16) -> model_api::Answer {
+fn rejection(code: u16) -> model_api::Answer {
     let reason = match code {
         409 => "Conflict",
         410 => "Expired",
@@ -196,11 +201,11 @@ fn refusal(code: u16) -> model_api::Answer {
         503 => "ServiceUnavailable",
         _ => "InternalError",
     };
-    let (code, body) = model_api::failure(code, reason, "the schedule has it so");
+    let (code, body) = model_api::failure(code, reason, "injected by the schedule");
     model_api::Answer::Whole(code, body)
 }
 
-/// A request under way.
+/// A pending request, which records its duration when dropped.
 struct Wait<'a> {
     link: &'a Link,
     began: Instant,
@@ -211,30 +216,31 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let (waited, now) = (self.began.elapsed(), self.link.world.time.now());
         let mut journal = self.link.world.journal();
-        // A clock that was stopped with its process jumps.
+        // The clock of a paused process jumps, so that the wait is not meaningful.
         if !journal.was_paused(self.link.by.0, self.at, now) {
             journal.longest_wait = journal.longest_wait.max(waited);
         }
     }
 }
 
-/// The events of one watch, and what goes wrong with them.
+/// The events of one watch, and the fault that is injected into them.
 struct Events {
     link: Arc<Link>,
     watch: Watch,
     effect: Option<Effect>,
-    given: u32,
-    again: Option<Value>,
+    delivered: u32,
+    repeated: Option<Value>,
 }
 
 impl Events {
     async fn next(&mut self) -> Option<Value> {
-        if let Some(again) = self.again.take() {
-            return Some(again);
+        if let Some(repeated) = self.repeated.take() {
+            return Some(repeated);
         }
         match self.effect {
-            Some(Effect::Cut(count)) if self.given >= count => {
-                // What happens meanwhile is lost with the connection, and told by the next one.
+            Some(Effect::Cut(count)) if self.delivered >= count => {
+                // Events of these two seconds are lost with the connection. The next watch delivers
+                // them.
                 sleep(Duration::from_secs(2)).await;
                 return None;
             }
@@ -249,27 +255,27 @@ impl Events {
         if let Some(Effect::Late(delay)) = self.effect {
             sleep(delay).await;
         }
-        // A replica that is cut off hears nothing.
-        while let Some(until) = self.cut_off() {
+        // A disconnected replica receives no events.
+        while let Some(until) = self.disconnected_until() {
             sleep(until.saturating_sub(self.link.world.time.now()).max(Duration::from_millis(1))).await;
         }
-        self.given += 1;
+        self.delivered += 1;
         self.link.world.journal().events += 1;
         if self.effect == Some(Effect::Repeat) {
-            self.again = Some(event.clone());
+            self.repeated = Some(event.clone());
         }
         Some(event)
     }
 
-    fn cut_off(&self) -> Option<Duration> {
+    fn disconnected_until(&self) -> Option<Duration> {
         let (now, slot) = (self.link.world.time.now(), self.link.by.0);
-        let cuts_off = |window: &&Window| {
+        let disconnects = |window: &&Window| {
             window.target == Target::Kubernetes
                 && window.percent == 100
                 && matches!(window.effect, Effect::Hang | Effect::LoseRequest)
                 && window.slot.is_none_or(|it| it == slot)
                 && (window.from..window.until).contains(&now)
         };
-        self.link.world.schedule.windows.iter().find(cuts_off).map(|window| window.until)
+        self.link.world.schedule.windows.iter().find(disconnects).map(|window| window.until)
     }
 }

@@ -1,7 +1,9 @@
-//! Whatever fails: random schedules of faults, people and deploys, and no promise broken. A seed makes a schedule, and the same one each time.
+//! Randomized fault schedules: each seed determines faults, user actions and deploys, and the
+//! oracle checks the invariants of the run.
 //!
-//! The real replicas run in process, over a model of the API server and the simulated ECS; their clocks are paused and move in
-//! turns, so that minutes take milliseconds. `SEEDS=50000` runs that many, `SEED=7` runs one and prints its journal.
+//! The real replicas run in process, with a model of the API server and the simulated ECS. Their
+//! clocks are paused and advance in steps, so that minutes take milliseconds. `SEEDS=50000` runs
+//! that many schedules, `SEED=7` runs one and prints its journal.
 
 mod journal;
 mod link;
@@ -26,16 +28,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{people::People, schedule::Schedule};
+use self::{people::Users, schedule::Schedule};
 
-/// How many schedules run where nobody says: few, since `make chaos` tries many, and faster.
-const SEEDS: u64 = 50;
+/// Default number of schedules. It is small, since `make chaos` runs many more in an optimized
+/// build.
+const DEFAULT_SEEDS: u64 = 50;
 
-/// What all runs came to.
+/// Totals of all runs.
 #[derive(Default)]
 struct Total {
     schedules: u64,
-    struck: BTreeMap<String, u64>,
+    injected: BTreeMap<String, u64>,
     events: u64,
     crashes: u64,
     pauses: u64,
@@ -43,36 +46,36 @@ struct Total {
     deregistered: u64,
     repeats: u64,
     deploys: u64,
-    longest_rest: Duration,
+    longest_convergence: Duration,
     virtual_time: Duration,
     failures: Vec<String>,
 }
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+    Some(text.parse().unwrap_or_else(|_| panic!("invalid {variable}={text}: expected a number")))
 }
 
-/// Runs the schedule of one seed.
-fn try_seed(seed: u64, total: &Mutex<Total>, is_alone: bool) {
+/// Runs the schedule of one seed and adds the result to `total`.
+fn check_seed(seed: u64, total: &Mutex<Total>, is_single: bool) {
     let schedule = Schedule::of(seed);
-    let people = People::of(seed, schedule.end);
-    let story = format!("{schedule}{people}");
-    if is_alone {
-        println!("{story}");
+    let users = Users::of(seed, schedule.end);
+    let scenario = format!("{schedule}{users}");
+    if is_single {
+        println!("{scenario}");
     }
-    let calm = run::run(Schedule::calm(&schedule), &people);
-    let run = run::run(schedule, &people);
-    let mut found = oracle::violations(&run, &people, &calm);
-    found.extend(calm.world.journal().violations.iter().map(|it| format!("without a fault: {it}")));
+    let baseline = run::run(Schedule::without_faults(&schedule), &users);
+    let run = run::run(schedule, &users);
+    let mut violations = oracle::violations(&run, &users, &baseline);
+    violations.extend(baseline.world.journal().violations.iter().map(|it| format!("without faults: {it}")));
     let journal = run.world.journal();
-    if is_alone {
+    if is_single {
         journal.entries.iter().for_each(|entry| println!("{entry}"));
     }
     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
     total.schedules += 1;
-    for (kind, count) in &journal.struck {
-        *total.struck.entry(kind.clone()).or_default() += count;
+    for (kind, count) in &journal.injected {
+        *total.injected.entry(kind.clone()).or_default() += count;
     }
     total.events += journal.events;
     total.crashes += u64::from(journal.crashes);
@@ -82,28 +85,28 @@ fn try_seed(seed: u64, total: &Mutex<Total>, is_alone: bool) {
     total.deregistered +=
         run.world.ecs.calls_of(testkit::simulated_ecs::Action::DeregisterTaskDefinition).len() as u64;
     total.deploys += journal.deploys.0;
-    total.longest_rest = total.longest_rest.max(run.rest);
+    total.longest_convergence = total.longest_convergence.max(run.convergence);
     total.virtual_time += run.world.time.now();
-    if !found.is_empty() {
-        let failure = format!("SEED={seed}\n{story}{}", found.join("\n"));
-        // At once, since a night is long.
+    if !violations.is_empty() {
+        let failure = format!("SEED={seed}\n{scenario}{}", violations.join("\n"));
+        // Printed immediately, since all seeds together may take hours.
         eprintln!("{failure}\n");
         total.failures.push(failure);
     }
 }
 
 #[test]
-fn whatever_fails_by_seed_no_promise_is_broken() {
-    let (only, seeds) = (number("SEED"), number("SEEDS").unwrap_or(SEEDS));
+fn invariants_hold_for_every_seed() {
+    let (only, seeds) = (number("SEED"), number("SEEDS").unwrap_or(DEFAULT_SEEDS));
     let (first, end) = only.map_or((0, seeds), |seed| (seed, seed + 1));
-    let (next, total, began) = (AtomicU64::new(first), Mutex::new(Total::default()), Instant::now());
+    let (next, total, start) = (AtomicU64::new(first), Mutex::new(Total::default()), Instant::now());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
                 break;
             }
-            let outcome = catch_unwind(AssertUnwindSafe(|| try_seed(seed, &total, only.is_some())));
+            let outcome = catch_unwind(AssertUnwindSafe(|| check_seed(seed, &total, only.is_some())));
             if outcome.is_err() {
                 let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                 total.failures.push(format!("SEED={seed}\n{}: the run panicked", Schedule::of(seed)));
@@ -116,23 +119,24 @@ fn whatever_fails_by_seed_no_promise_is_broken() {
         }
     });
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    println!("{}", report(&total, began.elapsed()));
+    println!("{}", report(&total, start.elapsed()));
     let failures = &total.failures;
     assert!(
         failures.is_empty(),
-        "{} of {} schedules broke a promise; each replays by its seed, and the last was\n{}",
+        "{} of {} schedules violated an invariant; replay each one with its SEED; the last one:\n{}",
         failures.len(),
         total.schedules,
         failures.last().map_or("", String::as_str)
     );
 }
 
-fn report(total: &Total, took: Duration) -> String {
+fn report(total: &Total, elapsed: Duration) -> String {
     let mut text = format!(
-        "{} schedules in {:.0} s ({:.1} days of virtual time): {} crashes, {} pauses, {} handovers, {} watch events, {} deploys, \
-         {} Deregisters of which {} repeated one; at rest {:.0} s after the last fault at the latest",
+        "{} schedules in {:.0} s ({:.1} days of virtual time): {} crashes, {} pauses, {} handovers, \
+         {} watch events, {} deploys, {} deregistrations, {} of them repeated; \
+         converged at most {:.0} s after the last fault",
         total.schedules,
-        took.as_secs_f64(),
+        elapsed.as_secs_f64(),
         total.virtual_time.as_secs_f64() / 86_400.0,
         total.crashes,
         total.pauses,
@@ -141,9 +145,9 @@ fn report(total: &Total, took: Duration) -> String {
         total.deploys,
         total.deregistered,
         total.repeats,
-        total.longest_rest.as_secs_f64(),
+        total.longest_convergence.as_secs_f64(),
     );
-    for (kind, count) in &total.struck {
+    for (kind, count) in &total.injected {
         let _ = write!(text, "\n  {kind}: {count}");
     }
     text

@@ -1,4 +1,5 @@
-//! What people and deploys do in a run: made from the seed, and such that what comes of it does not hang on how fast the controller is.
+//! The user actions and deploys of a run, generated from the seed. Their end state does not depend
+//! on the speed of the controller.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +12,10 @@ use serde_json::{Value, json};
 
 pub const REGION: &str = "us-west-2";
 
-/// One thing that somebody does.
+/// An action of a user or of a deploy.
 #[derive(Clone, Debug)]
-pub enum Act {
-    Make {
+pub enum UserAction {
+    Create {
         name: String,
         spec: Value,
     },
@@ -22,7 +23,7 @@ pub enum Act {
         name: String,
         spec: Value,
     },
-    /// Asks for a look now.
+    /// Requests a reconcile.
     Request {
         name: String,
         spec: Value,
@@ -30,48 +31,48 @@ pub enum Act {
     Delete {
         name: String,
     },
-    /// Starts a task, or a service, of a revision.
+    /// Starts a task or a service that uses a revision.
     Start {
-        user: String,
+        consumer: String,
         revision: String,
         is_service: bool,
     },
     Stop {
-        user: String,
+        consumer: String,
         is_service: bool,
     },
-    /// Registers a revision of a family that nobody retires.
+    /// Registers a revision of a family that no resource retires.
     Deploy,
 }
 
-/// All that people do in a run.
+/// All user actions of a run.
 #[derive(Clone, Debug, Default)]
-pub struct People {
-    /// How many revisions of each family there are.
+pub struct Users {
+    /// Number of revisions of each family.
     pub families: BTreeMap<String, usize>,
-    pub acts: Vec<(Duration, Act)>,
-    /// Revisions of which it depends on who is faster whether they are retired.
+    pub actions: Vec<(Duration, UserAction)>,
+    /// Revisions whose retirement races with a user action.
     pub races: BTreeSet<String>,
-    /// Families whose next revision is declared, and registered only once all has come to rest.
+    /// Families whose next revision is declared, but registered only after the run has converged.
     pub missing: Vec<String>,
 }
 
-impl People {
+impl Users {
     pub fn of(seed: u64, end: Duration) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x7065_6f70_6c65);
-        let mut people = Self::default();
+        let mut users = Self::default();
         for number in 0..rng.usize(2..=7) {
-            people.resource(&mut rng, &format!("r{number}"), end);
+            users.resource(&mut rng, &format!("r{number}"), end);
         }
         for _ in 0..rng.usize(0..20) {
-            let at = moment(&mut rng, end);
-            people.acts.push((at, Act::Deploy));
+            let at = random_time(&mut rng, end);
+            users.actions.push((at, UserAction::Deploy));
         }
-        people.acts.sort_by_key(|(at, _)| *at);
-        people
+        users.actions.sort_by_key(|(at, _)| *at);
+        users
     }
 
-    /// The names of `count` new revisions.
+    /// Adds `count` revisions to a family and returns their names.
     fn register(&mut self, family: &str, count: usize) -> Vec<String> {
         let before = self.families.entry(family.to_owned()).or_default();
         let names = (*before + 1..=*before + count).map(|number| format!("{family}:{number}")).collect();
@@ -79,25 +80,26 @@ impl People {
         names
     }
 
-    fn make(&mut self, at: Duration, name: &str, spec: &Value) {
-        self.acts.push((at, Act::Make { name: name.to_owned(), spec: spec.clone() }));
+    fn create(&mut self, at: Duration, name: &str, spec: &Value) {
+        self.actions.push((at, UserAction::Create { name: name.to_owned(), spec: spec.clone() }));
     }
 
     fn edit(&mut self, at: Duration, name: &str, spec: &Value) {
-        self.acts.push((at, Act::Edit { name: name.to_owned(), spec: spec.clone() }));
+        self.actions.push((at, UserAction::Edit { name: name.to_owned(), spec: spec.clone() }));
     }
 
-    fn use_from_the_start_until(
+    fn use_from_start_until(
         &mut self,
         until: Option<Duration>,
-        user: &str,
+        consumer: &str,
         revision: &str,
         is_service: bool,
     ) {
-        let (user, revision) = (user.to_owned(), revision.to_owned());
-        self.acts.push((Duration::ZERO, Act::Start { user: user.clone(), revision, is_service }));
+        let (consumer, revision) = (consumer.to_owned(), revision.to_owned());
+        self.actions
+            .push((Duration::ZERO, UserAction::Start { consumer: consumer.clone(), revision, is_service }));
         if let Some(until) = until {
-            self.acts.push((until, Act::Stop { user, is_service }));
+            self.actions.push((until, UserAction::Stop { consumer, is_service }));
         }
     }
 
@@ -108,8 +110,8 @@ impl People {
         match rng.u8(..12) {
             0 => {
                 let all = self.register(&family, rng.usize(12..=25));
-                let [at] = moments(rng, end.mul_f64(0.5));
-                self.make(at, name, &json!({ "revisions": all, "inUse": in_use }));
+                let [at] = random_times(rng, end.mul_f64(0.5));
+                self.create(at, name, &json!({ "revisions": all, "inUse": in_use }));
             }
             1 => self.waiting(rng, name, &family, end),
             2 => self.shared(rng, name, &family, in_use, end),
@@ -117,121 +119,122 @@ impl People {
                 let mut all = self.register(&family, count);
                 all.push(format!("{family}:{}", count + 1));
                 self.missing.push(family.clone());
-                let at = moment(rng, end);
-                self.make(at, name, &json!({ "revisions": all, "inUse": in_use }));
+                let at = random_time(rng, end);
+                self.create(at, name, &json!({ "revisions": all, "inUse": in_use }));
             }
             4 => {
-                // Suspended from the start, and released or not.
+                // Created suspended, and resumed or not.
                 let all = self.register(&family, count);
-                let [made, released] = moments(rng, end);
+                let [created, resumed] = random_times(rng, end);
                 let spec = |suspend| json!({ "revisions": all, "inUse": in_use, "suspend": suspend });
-                self.make(made, name, &spec(true));
+                self.create(created, name, &spec(true));
                 if rng.bool() {
-                    self.edit(released, name, &spec(false));
+                    self.edit(resumed, name, &spec(false));
                 }
             }
             5 => {
-                // Suspended midway, and released.
+                // Suspended midway, and resumed.
                 let all = self.register(&family, count + 4);
-                let [made, suspended, released] = moments(rng, end);
+                let [created, suspended, resumed] = random_times(rng, end);
                 let spec = |suspend| json!({ "revisions": all, "inUse": in_use, "suspend": suspend });
-                self.make(made, name, &spec(false));
+                self.create(created, name, &spec(false));
                 self.edit(suspended, name, &spec(true));
-                self.edit(released, name, &spec(false));
+                self.edit(resumed, name, &spec(false));
             }
             6 => {
                 // Entries removed midway.
                 let all = self.register(&family, count + 4);
-                let [made, removed] = moments(rng, end);
+                let [created, removed] = random_times(rng, end);
                 self.races.extend(all[..3].iter().cloned());
-                self.make(made, name, &json!({ "revisions": all, "inUse": in_use }));
+                self.create(created, name, &json!({ "revisions": all, "inUse": in_use }));
                 self.edit(removed, name, &json!({ "revisions": all[3..], "inUse": in_use }));
             }
             7 => {
-                // Deleted, and made again under the same name with other revisions.
+                // Deleted, and recreated with the same name and other revisions.
                 let (first, second) = (self.register(&family, count + 2), self.register(&family, count));
-                let [made, deleted, again] = moments(rng, end);
+                let [created, deleted, recreated] = random_times(rng, end);
                 self.races.extend(first.iter().cloned());
-                self.make(made, name, &json!({ "revisions": first, "inUse": in_use }));
-                self.acts.push((deleted, Act::Delete { name: name.to_owned() }));
-                self.make(again, name, &json!({ "revisions": second, "inUse": in_use }));
+                self.create(created, name, &json!({ "revisions": first, "inUse": in_use }));
+                self.actions.push((deleted, UserAction::Delete { name: name.to_owned() }));
+                self.create(recreated, name, &json!({ "revisions": second, "inUse": in_use }));
             }
             8 => {
                 let mut all = self.register(&family, count);
                 all.push(format!("arn:aws:ecs:{REGION}:999999999999:task-definition/other:1"));
-                let at = moment(rng, end);
-                self.make(at, name, &json!({ "revisions": all, "region": REGION, "inUse": in_use }));
+                let at = random_time(rng, end);
+                self.create(at, name, &json!({ "revisions": all, "region": REGION, "inUse": in_use }));
             }
             9 => {
                 let all = self.register(&family, count);
-                let [made, dry] = moments(rng, end);
+                let [created, dry] = random_times(rng, end);
                 let spec = |dry_run| json!({ "revisions": all, "inUse": in_use, "dryRun": dry_run });
-                self.make(made, name, &spec(true));
+                self.create(created, name, &spec(true));
                 if rng.bool() {
                     self.edit(dry, name, &spec(false));
                 }
             }
             10 => {
                 let all = self.register(&family, count);
-                let [made, requested] = moments(rng, end);
+                let [created, requested] = random_times(rng, end);
                 let spec = json!({ "revisions": all, "inUse": in_use });
-                self.make(made, name, &spec);
-                self.acts.push((requested, Act::Request { name: name.to_owned(), spec }));
+                self.create(created, name, &spec);
+                self.actions.push((requested, UserAction::Request { name: name.to_owned(), spec }));
             }
             _ => {
                 let all = self.register(&family, count);
-                let at = moment(rng, end);
-                self.make(at, name, &json!({ "revisions": all, "inUse": "Wait", "unusedFor": "20s" }));
+                let at = random_time(rng, end);
+                self.create(at, name, &json!({ "revisions": all, "inUse": "Wait", "unusedFor": "20s" }));
             }
         }
     }
 
-    /// Some of the revisions are in use from the start, for a while or for good.
+    /// Some of the revisions are in use from the start, temporarily or permanently.
     fn waiting(&mut self, rng: &mut Rng, name: &str, family: &str, end: Duration) {
         let all = self.register(family, 4);
-        let [made] = moments(rng, end.mul_f64(0.5));
+        let [created] = random_times(rng, end.mul_f64(0.5));
         for revision in &all[..3] {
-            let until = (rng.u8(..4) > 0).then(|| moment(rng, end));
-            let user = revision.replace(':', "-");
-            self.use_from_the_start_until(until, &user, revision, rng.bool());
+            let until = (rng.u8(..4) > 0).then(|| random_time(rng, end));
+            let consumer = revision.replace(':', "-");
+            self.use_from_start_until(until, &consumer, revision, rng.bool());
         }
         let spec = if rng.bool() {
             json!({ "revisions": all, "inUse": "Wait" })
         } else {
             json!({ "revisions": all, "inUse": "Wait", "unusedFor": "20s" })
         };
-        self.make(made, name, &spec);
+        self.create(created, name, &spec);
     }
 
     /// Two resources declare the same revisions.
     fn shared(&mut self, rng: &mut Rng, name: &str, family: &str, in_use: &str, end: Duration) {
         let all = self.register(family, 5);
         let arn = |revision: &String| format!("arn:aws:ecs:{REGION}:012345678910:task-definition/{revision}");
-        let [first, second] = moments(rng, end);
+        let [first, second] = random_times(rng, end);
         let second = if rng.bool() { first } else { second };
         let arns: Vec<String> = all.iter().map(arn).collect();
-        self.make(first, name, &json!({ "revisions": all, "inUse": in_use }));
-        self.make(second, &format!("{name}-too"), &json!({ "revisions": arns, "inUse": in_use }));
+        self.create(first, name, &json!({ "revisions": all, "inUse": in_use }));
+        self.create(second, &format!("{name}-too"), &json!({ "revisions": arns, "inUse": in_use }));
     }
 }
 
-fn moment(rng: &mut Rng, end: Duration) -> Duration {
+/// Returns a random time before `end`.
+fn random_time(rng: &mut Rng, end: Duration) -> Duration {
     end.mul_f64(rng.f64())
 }
 
-/// A time for each of so many acts on one thing, one after another.
-fn moments<const N: usize>(rng: &mut Rng, end: Duration) -> [Duration; N] {
-    let mut moments = [(); N].map(|()| moment(rng, end));
-    moments.sort();
-    moments
+/// Returns `N` random times in ascending order, for actions on one resource.
+fn random_times<const N: usize>(rng: &mut Rng, end: Duration) -> [Duration; N] {
+    let mut times = [(); N].map(|()| random_time(rng, end));
+    times.sort();
+    times
 }
 
-impl fmt::Display for People {
+impl fmt::Display for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, act) in self.acts.iter().filter(|(_, act)| !matches!(act, Act::Deploy)) {
-            match act {
-                Act::Make { name, spec } => writeln!(f, "  {at:?} make {name} {spec}")?,
-                Act::Edit { name, spec } => writeln!(f, "  {at:?} edit {name} {spec}")?,
+        for (at, action) in self.actions.iter().filter(|(_, action)| !matches!(action, UserAction::Deploy)) {
+            match action {
+                UserAction::Create { name, spec } => writeln!(f, "  {at:?} create {name} {spec}")?,
+                UserAction::Edit { name, spec } => writeln!(f, "  {at:?} edit {name} {spec}")?,
                 other => writeln!(f, "  {at:?} {other:?}")?,
             }
         }

@@ -1,4 +1,5 @@
-//! A process of the controller in a run: the real replica on a runtime of its own, whose paused clock moves in turns.
+//! A controller process of a run: the real replica on its own runtime, whose paused clock advances
+//! in steps.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -34,9 +35,9 @@ pub struct Running {
     link: Arc<Link>,
     stop: watch::Sender<bool>,
     work: JoinHandle<()>,
-    /// When it began, by the time of the run and by its own clock.
+    /// When the process began, in the time of the run and on its own clock.
     began: (Duration, Instant),
-    /// Until when it is stopped in its tracks.
+    /// End of the current pause. `None` if the process is not paused.
     paused_until: Option<Duration>,
 }
 
@@ -60,13 +61,13 @@ fn options(world: &World, pacing: Pacing) -> Options {
 impl Running {
     pub fn start(by: Process, world: &Arc<World>, pacing: Pacing) -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
-        let runtime = runtime.expect("a runtime can be built");
+        let runtime = runtime.expect("the runtime can be built");
         let link = Link::new(by, world.clone());
-        let (stop, told) = watch::channel(false);
+        let (stop, stop_receiver) = watch::channel(false);
         let now = world.time.now();
         let (work, began) = runtime.block_on(async {
-            let wire = link.clone();
-            let service = service_fn(move |request| wire.clone().kubernetes(request));
+            let for_api = link.clone();
+            let service = service_fn(move |request| for_api.clone().kubernetes(request));
             let time = world.time.clone();
             let dependencies = Dependencies {
                 client: kubernetes::bounded(ClientBuilder::new(service, NAMESPACE)),
@@ -75,7 +76,7 @@ impl Running {
                 clock: Arc::new(move || time.wall()),
                 instance: identity(by),
                 identity: identity(by),
-                stop: told,
+                stop: stop_receiver,
             };
             let replica = Replica::new(&options(world, pacing), dependencies);
             (tokio::spawn(replica.run()), (now, Instant::now()))
@@ -83,21 +84,22 @@ impl Running {
         Self { runtime, link, stop, work, began, paused_until: None }
     }
 
-    /// Lets it run from `at` to `until`. What is to happen to it, if a request brought that about.
-    pub fn turn(&mut self, world: &World, at: Duration, until: Duration) -> Option<Halt> {
+    /// Runs the process from `at` to `until`. Returns the halt that one of its requests triggered,
+    /// if any.
+    pub fn step(&mut self, world: &World, at: Duration, until: Duration) -> Option<Halt> {
         if self.paused_until.is_some_and(|end| at < end) {
             return None;
         }
         self.paused_until = None;
         self.link.resume();
-        let mine = |time: Duration| self.began.1 + time.saturating_sub(self.began.0);
-        let (begin, end) = (mine(at), mine(until));
+        let local = |time: Duration| self.began.1 + time.saturating_sub(self.began.0);
+        let (begin, end) = (local(at), local(until));
         self.runtime.block_on(async {
-            world.time.begin_turn(at, begin);
-            // After a pause, its clock jumps.
-            let behind = begin.saturating_duration_since(Instant::now());
-            if !behind.is_zero() {
-                advance(behind).await;
+            world.time.begin_step(at, begin);
+            // The clock of the process jumps after a pause.
+            let lag = begin.saturating_duration_since(Instant::now());
+            if !lag.is_zero() {
+                advance(lag).await;
             }
             tokio::select! {
                 biased;
@@ -113,7 +115,7 @@ impl Running {
         self.paused_until = Some(until);
     }
 
-    pub fn tell_to_stop(&self) {
+    pub fn request_stop(&self) {
         self.stop.send_replace(true);
     }
 

@@ -1,4 +1,5 @@
-//! One run: the people, the faults and the replicas of a seed, turn by turn until all has come to rest.
+//! One run: the user actions, faults and replicas of a seed, executed step by step until the run
+//! converges.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -6,38 +7,39 @@ use ecs_retirement_controller::aws::permit_queue::Pacing;
 use serde_json::Value;
 
 use super::{
-    journal::What,
-    people::{Act, People},
+    journal::Operation,
+    people::{UserAction, Users},
     replica::Running,
     schedule::{Halt, Schedule, Slot, When},
     world::{RETIREMENTS, World},
 };
 
-/// How long a turn is while something happens, and once all is at rest.
-const TURN: Duration = Duration::from_millis(200);
-const LONG_TURN: Duration = Duration::from_secs(2);
+/// Length of a step before and after convergence.
+const STEP: Duration = Duration::from_millis(200);
+const LONG_STEP: Duration = Duration::from_secs(2);
 
-/// How long all may take to come to rest once nothing goes wrong any more, beside what the rates of ECS take.
-const REST: Duration = Duration::from_mins(1);
+/// Time within which a run converges after the last fault, in addition to the time that the rates
+/// of ECS require.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How long nothing may be written or called once all is at rest.
-const QUIET: Duration = Duration::from_mins(5);
+/// Time after convergence in which no write and no call may happen.
+const IDLE_PERIOD: Duration = Duration::from_mins(5);
 
-/// What a run came to.
+/// The result of a run.
 pub struct Run {
     pub world: Arc<World>,
-    /// How long after the last fault and the last act all had come to rest.
-    pub rest: Duration,
+    /// Time from the last fault and the last user action to convergence.
+    pub convergence: Duration,
 }
 
-/// One of the replicas: its process, or when it has the next one.
+/// One of the replicas: its process, or the start time of its next process.
 struct Replica {
     slot: Slot,
     processes: u32,
     running: Option<Running>,
     starts_at: Duration,
-    /// How long after it has ended, as it was told, the next one starts.
-    hands_over: Option<Duration>,
+    /// Delay between the end of a process that was requested to stop and the start of the next one.
+    handover_delay: Option<Duration>,
 }
 
 pub fn pacing(seed: u64) -> Pacing {
@@ -45,97 +47,101 @@ pub fn pacing(seed: u64) -> Pacing {
     Pacing { per_second: [0.5, 2.0, 10.0][rng.usize(..3)], burst: [1, 10][rng.usize(..2)] }
 }
 
-pub fn run(schedule: Schedule, people: &People) -> Run {
+pub fn run(schedule: Schedule, users: &Users) -> Run {
     let (seed, end, count) = (schedule.seed, schedule.end, schedule.replicas);
     let pacing = pacing(seed);
-    // The backoff of the watches draws from here.
+    // Seeds the jitter of the watch backoff.
     fastrand::seed(seed);
-    let world = World::new(schedule, &people.families);
+    let world = World::new(schedule, &users.families);
     let mut replicas: Vec<Replica> = (0..count)
         .map(|slot| Replica {
             slot,
             processes: 0,
             running: None,
-            starts_at: TURN.mul_f64(f64::from(u8::from(slot > 0))),
-            hands_over: None,
+            starts_at: STEP.mul_f64(f64::from(u8::from(slot > 0))),
+            handover_delay: None,
         })
         .collect();
-    let mut acts: VecDeque<&(Duration, Act)> = people.acts.iter().collect();
+    let mut actions: VecDeque<&(Duration, UserAction)> = users.actions.iter().collect();
     let mut at = Duration::ZERO;
-    let mut turn = |at: &mut Duration, length: Duration| {
+    let mut step = |at: &mut Duration, length: Duration| {
         for replica in &mut replicas {
-            replica.turn(&world, pacing, *at, *at + length);
+            replica.step(&world, pacing, *at, *at + length);
         }
         *at += length;
         world.time.set(*at);
     };
-    let limit = end + limit(&world, people, pacing);
+    let limit = end + limit(&world, users, pacing);
     loop {
-        while let Some((_, act)) = acts.pop_front_if(|(due, _)| *due <= at) {
-            world.act(act);
+        while let Some((_, action)) = actions.pop_front_if(|(due, _)| *due <= at) {
+            world.perform(action);
         }
-        turn(&mut at, TURN);
-        if at >= end && acts.is_empty() && (is_at_rest(&world) || at >= limit) {
+        step(&mut at, STEP);
+        if at >= end && actions.is_empty() && (all_converged(&world) || at >= limit) {
             break;
         }
     }
-    let rest = at.saturating_sub(end);
+    let convergence = at.saturating_sub(end);
     if at >= limit {
         let objects = world.api.objects(RETIREMENTS);
         let stuck = objects
             .iter()
-            .filter(|object| !has_come_to_rest(object))
+            .filter(|object| !has_converged(object))
             .map(|object| format!("{} {}", object["metadata"]["name"], object["status"]));
         let stuck: Vec<String> = stuck.collect();
-        world
-            .journal()
-            .broken("I2", &format!("not at rest {rest:?} after the last fault: {}", stuck.join("\n")));
-        return Run { world, rest };
+        world.journal().record_violation(
+            "I2",
+            &format!("not converged {convergence:?} after the last fault: {}", stuck.join("\n")),
+        );
+        return Run { world, convergence };
     }
-    // What is on its way may still arrive: a last event, an echo of the last write.
+    // Pending events, such as the one of the last write, may still arrive.
     for _ in 0..50 {
-        turn(&mut at, TURN);
+        step(&mut at, STEP);
     }
-    for family in &people.missing {
+    for family in &users.missing {
         world.west.register(family);
     }
     let before = world.journal().entries.len();
-    let quiet_until = at + QUIET;
-    while at < quiet_until {
-        turn(&mut at, LONG_TURN);
+    let idle_until = at + IDLE_PERIOD;
+    while at < idle_until {
+        step(&mut at, LONG_STEP);
     }
     let mut journal = world.journal();
     let late: Vec<String> = journal.entries[before..]
         .iter()
-        .filter(|entry| is_work(&world, &entry.what))
+        .filter(|entry| is_work(&world, &entry.operation))
         .map(ToString::to_string)
         .collect();
     if !late.is_empty() {
-        journal.broken("I2", &format!("at rest, and yet: {}", late.join("\n")));
+        journal.record_violation("I2", &format!("converged, but still active: {}", late.join("\n")));
     }
     drop(journal);
-    Run { world, rest }
+    Run { world, convergence }
 }
 
-/// The tokens that are needed, at the least rate that throttling leaves, and what waits for others.
-fn limit(world: &World, people: &People, pacing: Pacing) -> Duration {
-    let revisions: usize = people.families.values().sum();
+/// Returns the time within which a run must converge after the last fault. It covers the required
+/// rate limit tokens at the minimum rate under throttling, and the retry delays.
+fn limit(world: &World, users: &Users, pacing: Pacing) -> Duration {
+    let revisions: usize = users.families.values().sum();
     let revisions = u32::try_from(revisions).unwrap_or(u32::MAX);
     let tokens = Duration::from_secs_f64(f64::from(revisions) / pacing.per_second.min(1.0));
-    // What ECS refused is tried again after as long as it was refused; a throttled rate doubles each minute.
-    REST + tokens + world.schedule.end.mul_f64(1.2) + Duration::from_mins(4)
+    // A rejected call is retried after at most as long as it was rejected. A throttled rate doubles
+    // every minute.
+    CONVERGENCE_TIMEOUT + tokens + world.schedule.end.mul_f64(1.2) + Duration::from_mins(4)
 }
 
-/// Whether an entry is more than looking whether there is work. What is in use for good is scanned for good.
-fn is_work(world: &World, what: &What) -> bool {
-    match what {
-        What::Wrote { .. } | What::Deregistered(_) => true,
-        What::Described { .. } | What::Called(_) => !is_waited(world),
-        What::Read { .. } => false,
+/// Returns true if an operation is more than a check for work. Revisions that stay in use are
+/// scanned indefinitely.
+fn is_work(world: &World, operation: &Operation) -> bool {
+    match operation {
+        Operation::Wrote { .. } | Operation::Deregistered(_) => true,
+        Operation::Described { .. } | Operation::Called(_) => !waits_for_usage_to_end(world),
+        Operation::Read { .. } => false,
     }
 }
 
-fn is_waited(world: &World) -> bool {
+fn waits_for_usage_to_end(world: &World) -> bool {
     world.api.objects(RETIREMENTS).iter().any(|object| rows(object).any(|row| row["reason"] == "InUse"))
 }
 
@@ -143,36 +149,36 @@ fn rows(object: &Value) -> impl Iterator<Item = &Value> {
     object["status"]["revisions"].as_array().into_iter().flatten()
 }
 
-fn is_at_rest(world: &World) -> bool {
+fn all_converged(world: &World) -> bool {
     world.api.objects(RETIREMENTS).iter().all(|object| {
-        has_come_to_rest(object) && rows(object).all(|row| row["reason"] != "InUse" || world.is_used(row))
+        has_converged(object) && rows(object).all(|row| row["reason"] != "InUse" || world.is_used(row))
     })
 }
 
-/// Whether its status speaks of its spec, and nothing is to come by itself.
-fn has_come_to_rest(object: &Value) -> bool {
+/// Returns true if the status refers to the current spec and every row is final.
+fn has_converged(object: &Value) -> bool {
     let (metadata, status) = (&object["metadata"], &object["status"]);
-    let is_settled = |row: &Value| {
+    let is_final = |row: &Value| {
         let reason = row["reason"].as_str().unwrap_or_default();
-        let waits = ["Pending", "CoolingDown", "Throttled", "Unavailable", "AccessDenied", "Refused"];
-        // A retired row has a message until it has ECS's own time, or ECS denies it.
-        !waits.contains(&reason) && (reason != "Retired" || row["message"].is_null())
+        let pending = ["Pending", "CoolingDown", "Throttled", "Unavailable", "AccessDenied", "Refused"];
+        // A retired row has a message until ECS reports `deregisteredAt` or denies the call.
+        !pending.contains(&reason) && (reason != "Retired" || row["message"].is_null())
     };
     status["observedGeneration"] == metadata["generation"]
         && status["lastHandledReconcileAt"] == metadata["annotations"]["ecs-retirement.dev/requestedAt"]
         && rows(object).next().is_some()
-        && rows(object).all(is_settled)
+        && rows(object).all(is_final)
 }
 
 impl Replica {
-    fn turn(&mut self, world: &Arc<World>, pacing: Pacing, at: Duration, until: Duration) {
+    fn step(&mut self, world: &Arc<World>, pacing: Pacing, at: Duration, until: Duration) {
         if self.running.is_none() && self.starts_at <= at {
             world.time.set(at);
             self.running = Some(Running::start((self.slot, self.processes), world, pacing));
             self.processes += 1;
         }
         let Some(running) = &mut self.running else { return };
-        let halt = running.turn(world, at, until).or_else(|| world.due(self.slot, When::At(until)));
+        let halt = running.step(world, at, until).or_else(|| world.due(self.slot, When::At(until)));
         match halt {
             Some(Halt::Crash(pause)) => {
                 world.journal().crashes += 1;
@@ -184,20 +190,22 @@ impl Replica {
             }
             Some(Halt::HandOver(pause)) => {
                 world.journal().handovers += 1;
-                running.tell_to_stop();
-                self.hands_over = Some(pause);
+                running.request_stop();
+                self.handover_delay = Some(pause);
             }
             None => {}
         }
-        if let (Some(pause), Some(true)) = (self.hands_over, self.running.as_ref().map(Running::has_ended)) {
+        if let (Some(pause), Some(true)) =
+            (self.handover_delay, self.running.as_ref().map(Running::has_ended))
+        {
             self.end(until + pause);
         }
     }
 
-    /// Ends its process wherever it is: every task of it, at whichever await it stands.
+    /// Ends the process abruptly: every task is dropped at its current await point.
     fn end(&mut self, starts_at: Duration) {
         self.running = None;
-        self.hands_over = None;
+        self.handover_delay = None;
         self.starts_at = starts_at;
     }
 }

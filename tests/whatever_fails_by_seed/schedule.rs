@@ -1,4 +1,4 @@
-//! The faults of a run, all made from the seed before it begins.
+//! The faults of a run, all generated from the seed before the run begins.
 
 use std::{
     fmt,
@@ -8,40 +8,40 @@ use std::{
 
 use fastrand::Rng;
 
-/// Which of the two replicas.
+/// Index of one of the two replicas.
 pub type Slot = usize;
 
-/// What may go wrong with a request.
+/// A fault of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
-    /// It is long on its way.
+    /// The request is delayed.
     Slow(Duration),
-    /// It is carried out, and the answer is long on its way.
+    /// The request is carried out, and the answer is delayed.
     SlowReply(Duration),
-    /// It is carried out, and the connection is cut.
+    /// The request is carried out, and the connection is cut before the answer.
     LoseReply,
-    /// The connection is cut before.
+    /// The connection is cut before the request is carried out.
     LoseRequest,
-    /// It is never answered.
+    /// The request is never answered.
     Hang,
     /// The API server answers with this status.
     Refuse(u16),
-    /// ECS refuses it.
+    /// ECS throttles the call.
     Throttle,
     ServerError,
     Unavailable,
     AccessDenied,
-    /// The watch is cut after this many events; those on their way are lost with it.
+    /// The watch is cut after this many events. Pending events are lost.
     Cut(u32),
-    /// Each event of the watch is late.
+    /// Each event of the watch is delayed.
     Late(Duration),
-    /// Each event of the watch comes twice.
+    /// Each event of the watch is delivered twice.
     Repeat,
-    /// The watch is told that its resource version is gone.
+    /// The watch fails because its resource version has expired.
     Gone,
 }
 
-/// Which requests.
+/// The requests that a fault applies to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Target {
     Kubernetes,
@@ -49,36 +49,37 @@ pub enum Target {
     Aws,
 }
 
-/// A time in which something may go wrong.
+/// A time window in which requests may fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     pub from: Duration,
     pub until: Duration,
     pub target: Target,
-    /// Of both replicas, where `None`.
+    /// The affected replica. `None`: both replicas.
     pub slot: Option<Slot>,
     pub effect: Effect,
-    /// How many of a hundred requests it strikes.
+    /// Percentage of affected requests.
     pub percent: u64,
 }
 
-/// What may happen to a replica.
+/// An interruption of a replica.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Halt {
-    /// It is gone, and another one starts after this time.
+    /// The process ends abruptly, and a new one starts after this time.
     Crash(Duration),
-    /// It is stopped for this time.
+    /// The process is paused for this time.
     Pause(Duration),
-    /// It is told to stop, and another one starts this long after it has ended.
+    /// The process is requested to stop, and a new one starts this long after it has ended.
     HandOver(Duration),
 }
 
-/// When that happens.
+/// The moment of a halt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum When {
     At(Duration),
-    /// At the nth request of the replica, before or after it is carried out.
+    /// Before the nth request of the replica is carried out.
     Before(u64),
+    /// After the nth request of the replica is carried out.
     After(u64),
 }
 
@@ -89,7 +90,7 @@ pub struct Schedule {
     pub replicas: usize,
     pub windows: Vec<Window>,
     pub halts: Vec<(Slot, When, Halt)>,
-    /// Nothing goes wrong from here on.
+    /// End of the faults.
     pub end: Duration,
 }
 
@@ -98,8 +99,8 @@ fn seconds(rng: &mut Rng, from: f64, until: f64) -> Duration {
 }
 
 impl Schedule {
-    /// No fault at all, for as long as `other` has some.
-    pub fn calm(other: &Self) -> Self {
+    /// Returns a schedule without faults that ends at the same time as `other`.
+    pub fn without_faults(other: &Self) -> Self {
         Self { seed: other.seed, replicas: 1, end: other.end, ..Self::default() }
     }
 
@@ -112,27 +113,27 @@ impl Schedule {
         Self { seed, replicas, windows, halts, end }
     }
 
-    /// What goes wrong with the nth request of that name, if anything does: the same in each run of the seed, whatever else
-    /// is asked.
-    pub fn strike(
+    /// Returns the window whose fault applies to the nth request of that name, with its index. The
+    /// result depends only on the seed and the arguments, not on other requests.
+    pub fn fault_for(
         &self,
         target: Target,
         slot: Slot,
         now: Duration,
         request: (&str, u64),
     ) -> Option<(usize, Window)> {
-        let is_met = |window: &Window| {
+        let is_active = |window: &Window| {
             window.target == target
                 && window.slot.is_none_or(|it| it == slot)
                 && (window.from..window.until).contains(&now)
         };
-        let is_struck = |(index, window): &(usize, Window)| {
+        let is_hit = |(index, window): &(usize, Window)| {
             let mut hasher = DefaultHasher::new();
             (self.seed, index, slot, request).hash(&mut hasher);
             hasher.finish() % 100 < window.percent
         };
-        let met = self.windows.iter().copied().enumerate().filter(|(_, window)| is_met(window));
-        met.into_iter().find(is_struck)
+        let active = self.windows.iter().copied().enumerate().filter(|(_, window)| is_active(window));
+        active.into_iter().find(is_hit)
     }
 }
 
@@ -172,10 +173,10 @@ fn window(rng: &mut Rng, replicas: usize, end: Duration) -> Window {
     };
     let from = seconds(rng, 0.0, end.as_secs_f64());
     let until = end.min(from + seconds(rng, 1.0, 40.0));
-    // One that strikes all requests of one replica to Kubernetes cuts it off.
-    let of = (replicas > 1 && rng.bool()).then(|| rng.usize(..replicas));
+    // A window that affects all Kubernetes requests of one replica disconnects the replica.
+    let slot = (replicas > 1 && rng.bool()).then(|| rng.usize(..replicas));
     let percent = [10, 30, 60, 100][rng.usize(..4)];
-    Window { from, until, target, slot: of, effect, percent }
+    Window { from, until, target, slot, effect, percent }
 }
 
 fn halt(rng: &mut Rng, replicas: usize, end: Duration) -> (Slot, When, Halt) {
@@ -196,8 +197,8 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}: {} replicas, faults until {:?}", self.seed, self.replicas, self.end)?;
         for Window { from, until, target, slot, effect, percent } in &self.windows {
-            let whose = slot.map_or("all replicas".to_owned(), |slot| format!("replica {slot}"));
-            writeln!(f, "  {from:?}..{until:?} {percent} % of {target:?} of {whose}: {effect:?}")?;
+            let affected = slot.map_or("all replicas".to_owned(), |slot| format!("replica {slot}"));
+            writeln!(f, "  {from:?}..{until:?} {percent} % of {target:?} of {affected}: {effect:?}")?;
         }
         for (slot, when, halt) in &self.halts {
             writeln!(f, "  replica {slot} {when:?}: {halt:?}")?;

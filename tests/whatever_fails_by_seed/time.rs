@@ -1,4 +1,4 @@
-//! The time of a run: virtual, one for all, and never backwards.
+//! The virtual time of a run. It is shared by all replicas and monotonic.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -8,25 +8,26 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
-/// Where the wall clocks of all runs begin: 2026-01-01.
+/// Wall clock at the beginning of every run: 2026-01-01.
 const BEGIN: i64 = 1_767_225_600;
 
-/// How far a run has come. Each replica has a paused clock of its own, which is in step at the ends of its turns.
+/// The time since the beginning of a run. The paused clock of each replica is synchronized with it
+/// at the end of each step.
 #[derive(Debug, Default)]
 pub struct Time(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     now: Duration,
-    /// The turn of a replica: when it began, here and by the replica's own clock.
-    turn: Option<(Duration, Instant)>,
+    /// Start of the current step, in the time of the run and on the clock of the replica.
+    step: Option<(Duration, Instant)>,
 }
 
 impl Time {
     pub fn now(&self) -> Duration {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((here, there)) = state.turn {
-            state.now = state.now.max(here + there.elapsed());
+        if let Some((run_time, replica_time)) = state.step {
+            state.now = state.now.max(run_time + replica_time.elapsed());
         }
         state.now
     }
@@ -36,16 +37,16 @@ impl Time {
         begin.checked_add(self.now()).unwrap_or(Timestamp::MAX)
     }
 
-    /// Begins the turn of a replica at `here`, which is `there` by its own clock.
-    pub fn begin_turn(&self, here: Duration, there: Instant) {
+    /// Begins a step of a replica. `run_time` and `replica_time` denote the same instant.
+    pub fn begin_step(&self, run_time: Duration, replica_time: Instant) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.turn = Some((here, there));
+        state.step = Some((run_time, replica_time));
     }
 
-    /// Nobody's turn.
+    /// Ends the current step, if any, and advances the time to `now`.
     pub fn set(&self, now: Duration) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.turn = None;
+        state.step = None;
         state.now = state.now.max(now);
     }
 }

@@ -1,4 +1,5 @@
-//! The world of a run: the API server and ECS, and the truth about both, which the oracle needs.
+//! The environment of a run: the API server, ECS, and the actual state of both, which the oracle
+//! needs.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,8 +18,8 @@ use testkit::{
 };
 
 use super::{
-    journal::{Deregistered, Entry, Journal, Process, What},
-    people::{Act, REGION},
+    journal::{Deregistered, Entry, Journal, Operation, Process},
+    people::{REGION, UserAction},
     schedule::{Effect, Halt, Schedule, Slot, When},
     time::Time,
 };
@@ -39,12 +40,12 @@ pub struct World {
 
 #[derive(Default)]
 struct State {
-    /// How many requests each replica has made, in all its processes.
-    asked: BTreeMap<Slot, u64>,
-    /// The halts that have come, by their place in the schedule.
-    halted: HashSet<usize>,
-    /// Since when each revision has been in use, by whom.
-    used: BTreeMap<String, BTreeMap<String, Duration>>,
+    /// Number of requests of each replica, in all its processes.
+    requests: BTreeMap<Slot, u64>,
+    /// Indices of the halts in the schedule that have been triggered.
+    triggered_halts: HashSet<usize>,
+    /// Start of the usage of each revision, by the name of the task or service.
+    used_since: BTreeMap<String, BTreeMap<String, Duration>>,
 }
 
 impl World {
@@ -56,7 +57,7 @@ impl World {
         ecs.throttle(1.0);
         let west = ecs.region(ACCOUNT, REGION);
         west.cluster("prod");
-        // ECS lists clusters for days that do not exist any more.
+        // ECS lists a deleted cluster for days.
         west.cluster("gone").vanish(Vanished::NotFound);
         for (family, count) in families {
             west.register_many(family, *count);
@@ -73,15 +74,16 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request of a replica.
+    /// Counts a request of a replica and returns its number, from 1.
     pub fn count(&self, slot: Slot) -> u64 {
         let mut state = self.state();
-        let asked = state.asked.entry(slot).or_default();
-        *asked += 1;
-        *asked
+        let count = state.requests.entry(slot).or_default();
+        *count += 1;
+        *count
     }
 
-    /// What is to happen to a replica at this moment, once. Nothing does once the faults have ended.
+    /// Returns the halt that is due for a replica at this moment, each halt once. Returns `None`
+    /// after the end of the faults.
     pub fn due(&self, slot: Slot, moment: When) -> Option<Halt> {
         if self.time.now() >= self.schedule.end {
             return None;
@@ -92,34 +94,34 @@ impl World {
         };
         let mut halts = self.schedule.halts.iter().enumerate();
         let (index, (_, _, halt)) = halts.find(|(index, (it, when, _))| {
-            *it == slot && is_due(*when) && !self.state().halted.contains(index)
+            *it == slot && is_due(*when) && !self.state().triggered_halts.contains(index)
         })?;
-        self.state().halted.insert(index);
+        self.state().triggered_halts.insert(index);
         Some(*halt)
     }
 
-    fn note(&self, by: Process, what: What) {
+    fn record(&self, by: Process, operation: Operation) {
         let at = self.time.now();
-        self.journal().entries.push(Entry { at, by, what });
+        self.journal().entries.push(Entry { at, by, operation });
     }
 
     /// Carries out a request to the API server.
-    pub fn kubernetes(&self, by: Process, asked: &Asked) -> Answer {
-        let answer = self.api.answer(asked);
+    pub fn kubernetes(&self, by: Process, request: &Asked) -> Answer {
+        let answer = self.api.answer(request);
         if let (Answer::Whole(status, body), Some(name), RETIREMENTS) =
-            (&answer, &asked.name, asked.plural.as_str())
+            (&answer, &request.name, request.plural.as_str())
         {
             let name = name.clone();
-            match asked.verb {
+            match request.verb {
                 Verb::Get => {
                     let object = (*status == 200).then(|| body.clone());
-                    self.note(by, What::Read { name, object });
+                    self.record(by, Operation::Read { name, object });
                 }
                 Verb::ApplyStatus => {
                     if *status == 200 {
-                        self.check_written(&name, &asked.body["status"]);
+                        self.check_written(&name, &request.body["status"]);
                     }
-                    self.note(by, What::Wrote { name, code: *status });
+                    self.record(by, Operation::Wrote { name, code: *status });
                 }
                 _ => {}
             }
@@ -127,25 +129,25 @@ impl World {
         answer
     }
 
-    /// I3: a status says INACTIVE only if ECS does, of that very ARN.
+    /// I3: a status reports INACTIVE only if ECS does so for the same ARN.
     fn check_written(&self, name: &str, status: &Value) {
         for row in status["revisions"].as_array().into_iter().flatten() {
-            let says = row["status"].as_str().unwrap_or_default();
-            if says != "INACTIVE" && row["reason"] != "Retired" {
+            let claimed = row["status"].as_str().unwrap_or_default();
+            if claimed != "INACTIVE" && row["reason"] != "Retired" {
                 continue;
             }
             let arn = row["arn"].as_str().unwrap_or_default();
-            let truth = self.west.status(arn.rsplit('/').next().unwrap_or_default());
-            if truth != Some(Status::Inactive)
+            let actual = self.west.status(arn.rsplit('/').next().unwrap_or_default());
+            if actual != Some(Status::Inactive)
                 || self.west.arn(arn.rsplit('/').next().unwrap_or_default()) != arn
             {
-                let told = format!("the status of {name} says {says} of {arn}, which is {truth:?}");
-                self.journal().broken("I3", &told);
+                let detail = format!("the status of {name} reports {claimed} for {arn}, which is {actual:?}");
+                self.journal().record_violation("I3", &detail);
             }
         }
     }
 
-    /// Carries out a call to AWS, which `effect` may have refused.
+    /// Carries out a call to AWS. `effect` may inject an error.
     pub fn aws(
         &self,
         by: Process,
@@ -159,95 +161,105 @@ impl World {
         }
         let answer = self.ecs.answer(sent);
         self.ecs.clear_faults();
-        let call = self.ecs.last_call().expect("each call is logged");
+        let call = self.ecs.last_call().expect("every call is logged");
         let arn = input["taskDefinition"].as_str().unwrap_or_default();
         let revision = arn.rsplit('/').next().unwrap_or_default().to_owned();
-        let lost = matches!(effect, Some(Effect::LoseReply));
-        let what = match call.action {
-            Action::DescribeTaskDefinition => What::Described {
-                truth: format!("{:?} {:?}", self.west.status(&revision), call.outcome),
+        let reply_is_lost = matches!(effect, Some(Effect::LoseReply));
+        let operation = match call.action {
+            Action::DescribeTaskDefinition => Operation::Described {
+                actual: format!("{:?} {:?}", self.west.status(&revision), call.outcome),
                 revision,
             },
-            Action::DeregisterTaskDefinition => What::Deregistered(Deregistered {
+            Action::DeregisterTaskDefinition => Operation::Deregistered(Deregistered {
                 used_for: self.used_for(&revision),
                 revision,
-                outcome: if lost && call.outcome == Outcome::Ok { Outcome::Dropped } else { call.outcome },
+                outcome: if reply_is_lost && call.outcome == Outcome::Ok {
+                    Outcome::Dropped
+                } else {
+                    call.outcome
+                },
                 changed: call.changed,
-                holder: self.holder(),
+                lease_holder: self.lease_holder(),
             }),
-            other => What::Called(other.name()),
+            other => Operation::Called(other.name()),
         };
-        self.note(by, what);
+        self.record(by, operation);
         answer
     }
 
     fn used_for(&self, revision: &str) -> Option<Duration> {
         let now = self.time.now();
-        let since = self.state().used.get(revision)?.values().min().copied()?;
+        let since = self.state().used_since.get(revision)?.values().min().copied()?;
         Some(now.saturating_sub(since))
     }
 
-    /// Whether somebody uses the revision of a row just now.
+    /// Returns true if the revision of a row is currently in use.
     pub fn is_used(&self, row: &Value) -> bool {
         self.used_for(row["revision"].as_str().unwrap_or_default()).is_some()
     }
 
-    /// Who holds the lease just now, whatever anybody believes.
-    fn holder(&self) -> Option<String> {
+    /// Returns the current holder of the lease according to the API server.
+    fn lease_holder(&self) -> Option<String> {
         let lease = self.api.objects(LEASES).into_iter().next()?;
         lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
     }
 
-    /// Does what a person does.
-    pub fn act(&self, act: &Act) {
+    /// Performs a user action.
+    pub fn perform(&self, action: &UserAction) {
         let metadata = |name: &str| json!({ "name": name });
-        match act {
-            Act::Make { name, spec } => {
+        match action {
+            UserAction::Create { name, spec } => {
                 let object = json!({
                     "apiVersion": "ecs-retirement.dev/v1alpha1", "kind": "TaskDefinitionRetirement",
                     "metadata": metadata(name), "spec": spec,
                 });
                 self.api.make(RETIREMENTS, NAMESPACE, &object);
             }
-            Act::Edit { name, spec } => self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &Value::Null),
-            Act::Request { name, spec } => {
+            UserAction::Edit { name, spec } => {
+                self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &Value::Null)
+            }
+            UserAction::Request { name, spec } => {
                 let annotations = json!({ "ecs-retirement.dev/requestedAt": "now" });
                 self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &annotations);
             }
-            Act::Delete { name } => self.api.delete(RETIREMENTS, NAMESPACE, name),
-            Act::Start { user, revision, is_service } => {
+            UserAction::Delete { name } => self.api.delete(RETIREMENTS, NAMESPACE, name),
+            UserAction::Start { consumer, revision, is_service } => {
                 let cluster = self.west.cluster("prod");
                 if *is_service {
-                    cluster.put_service(Service::steady(user, revision));
+                    cluster.put_service(Service::steady(consumer, revision));
                 } else {
-                    cluster.put_task(Task::running(user, revision));
+                    cluster.put_task(Task::running(consumer, revision));
                 }
                 let mut state = self.state();
-                state.used.entry(revision.clone()).or_default().insert(user.clone(), self.time.now());
+                state
+                    .used_since
+                    .entry(revision.clone())
+                    .or_default()
+                    .insert(consumer.clone(), self.time.now());
             }
-            Act::Stop { user, is_service } => {
+            UserAction::Stop { consumer, is_service } => {
                 let cluster = self.west.cluster("prod");
                 if *is_service {
-                    cluster.remove_service(user);
+                    cluster.remove_service(consumer);
                 } else {
-                    cluster.remove_task(user);
+                    cluster.remove_task(consumer);
                 }
-                for users in self.state().used.values_mut() {
-                    users.remove(user);
+                for consumers in self.state().used_since.values_mut() {
+                    consumers.remove(consumer);
                 }
             }
-            Act::Deploy => self.deploy(),
+            UserAction::Deploy => self.deploy(),
         }
     }
 
-    /// Registers a revision as a deploy does, on the account's own rate.
+    /// Registers a revision, as a deploy does, which consumes the account's request rate.
     fn deploy(&self) {
         let credential =
             format!("AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20260101/{REGION}/ecs/aws4_request");
         let target = "AmazonEC2ContainerServiceV20141113.RegisterTaskDefinition";
         let mut headers = HeaderMap::new();
-        headers.insert("authorization", credential.parse().expect("a header"));
-        headers.insert("x-amz-target", target.parse().expect("a header"));
+        headers.insert("authorization", credential.parse().expect("the header value is valid"));
+        headers.insert("x-amz-target", target.parse().expect("the header value is valid"));
         let body = json!({ "family": "deployed", "containerDefinitions": [{ "name": "web" }] }).to_string();
         let answer = self.ecs.answer(&Sent { headers, body: Bytes::from(body) });
         let is_throttled = !matches!(answer, in_process::Answer::Now(received) if received.status == 200);

@@ -1,4 +1,5 @@
-//! A crash at every side effect: the process is killed before and after each Deregister and each write to Kubernetes, and another goes on.
+//! A crash at every side effect: the process is killed before and after each
+//! DeregisterTaskDefinition call and each write to Kubernetes, and a new process resumes.
 
 use super::{
     run::{Failure, Run},
@@ -6,22 +7,24 @@ use super::{
     workload::Workload,
 };
 
-/// Which boundaries of the large workload each pull request tries: the first, those round the end of a slice, and some more.
+/// The side effects of the large workload at which each pull request crashes: the first ones, those
+/// around the end of a slice, and a few later ones.
 const SAMPLED: [u32; 9] = [1, 2, 3, 9, 10, 11, 15, 20, 40];
 
-/// The runs that crash once, at each of the side effects that a run without failures has.
+/// Returns one run for each side effect of the run without failures, and crashes at that side
+/// effect.
 async fn crashes(workload: Workload, elects: bool) -> Vec<Run> {
-    let plain = Run::without_failure(workload, elects).await;
-    let is_tried = |nth: &u32| workload != Workload::FortyRevisions || is_full() || SAMPLED.contains(nth);
-    let count = |number: usize| 1..=u32::try_from(number).expect("so many are never made");
+    let baseline = Run::without_failure(workload, elects).await;
+    let is_sampled = |nth: &u32| workload != Workload::FortyRevisions || is_full() || SAMPLED.contains(nth);
+    let count = |number: usize| 1..=u32::try_from(number).expect("the count fits into u32");
     let mut failures = Vec::new();
     for is_carried_out in [false, true] {
-        let calls = count(plain.deregistrations).filter(is_tried);
+        let calls = count(baseline.deregistrations).filter(is_sampled);
         failures.extend(calls.map(|nth| Failure::CrashAtCall { nth, is_carried_out }));
-        let writes = count(plain.writes).filter(is_tried);
+        let writes = count(baseline.writes).filter(is_sampled);
         failures.extend(writes.map(|nth| Failure::CrashAtWrite { nth, is_carried_out }));
     }
-    let run = |failure| Run { workload, failure, elects, end: plain.end.clone() };
+    let run = |failure| Run { workload, failure, elects, end: baseline.end.clone() };
     failures.into_iter().map(run).collect()
 }
 
@@ -57,5 +60,5 @@ async fn what_is_suspended_midway_stays_so_after_a_crash_anywhere() {
 
 #[tokio::test]
 async fn a_resource_made_again_survives_a_crash_anywhere() {
-    all("crashes, made again", crashes(Workload::MadeAgain, false).await).await;
+    all("crashes, recreated", crashes(Workload::Recreated, false).await).await;
 }

@@ -1,4 +1,5 @@
-//! A soak: minutes of work while one thing after another fails; what the process holds must not grow.
+//! Soak test: minutes of work while different faults are injected. Memory, open files and threads
+//! of the process must not grow.
 
 use std::{
     env, fs,
@@ -13,12 +14,12 @@ use testkit::{
 
 use crate::support::World;
 
-/// How many resources there are in each round.
+/// Resources per round.
 const RESOURCES: usize = 10;
 
-const SETTLED: Duration = Duration::from_secs(90);
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What goes wrong in a round, one after another.
+/// The faults of AWS, one per round, in rotation.
 const AWS: [fn(Target) -> Fault; 6] = [
     Target::throttle,
     Target::server_error,
@@ -39,28 +40,29 @@ const KUBERNETES: [(Verb, &str, Effect); 6] = [
 ];
 const EVENTS: [Effect; 3] = [Effect::Lose, Effect::CutWatch, Effect::Repeat];
 
-/// What a process holds.
+/// Memory, open files and threads of a process at one point in time.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct Footprint {
     at: Duration,
     kilobytes: u64,
     files: usize,
     threads: u64,
 }
 
-impl Held {
-    fn by(process: u32, at: Duration) -> Self {
-        let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+impl Footprint {
+    fn of(process: u32, at: Duration) -> Self {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
         let number = |field: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
-            line.split_whitespace().next().and_then(|it| it.parse().ok()).expect("a number")
+            let value = status.lines().find_map(|it| it.strip_prefix(field)).unwrap_or_default();
+            value.split_whitespace().next().and_then(|it| it.parse().ok()).expect("a number")
         };
-        let files = fs::read_dir(format!("/proc/{process}/fd")).expect("it runs").count();
+        let files = fs::read_dir(format!("/proc/{process}/fd")).expect("the process runs").count();
         Self { at, kilobytes: number("VmRSS:"), files, threads: number("Threads:") }
     }
 }
 
-/// One round: resources are declared, something fails, all are retired all the same, and they are deleted.
+/// Runs one round: declares resources, injects faults, waits until every resource is ready, and
+/// deletes the resources.
 async fn round(world: &World<'_>, proxy: &ApiProxy, number: usize) {
     let error = AWS[number % AWS.len()];
     world.ecs.fault(error(Fault::on(ACTIONS[number % ACTIONS.len()]).nth(1)));
@@ -73,50 +75,53 @@ async fn round(world: &World<'_>, proxy: &ApiProxy, number: usize) {
         world.declare(name, &[&revision]).await;
     }
     for name in &names {
-        world.wait_for(name, "Ready=True", SETTLED, |seen| seen.is_current() && seen.ready() == "True").await;
+        world
+            .wait_for(name, "Ready=True", READY_TIMEOUT, |seen| seen.is_current() && seen.ready() == "True")
+            .await;
         world.delete(name).await;
     }
     world.ecs.clear_faults();
     proxy.clear_faults();
-    let twice = world.ecs.calls_of(Action::DeregisterTaskDefinition).iter().filter(|it| it.changed).count();
-    assert_eq!(twice, RESOURCES, "each revision once");
+    let deregistered =
+        world.ecs.calls_of(Action::DeregisterTaskDefinition).iter().filter(|it| it.changed).count();
+    assert_eq!(deregistered, RESOURCES, "each revision is deregistered once");
     world.ecs.clear_log();
 }
 
 #[tokio::test]
 #[ignore = "ten minutes: make soak"]
-async fn a_soak_leaves_memory_files_and_threads_flat() {
+async fn soak_keeps_memory_files_and_threads_flat() {
     let seconds = env::var("SOAK_SECONDS").ok().and_then(|it| it.parse().ok()).unwrap_or(600);
-    let (world, began) = (World::new().await, Instant::now());
-    let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("a proxy");
+    let (world, start) = (World::new().await, Instant::now());
+    let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("the proxy starts");
     let mut controller = world.start_with(&[
         ("KUBECONFIG", &proxy.kubeconfig().display().to_string()),
         ("LEADER_ELECT", "true"),
         ("LEADER_ELECTION_NAMESPACE", world.namespace.name()),
     ]);
-    let mut held = Vec::new();
+    let mut samples = Vec::new();
     for number in 0.. {
-        if began.elapsed() > Duration::from_secs(seconds) {
+        if start.elapsed() > Duration::from_secs(seconds) {
             break;
         }
         round(&world, &proxy, number).await;
         assert!(controller.is_running(), "{}", controller.log());
-        held.push(Held::by(controller.pid(), began.elapsed()));
+        samples.push(Footprint::of(controller.pid(), start.elapsed()));
     }
-    // What warms up does so in the first fifth.
-    let fifth = held.len() / 5;
-    assert!(fifth > 0, "too few rounds: {held:?}");
-    let most = |part: &[Held]| {
-        let of = |what: fn(&Held) -> u64| part.iter().map(what).max().unwrap_or_default();
+    // The first fifth is warm-up.
+    let fifth = samples.len() / 5;
+    assert!(fifth > 0, "too few rounds: {samples:?}");
+    let maximum = |part: &[Footprint]| {
+        let of = |what: fn(&Footprint) -> u64| part.iter().map(what).max().unwrap_or_default();
         (of(|it| it.kilobytes), of(|it| it.files.try_into().unwrap_or(u64::MAX)), of(|it| it.threads))
     };
-    let (early, late) = (most(&held[fifth..2 * fifth]), most(&held[4 * fifth..]));
-    for it in held.iter().step_by(fifth.max(1)).chain(held.last()) {
-        let Held { at, kilobytes, files, threads } = it;
+    let (early, late) = (maximum(&samples[fifth..2 * fifth]), maximum(&samples[4 * fifth..]));
+    for it in samples.iter().step_by(fifth.max(1)).chain(samples.last()) {
+        let Footprint { at, kilobytes, files, threads } = it;
         let seconds = at.as_secs();
         writeln!(stderr(), "{seconds:>4} s: {kilobytes} kB, {files} files, {threads} threads").ok();
     }
-    let (rounds, calls) = (held.len(), proxy.log().len());
+    let (rounds, calls) = (samples.len(), proxy.log().len());
     writeln!(stderr(), "soak: {rounds} rounds, {calls} requests, {} faults to Kubernetes", proxy.struck())
         .ok();
     assert!(late.0 <= early.0 + early.0 / 10, "memory grows: {early:?}, {late:?} kB");

@@ -1,4 +1,5 @@
-//! Every error of AWS and Kubernetes: each operation and each verb fails in each way, and nothing is different in the end.
+//! Every error of AWS and Kubernetes: each operation and each verb fails in each way, and the end
+//! state is unchanged.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::{
     workload::Workload,
 };
 
-/// Every operation that the controller calls.
+/// Every AWS operation that the controller calls.
 const OPERATIONS: [Action; 12] = [
     Action::GetCallerIdentity,
     Action::DescribeTaskDefinition,
@@ -29,14 +30,15 @@ const OPERATIONS: [Action; 12] = [
     Action::ListTaskDefinitions,
 ];
 
-/// A refused list of revisions is an answer: the row says so, and is final.
+/// Returns true if the error changes the end state. A rejected ListTaskDefinitions is recorded in
+/// the row, which is final.
 fn changes_the_end(action: Action, error: &str) -> bool {
     action == Action::ListTaskDefinitions && ["access denied", "client error"].contains(&error)
 }
 
 type Error = fn(Target) -> Fault;
 
-/// Every way in which an operation of AWS fails.
+/// Every failure of an AWS operation.
 const ERRORS: [(&str, Error); 9] = [
     ("throttled", Target::throttle),
     ("server error", Target::server_error),
@@ -49,7 +51,7 @@ const ERRORS: [(&str, Error); 9] = [
     ("refused credentials", |target| target.error("ExpiredTokenException", "The token is expired.")),
 ];
 
-/// Every way in which a request to Kubernetes fails.
+/// Every failure of a request to Kubernetes.
 const EFFECTS: [Effect; 10] = [
     Effect::Refuse(409),
     Effect::Refuse(410),
@@ -63,8 +65,8 @@ const EFFECTS: [Effect; 10] = [
     Effect::Delay(Duration::from_secs(2)),
 ];
 
-/// How often in a row what fails again and again does.
-const AGAIN: u32 = 2;
+/// Consecutive failures of a fault that repeats.
+const REPEATS: u32 = 2;
 
 async fn runs(elects: bool, failures: impl IntoIterator<Item = Failure>) -> Vec<Run> {
     let workload = Workload::Mixed;
@@ -72,12 +74,13 @@ async fn runs(elects: bool, failures: impl IntoIterator<Item = Failure>) -> Vec<
     failures.into_iter().map(|failure| Run { workload, failure, elects, end: end.clone() }).collect()
 }
 
-/// Each of the first `nths` requests fails in each way, and all of them again and again.
-fn request(verb: Verb, resource: &str, nths: u32) -> Vec<Failure> {
+/// Returns the failures of the first `count` requests, each in each way, and of requests that fail
+/// repeatedly.
+fn request(verb: Verb, resource: &str, count: u32) -> Vec<Failure> {
     let fault = |nth, effect| api_proxy::Fault::request(verb, resource, nth, effect);
-    let once = (1..=nths).flat_map(|nth| EFFECTS.map(|effect| fault(nth, effect)));
-    let again = [429, 500, 503].map(|code| fault(1, Effect::Refuse(code)).times(AGAIN));
-    once.chain(again).map(|fault| Failure::Kubernetes { fault }).collect()
+    let once = (1..=count).flat_map(|nth| EFFECTS.map(|effect| fault(nth, effect)));
+    let repeated = [429, 500, 503].map(|code| fault(1, Effect::Refuse(code)).times(REPEATS));
+    once.chain(repeated).map(|fault| Failure::Kubernetes { fault }).collect()
 }
 
 #[tokio::test]
@@ -94,15 +97,15 @@ async fn whatever_aws_answers_the_end_is_the_same() {
 }
 
 #[tokio::test]
-async fn whatever_aws_answers_again_and_again_the_end_is_the_same() {
+async fn end_state_is_unchanged_if_an_aws_operation_fails_repeatedly() {
     let cells = OPERATIONS.into_iter().take(3).flat_map(|action| {
         ERRORS.into_iter().take(5).map(move |(name, error)| Failure::Aws {
             name,
-            fault: error(Fault::on(action).times(AGAIN)),
+            fault: error(Fault::on(action).times(REPEATS)),
             loses_reply: false,
         })
     });
-    all("cells, AWS error x operation, again and again", runs(false, cells).await).await;
+    all("cells, repeated AWS error x operation", runs(false, cells).await).await;
 }
 
 #[tokio::test]
@@ -112,14 +115,14 @@ async fn whatever_becomes_of_a_status_write_the_end_is_the_same() {
 }
 
 #[tokio::test]
-async fn whatever_becomes_of_a_read_the_end_is_the_same() {
-    // When a pass begins, and right before it deregisters.
+async fn end_state_is_unchanged_if_a_get_fails() {
+    // A reconcile reads the resource when it begins and right before it deregisters.
     let cells = request(Verb::Get, "taskdefinitionretirements", 3);
     all("cells, Kubernetes error x get", runs(false, cells).await).await;
 }
 
 #[tokio::test]
-async fn whatever_becomes_of_a_watch_or_an_event_the_end_is_the_same() {
+async fn end_state_is_unchanged_if_a_list_a_watch_or_an_event_fails() {
     let verbs = [
         (Verb::List, "taskdefinitionretirements"),
         (Verb::Watch, "taskdefinitionretirements"),
@@ -130,7 +133,7 @@ async fn whatever_becomes_of_a_watch_or_an_event_the_end_is_the_same() {
 }
 
 #[tokio::test]
-async fn whatever_becomes_of_the_lease_the_end_is_the_same() {
+async fn end_state_is_unchanged_if_a_lease_request_fails() {
     let verbs = [Verb::Get, Verb::Create, Verb::Update];
     let cells = verbs.into_iter().flat_map(|verb| request(verb, "leases", 1));
     all("cells, Kubernetes error x lease", runs(true, cells).await).await;

@@ -1,4 +1,5 @@
-//! Exhaustive faults: each test takes one kind of failure, lets it strike at every point there is, and holds what came of it against the oracle.
+//! Exhaustive fault injection: each test injects one kind of failure at every possible point and
+//! checks the run against the oracle.
 
 mod oracle;
 mod run;

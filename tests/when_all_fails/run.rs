@@ -1,4 +1,4 @@
-//! One run: a workload, one failure, the real binary, and the judgement of what came of it.
+//! One run: a workload, one failure, the real binary, and the check of the result.
 
 use std::{
     fmt,
@@ -24,24 +24,26 @@ use crate::support::World;
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
-/// By when every run has settled once its failure is over; the machine may be busy.
-const SETTLED: Duration = Duration::from_mins(2);
+/// Time within which a run converges after its failure, on a busy machine.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// By when a leader renews its lease.
+/// Time within which a leader renews its lease.
 const RENEWAL: Duration = Duration::from_secs(5);
 
-const PAUSE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What goes wrong in a run.
+/// The failure of a run.
 #[derive(Clone, Debug)]
 pub enum Failure {
     Nothing,
-    /// The process is killed at the nth Deregister, before or after ECS has carried it out, and another started.
+    /// The process is killed at the nth DeregisterTaskDefinition call, before or after ECS carries
+    /// it out, and a new process is started.
     CrashAtCall {
         nth: u32,
         is_carried_out: bool,
     },
-    /// The process is killed at the nth write to Kubernetes, before or after it is done, and another started.
+    /// The process is killed at the nth write to Kubernetes, before or after it is carried out, and
+    /// a new process is started.
     CrashAtWrite {
         nth: u32,
         is_carried_out: bool,
@@ -56,22 +58,22 @@ pub enum Failure {
     },
 }
 
-/// One run to be done.
+/// One run: a workload and a failure.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub workload: Workload,
     pub failure: Failure,
     pub elects: bool,
-    /// The end of the run in which nothing fails.
+    /// The end state of the run without a failure.
     pub end: End,
 }
 
-/// How a run went.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Verdict {
     pub violations: Vec<String>,
-    /// Whether the failure came to pass.
-    pub struck: bool,
+    /// True if the failure was triggered.
+    pub triggered: bool,
     pub end: End,
     pub deregistrations: usize,
     pub writes: usize,
@@ -90,42 +92,43 @@ impl fmt::Display for Run {
 }
 
 impl Run {
-    /// The run in which nothing fails: what it ends with, and how many side effects and events it has.
+    /// Runs the workload without a failure. Returns its end state and the numbers of side effects
+    /// and events.
     pub async fn without_failure(workload: Workload, elects: bool) -> Verdict {
         let run = Self { workload, failure: Failure::Nothing, elects, end: End::new() };
         let verdict = run.judge().await;
-        assert!(verdict.violations.is_empty(), "{workload:?}, nothing fails: {:#?}", verdict.violations);
+        assert!(verdict.violations.is_empty(), "{workload:?}, without a failure: {:#?}", verdict.violations);
         verdict
     }
 
     pub async fn judge(&self) -> Verdict {
-        let began = Instant::now();
+        let start = Instant::now();
         let world = World::new().await;
-        let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("a proxy");
+        let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("the proxy starts");
         let versions = Versions::collect(world.api());
-        self.plant(&world, &proxy);
+        self.inject(&world, &proxy);
         self.workload.begin(&world).await;
         let mut controller = self.start(&world, &proxy);
 
         let mut violations = Vec::new();
-        let strike = self.strike(&world, &proxy, &mut controller);
-        let (mut struck, ()) = join(strike, self.workload.go_on(&world, SETTLED)).await;
-        let end = self.settle(&world).await.unwrap_or_else(|end| {
-            violations.push(format!("I2, I5: the end is {end:#?}, and should be {:#?}", self.end));
+        let crash = self.crash(&world, &proxy, &mut controller);
+        let (mut triggered, ()) = join(crash, self.workload.resume(&world, CONVERGENCE_TIMEOUT)).await;
+        let end = self.wait_for_end(&world).await.unwrap_or_else(|end| {
+            violations.push(format!("I2, I5: the end state is {end:#?}, expected {:#?}", self.end));
             end
         });
         if let Failure::Kubernetes { .. } = self.failure {
-            // A lease is renewed by the clock, and not for a resource.
-            let patience = if self.elects { RENEWAL } else { Duration::ZERO };
-            struck = proxy.wait_until_struck(1, patience).await;
+            // A lease is renewed periodically, independently of resources.
+            let deadline = if self.elects { RENEWAL } else { Duration::ZERO };
+            triggered = proxy.wait_until_struck(1, deadline).await;
         }
         let (deregistrations, writes) = (world.ecs.calls_of(DEREGISTER).len(), writes(&proxy));
         let events = proxy.events();
         let log = controller.log();
-        // A leader that is killed keeps its lease; one that has hardly begun takes no notice.
+        // Stop a leader with SIGTERM, since a killed leader leaves its lease behind.
         if self.elects {
             controller.signal(Signal::TERM).expect("a signal can be sent");
-            controller.wait(SETTLED).await;
+            controller.wait(CONVERGENCE_TIMEOUT).await;
         }
         drop(controller);
         violations.extend(self.restart(&world, &proxy).await);
@@ -134,7 +137,7 @@ impl Run {
             calls: world.ecs.calls(),
             exchanges: proxy.log(),
             versions: versions.all(),
-            untouchable: self.workload.untouchable().iter().map(|it| (*it).to_owned()).collect(),
+            protected: self.workload.protected().iter().map(|it| (*it).to_owned()).collect(),
             reply_was_lost: self.loses_reply(),
             is_shared: self.workload == Workload::SharedRevisions,
         };
@@ -142,17 +145,17 @@ impl Run {
         if !violations.is_empty() {
             violations.push(log);
         }
-        let took = began.elapsed();
-        Verdict { violations, struck, end, deregistrations, writes, events, took }
+        let took = start.elapsed();
+        Verdict { violations, triggered, end, deregistrations, writes, events, took }
     }
 
-    fn plant(&self, world: &World<'_>, proxy: &ApiProxy) {
+    fn inject(&self, world: &World<'_>, proxy: &ApiProxy) {
         match &self.failure {
             Failure::Nothing => {}
             Failure::CrashAtCall { nth, is_carried_out } => {
                 let target = simulated_ecs::Fault::on(DEREGISTER).nth(*nth);
-                let for_ever = Duration::from_hours(1);
-                world.ecs.fault(if *is_carried_out { target.delay(for_ever) } else { target.hang() });
+                let past_the_end = Duration::from_hours(1);
+                world.ecs.fault(if *is_carried_out { target.delay(past_the_end) } else { target.hang() });
             }
             Failure::CrashAtWrite { nth, is_carried_out } => {
                 let effect = if *is_carried_out { Effect::HoldAnswer } else { Effect::Hang };
@@ -173,9 +176,10 @@ impl Run {
         ])
     }
 
-    /// Waits for the moment to kill the process, does so, and starts the next; whether the failure came to pass.
-    async fn strike(&self, world: &World<'_>, proxy: &ApiProxy, controller: &mut Process) -> bool {
-        let has_come = || match &self.failure {
+    /// Kills the process at the failure point and starts a new one. Returns true if the failure was
+    /// triggered.
+    async fn crash(&self, world: &World<'_>, proxy: &ApiProxy, controller: &mut Process) -> bool {
+        let is_due = || match &self.failure {
             Failure::CrashAtCall { nth, .. } => {
                 usize::try_from(*nth).is_ok_and(|nth| world.ecs.calls_of(DEREGISTER).len() >= nth)
             }
@@ -187,32 +191,33 @@ impl Run {
             Failure::Aws { .. } => return true,
             Failure::CrashAtCall { .. } | Failure::CrashAtWrite { .. } => {}
         }
-        let began = Instant::now();
-        while !has_come() {
-            // An event may still be on its way.
+        let start = Instant::now();
+        while !is_due() {
+            // An event may still be pending.
             let is_over = self.is_end(&end(world).await) && !proxy.wait_until_struck(1, RENEWAL).await;
-            if is_over || began.elapsed() > SETTLED {
+            if is_over || start.elapsed() > CONVERGENCE_TIMEOUT {
                 return false;
             }
-            sleep(PAUSE).await;
+            sleep(POLL_INTERVAL).await;
         }
         controller.kill();
         *controller = self.start(world, proxy);
         true
     }
 
-    /// A process that begins when all is settled has nothing left to do, whatever has come up beside it.
+    /// Restarts the process after the end state is reached. The new process must make no call and
+    /// no write, whatever has been registered meanwhile.
     async fn restart(&self, world: &World<'_>, proxy: &ApiProxy) -> Vec<String> {
         self.workload.afterwards(world);
         let (called, versions) = (world.ecs.calls().len(), resource_versions(world).await);
         let controller = self.start(world, proxy);
-        // It panics where it waits in vain.
+        // The fence panics on a timeout.
         let fence = AssertUnwindSafe(world.wait_until_all_is_seen()).catch_unwind();
-        if !matches!(timeout(SETTLED, fence).await, Ok(Ok(()))) {
-            return vec![format!("I2: nothing is done any more: {}", controller.log())];
+        if !matches!(timeout(CONVERGENCE_TIMEOUT, fence).await, Ok(Ok(()))) {
+            return vec![format!("I2: the restarted process does not reconcile: {}", controller.log())];
         }
         let mut calls = world.ecs.calls().split_off(called);
-        // What is in use is looked at for as long as it waits.
+        // A revision that waits for its usage to end is read periodically.
         calls.retain(|it| {
             let arn = it.task_definition.as_deref().unwrap_or("/fence:");
             let waits = self.workload == Workload::Mixed && arn.ends_with("/web:2");
@@ -222,26 +227,29 @@ impl Run {
         after.retain(|name, _| !name.starts_with("fence"));
         let mut violations = Vec::new();
         if !calls.is_empty() {
-            violations.push(format!("I2: settled, and yet called: {calls:?}"));
+            violations.push(format!("I2: final, but called: {calls:?}"));
         }
         if after != versions {
-            violations.push(format!("I2: settled, and yet written: {versions:?}, then {after:?}"));
+            violations.push(format!("I2: final, but written: {versions:?}, then {after:?}"));
         }
         violations
     }
 
-    /// The end, or the state in which it did not come.
-    async fn settle(&self, world: &World<'_>) -> Result<End, End> {
-        let began = Instant::now();
+    /// Waits for the end state.
+    ///
+    /// # Errors
+    /// Returns the current state if the end state is not reached in time.
+    async fn wait_for_end(&self, world: &World<'_>) -> Result<End, End> {
+        let start = Instant::now();
         loop {
             let end = end(world).await;
             if self.is_end(&end) {
                 return Ok(end);
             }
-            if began.elapsed() > SETTLED {
+            if start.elapsed() > CONVERGENCE_TIMEOUT {
                 return Err(end);
             }
-            sleep(PAUSE).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -249,7 +257,7 @@ impl Run {
         if !self.end.is_empty() {
             return *end == self.end;
         }
-        let is_settled = |row: &Value| match row["reason"].as_str() {
+        let is_final = |row: &Value| match row["reason"].as_str() {
             Some("Retired") => row["message"].is_null() && row["ecs"] == "Some(Inactive)",
             Some("InUse" | "NotFound" | "WrongAccount") => row["ecs"] != "Some(Inactive)",
             _ => false,
@@ -259,7 +267,7 @@ impl Run {
                 let rows = it["status"]["revisions"].as_array();
                 it["generation"] == it["status"]["observedGeneration"]
                     && it["status"]["progress"] == *progress
-                    && rows.is_some_and(|rows| rows.iter().all(is_settled))
+                    && rows.is_some_and(|rows| rows.iter().all(is_final))
             })
         })
     }

@@ -1,4 +1,4 @@
-//! What the API server holds: the state of every resource, compared in the end, and every version on the way there.
+//! The state of the API server: the end state of every resource, and every version before it.
 
 use std::{
     collections::BTreeMap,
@@ -15,12 +15,14 @@ use tokio::task::JoinHandle;
 
 use crate::support::World;
 
-/// What is left of the namespace when the dust has settled: every resource, and what ECS says of its revisions, times and ids apart.
+/// The end state of the namespace: every resource and the ECS status of its revisions, without
+/// times and IDs.
 pub type End = BTreeMap<String, Value>;
 
-/// Every resource but the fence, as it is; times and ids are only said to be there.
+/// Returns the current state of every resource except the fence. Times are replaced by whether they
+/// are set, and request IDs are removed.
 pub async fn end(world: &World<'_>) -> End {
-    let listed = world.api().list(&ListParams::default()).await.expect("they can be listed").items;
+    let listed = world.api().list(&ListParams::default()).await.expect("the resources can be listed").items;
     let others = listed.into_iter().filter(|it| !it.name_any().starts_with("fence"));
     others
         .map(|it| {
@@ -42,11 +44,11 @@ pub async fn end(world: &World<'_>) -> End {
 }
 
 pub async fn resource_versions(world: &World<'_>) -> BTreeMap<String, String> {
-    let listed = world.api().list(&ListParams::default()).await.expect("they can be listed").items;
+    let listed = world.api().list(&ListParams::default()).await.expect("the resources can be listed").items;
     listed.into_iter().map(|it| (it.name_any(), it.resource_version().unwrap_or_default())).collect()
 }
 
-/// Every version of every resource of a namespace, as a watch past the proxy sees them.
+/// Every version of every resource of a namespace, as observed by a watch that bypasses the proxy.
 pub struct Versions {
     seen: Arc<Mutex<Vec<Value>>>,
     watching: JoinHandle<()>,
@@ -58,12 +60,12 @@ impl Versions {
         let sink = seen.clone();
         let watching = tokio::spawn(async move {
             let parameters = WatchParams::default().timeout(290);
-            let mut events = api.watch(&parameters, "0").await.expect("a watch").boxed();
+            let mut events = api.watch(&parameters, "0").await.expect("the watch starts").boxed();
             while let Some(event) = events.next().await {
                 if let Ok(WatchEvent::Added(it) | WatchEvent::Modified(it) | WatchEvent::Deleted(it)) = event
                 {
                     let version = serde_json::to_value(it).expect("an object is JSON");
-                    sink.lock().expect("no holder panics").push(version);
+                    sink.lock().expect("the lock is not poisoned").push(version);
                 }
             }
         });
@@ -71,7 +73,7 @@ impl Versions {
     }
 
     pub fn all(&self) -> Vec<Value> {
-        self.seen.lock().expect("no holder panics").clone()
+        self.seen.lock().expect("the lock is not poisoned").clone()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Unclear usage: references that ECS shows and does not resolve, and clusters that vanish, at every call of a usage scan.
+//! Unclear usage: references that ECS returns and does not resolve, and clusters that disappear, at
+//! every call of a usage scan.
 
 use futures::future::join_all;
 use testkit::simulated_ecs::{Action, Cluster, Fault, Service, Task, Vanished};
@@ -7,10 +8,10 @@ use crate::support::{DEADLINE, Seen, World};
 
 type Prepare = fn(&World<'_>);
 
-/// What makes a reference unresolvable.
+/// The causes of an unresolvable reference.
 const UNRESOLVED: [(&str, Prepare); 6] = [
-    ("missing source", |world| put(world, |it| it.without_service_revision("web:1"))),
-    ("missing target", |world| put(world, |it| it.without_service_revision("web:2"))),
+    ("missing source", |world| put_rolled_back_service(world, |it| it.without_service_revision("web:1"))),
+    ("missing target", |world| put_rolled_back_service(world, |it| it.without_service_revision("web:2"))),
     ("missing revision of an Express Mode service", |world| {
         let express = Service::express("express", "web:1").without_service_revision("web:1");
         world.west.cluster("prod").put_service(express);
@@ -36,14 +37,14 @@ const SCAN: [Action; 7] = [
     Action::DescribeTasks,
 ];
 
-/// Puts a service that would be rolled back to web:1, which only a service revision names.
-fn put(world: &World<'_>, make: impl FnOnce(Service) -> Service) {
+/// Adds a service that would be rolled back to web:1. Only a service revision names web:1.
+fn put_rolled_back_service(world: &World<'_>, make: impl FnOnce(Service) -> Service) {
     let service = Service::steady("shop", "web:2").replacing_all_of("web:1");
     world.west.cluster("prod").put_service(make(service.with_successes_older_than_90_days()));
 }
 
 fn deny(world: &World<'_>, action: Action) {
-    put(world, |it| it);
+    put_rolled_back_service(world, |it| it);
     world.ecs.fault(Fault::on(action).access_denied());
 }
 
@@ -51,7 +52,7 @@ fn deregistrations(world: &World<'_>) -> usize {
     world.ecs.calls_of(Action::DeregisterTaskDefinition).len()
 }
 
-/// Waits until the row says that usage is unknown, and after that until two more scans are done.
+/// Waits until the row reports unknown usage, and then for two more usage scans.
 async fn wait_unknown(world: &World<'_>, what: &str) {
     let is_unknown = |seen: &Seen| ["Unavailable", "AccessDenied"].contains(&seen.reason("web:1"));
     world.wait("web", what, is_unknown).await;
@@ -77,7 +78,8 @@ async fn unresolved_reference_never_counts_as_unused() {
     join_all(runs).await;
 }
 
-/// Fills a cluster so that a scan makes every call there is, and no user of web:1 is in it.
+/// Fills a cluster so that a usage scan makes every possible call. Nothing in the cluster uses
+/// web:1.
 fn fill(cluster: &Cluster) {
     cluster.put_service(Service::steady("shop", "other:2").replacing_all_of("other:1"));
     cluster.put_task(Task::running("a1", "other:1"));

@@ -1,4 +1,5 @@
-//! What users do during a run: the six ways in which work comes, changes and goes, and one with all that can be found of a revision.
+//! The user actions of a run: six ways in which work is added, changed and removed, and one
+//! workload with every state in which a revision can be found.
 
 use std::time::{Duration, Instant};
 
@@ -9,41 +10,43 @@ use tokio::time::sleep;
 
 use crate::support::{World, kind};
 
-/// A revision of an account that is not ours.
-const ELSEWHERE: &str = "arn:aws:ecs:us-west-2:999999999999:task-definition/web:5";
+/// A revision of another account.
+const FOREIGN_REVISION: &str = "arn:aws:ecs:us-west-2:999999999999:task-definition/web:5";
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Workload {
     OneRevision,
     FortyRevisions,
-    /// Two resources declare the same five, short and as ARNs.
+    /// Two resources declare the same five revisions, as `family:revision` and as ARNs.
     SharedRevisions,
     /// Four of five entries are removed while the first is being deregistered.
     EntriesRemoved,
-    /// Suspended while the second of five is being deregistered, and resumed once the status says so.
+    /// Suspended while the second of five is being deregistered, and resumed once the status
+    /// reports the suspension.
     Suspended,
-    /// Deleted while the first of five is being deregistered, and made again under the same name with another revision.
-    MadeAgain,
-    /// One that is free, one that a service uses, one that does not exist, one of another account, and every call there is
-    /// to find that out.
+    /// Deleted while the first of five is being deregistered, and recreated with the same name and
+    /// another revision.
+    Recreated,
+    /// One unused revision, one in use by a service, one that does not exist and one of another
+    /// account. The reconcile makes every possible call.
     Mixed,
 }
 
 impl Workload {
-    /// The six of which every side effect is a place to crash at.
+    /// The workloads whose every side effect is a crash point.
     pub const SIX: [Self; 6] = [
         Self::OneRevision,
         Self::FortyRevisions,
         Self::SharedRevisions,
         Self::EntriesRemoved,
         Self::Suspended,
-        Self::MadeAgain,
+        Self::Recreated,
     ];
 
-    /// The progress of each resource at the end.
+    /// Returns the progress of each resource in the end state.
     pub fn end(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::OneRevision | Self::EntriesRemoved | Self::MadeAgain => &[("web", "1/1")],
+            Self::OneRevision | Self::EntriesRemoved | Self::Recreated => &[("web", "1/1")],
             Self::FortyRevisions => &[("web", "40/40")],
             Self::SharedRevisions => &[("arns", "5/5"), ("short", "5/5")],
             Self::Suspended => &[("web", "5/5")],
@@ -51,7 +54,7 @@ impl Workload {
         }
     }
 
-    /// Declares all there is, and plants what users do while calls are under way.
+    /// Declares the resources and schedules the user actions that happen during calls.
     pub async fn begin(self, world: &World<'_>) {
         let count = if self == Self::FortyRevisions { 40 } else { 6 };
         world.west.register_many("web", count);
@@ -65,61 +68,61 @@ impl Workload {
                 declare(world, "arns", &arns).await;
             }
             Self::EntriesRemoved => {
-                change_at(world, 1, json!({ "revisions": ["web:1"] }));
+                change_at_deregister(world, 1, json!({ "revisions": ["web:1"] }));
                 declare(world, "web", &revisions(5)).await;
             }
             Self::Suspended => {
-                change_at(world, 2, json!({ "suspend": true }));
+                change_at_deregister(world, 2, json!({ "suspend": true }));
                 declare(world, "web", &revisions(5)).await;
             }
-            Self::MadeAgain => {
-                make_again_at_first(world);
+            Self::Recreated => {
+                recreate_at_first_deregister(world);
                 declare(world, "web", &revisions(5)).await;
             }
             Self::Mixed => {
                 let cluster = world.west.cluster("prod");
                 cluster.put_service(Service::steady("web", "web:2").rolling_back_to("web:3"));
                 cluster.put_task(Task::running("batch", "web:4"));
-                let revisions = ["web:1", "web:2", "web:7", ELSEWHERE].map(str::to_owned);
+                let revisions = ["web:1", "web:2", "web:7", FOREIGN_REVISION].map(str::to_owned);
                 declare(world, "web", &revisions).await;
             }
         }
     }
 
-    /// What users do once the status says that something is so.
-    pub async fn go_on(self, world: &World<'_>, deadline: Duration) {
+    /// Resumes the suspended resource once its status reports the suspension.
+    pub async fn resume(self, world: &World<'_>, deadline: Duration) {
         if self != Self::Suspended {
             return;
         }
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
             let seen = world.seen("web").await;
             if seen.is_current() && seen.ready_reason() == "Suspended" {
                 break;
             }
-            if began.elapsed() > deadline {
-                // The end state tells.
+            if start.elapsed() > deadline {
+                // The check of the end state reports the failure.
                 return;
             }
             sleep(Duration::from_millis(20)).await;
         }
         let patch = Patch::Merge(json!({ "spec": { "suspend": false } }));
-        world.api().patch("web", &PatchParams::default(), &patch).await.expect("it can be resumed");
+        world.api().patch("web", &PatchParams::default(), &patch).await.expect("the resource can be resumed");
     }
 
-    /// What happens beside us once all is settled: a deploy registers what did not exist.
+    /// Registers, as a deploy does, the revision that did not exist before the end state.
     pub fn afterwards(self, world: &World<'_>) {
         if self == Self::Mixed {
             assert_eq!(world.west.register("web"), 7);
         }
     }
 
-    /// The revisions that must be left alone whatever happens.
-    pub fn untouchable(self) -> &'static [&'static str] {
+    /// Returns the revisions that must never be deregistered.
+    pub fn protected(self) -> &'static [&'static str] {
         match self {
             Self::Mixed => &["web:2", "web:3", "web:4", "web:5", "web:6", "web:7"],
             Self::EntriesRemoved | Self::Suspended => &["web:6"],
-            Self::OneRevision | Self::FortyRevisions | Self::SharedRevisions | Self::MadeAgain => &[],
+            Self::OneRevision | Self::FortyRevisions | Self::SharedRevisions | Self::Recreated => &[],
         }
     }
 }
@@ -128,21 +131,21 @@ async fn declare(world: &World<'_>, name: &str, revisions: &[String]) {
     world.apply(name, json!({ "revisions": revisions })).await.expect("the resource is admitted");
 }
 
-/// Changes the spec of `web` before ECS carries out the nth Deregister.
-fn change_at(world: &World<'_>, nth: u32, spec: serde_json::Value) {
+/// Changes the spec of `web` before ECS carries out the nth DeregisterTaskDefinition call.
+fn change_at_deregister(world: &World<'_>, nth: u32, spec: serde_json::Value) {
     let api = world.api();
     world.ecs.before(Action::DeregisterTaskDefinition, nth, async move {
         let patch = Patch::Merge(json!({ "spec": spec }));
-        api.patch("web", &PatchParams::default(), &patch).await.expect("it can be changed");
+        api.patch("web", &PatchParams::default(), &patch).await.expect("the resource can be changed");
     });
 }
 
-fn make_again_at_first(world: &World<'_>) {
+fn recreate_at_first_deregister(world: &World<'_>) {
     let api = world.api();
     world.ecs.before(Action::DeregisterTaskDefinition, 1, async move {
-        api.delete("web", &DeleteParams::default()).await.expect("it can be deleted");
-        let mut again = DynamicObject::new("web", &kind());
-        again.data = json!({ "spec": { "revisions": ["web:6"] } });
-        api.create(&PostParams::default(), &again).await.expect("it can be made again");
+        api.delete("web", &DeleteParams::default()).await.expect("the resource can be deleted");
+        let mut recreated = DynamicObject::new("web", &kind());
+        recreated.data = json!({ "spec": { "revisions": ["web:6"] } });
+        api.create(&PostParams::default(), &recreated).await.expect("the resource can be recreated");
     });
 }
