@@ -57,7 +57,7 @@ impl Shutdown {
             tokio::select! {
                 biased;
                 () = self.requested() => None,
-                answer = read => Some(answer),
+                output = read => Some(output),
             }
         }
     }

@@ -51,7 +51,7 @@ pub const MAX_REVISIONS: usize = 500;
         type_ = "integer",
         priority = 1,
         json_path = ".status.waiting",
-        description = "Number of revisions that are not retired yet and need no manual intervention."
+        description = "Number of revisions that are in progress or on hold."
     ),
     printcolumn(
         name = "Rejected",
@@ -186,7 +186,7 @@ pub struct TaskDefinitionRetirementStatus {
     #[schemars(range(min = 0))]
     pub retired: i32,
 
-    /// The number of declared revisions that are not retired yet and need no manual intervention.
+    /// The number of declared revisions that are in progress or on hold (suspend or dryRun).
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub waiting: i32,

@@ -93,8 +93,10 @@ async fn respond(
     if is_cut_off.load(SeqCst) {
         return Err("the connection broke".into());
     }
-    let asked = Asked::receive(request).await?;
-    let Answer::Whole(status, body) = api.answer(&asked) else { return Err("no watch was expected".into()) };
+    let received = Asked::receive(request).await?;
+    let Answer::Whole(status, body) = api.answer(&received) else {
+        return Err("no watch was expected".into());
+    };
     Ok(Response::builder().status(status).body(Body::from(body.to_string()))?)
 }
 

@@ -127,13 +127,13 @@ async fn time_until(
 
 #[tokio::test(start_paused = true)]
 async fn resources_are_listed_again_after_too_large_resource_version() {
-    for answer in [WatchAnswer::TooLarge, WatchAnswer::TooLargeEvent] {
+    for response in [WatchAnswer::TooLarge, WatchAnswer::TooLargeEvent] {
         let restore = |server: &mut ApiServer| {
-            (server.watch, server.version, server.names) = (answer, 50, vec!["a", "c"]);
+            (server.watch, server.version, server.names) = (response, 50, vec!["a", "c"]);
         };
         let took = time_until(restore, |names, _| names == ["a", "c"]).await;
         // The previous watch request lasts up to 25 seconds.
-        assert!(took < Duration::from_secs(40), "{answer:?}: {took:?}");
+        assert!(took < Duration::from_secs(40), "{response:?}: {took:?}");
     }
 }
 
