@@ -1,9 +1,12 @@
-//! The wall clock, as an argument.
+//! The wall clock as an injected dependency.
 
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
-/// What time it is by the pod's clock. Only for what users read, and for retries: intervals are measured by the monotonic
-/// clock, and the time for which a revision has been unused by AWS's ([`crate::aws::response_clock`]).
+/// Returns the time of the pod's clock. Use it only for timestamps in the API and for backoff that
+/// is computed from them.
+///
+/// Intervals are measured with the monotonic clock. The time for which a revision has been unused
+/// is measured with AWS's clock ([`crate::aws::response_clock`]).
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

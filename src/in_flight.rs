@@ -1,4 +1,4 @@
-//! Calls that leave the process: each has a limit, and health knows of those that are past theirs.
+//! Registry of API calls in flight. The liveness probe fails if one exceeds its timeout.
 
 use std::{
     collections::HashMap,
@@ -11,10 +11,10 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long the API server may take for a whole answer.
+/// Timeout of a request to the API server, including the response body.
 pub const KUBERNETES_LIMIT: Duration = Duration::from_secs(10);
 
-/// When each call in flight must have ended.
+/// The calls in flight, with the time by which each must end.
 static IN_FLIGHT: LazyLock<Mutex<HashMap<u64, InFlight>>> = LazyLock::new(Mutex::default);
 
 struct InFlight {
@@ -22,15 +22,15 @@ struct InFlight {
     due: Instant,
 }
 
-/// A call in flight, until dropped.
+/// A registered call in flight. Dropping it removes it from the registry.
 #[derive(Debug)]
-#[must_use = "the call is in flight while this lives"]
+#[must_use = "the call counts as in flight until this is dropped"]
 pub struct Call {
     number: u64,
 }
 
 impl Call {
-    /// Begins a call that bounds itself to `limit`.
+    /// Registers a call that has a timeout of `limit`.
     pub fn begin(call: &'static str, limit: Duration) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -46,17 +46,18 @@ impl Drop for Call {
     }
 }
 
-/// The names of the calls that were due more than `grace` ago: whatever bounds them has failed.
+/// Returns the names of calls that exceeded their timeout by more than `grace`, which means that
+/// the timeout did not take effect.
 #[must_use]
 pub fn overdue(grace: Duration) -> Vec<&'static str> {
     let in_flight = IN_FLIGHT.lock().unwrap_or_else(PoisonError::into_inner);
     in_flight.values().filter(|it| it.due + grace < Instant::now()).map(|it| it.call).collect()
 }
 
-/// Runs a call to Kubernetes, at most [`KUBERNETES_LIMIT`] long.
+/// Runs a call to the API server with a timeout of [`KUBERNETES_LIMIT`].
 ///
 /// # Errors
-/// Those of the call, and [`kube::Error::Service`] where it takes longer.
+/// Returns the error of the call, or [`kube::Error::Service`] if it exceeds the timeout.
 pub async fn kubernetes<T>(
     name: &'static str,
     call: impl Future<Output = kube::Result<T>>,
@@ -72,14 +73,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_to_kubernetes_that_is_never_answered_ends() {
-        let answer = kubernetes("GET a test", std::future::pending::<kube::Result<()>>()).await;
-        assert!(matches!(answer, Err(kube::Error::Service(_))));
+    async fn call_to_kubernetes_without_response_times_out() {
+        let result = kubernetes("GET a test", std::future::pending::<kube::Result<()>>()).await;
+        assert!(matches!(result, Err(kube::Error::Service(_))));
         assert!(!overdue(Duration::ZERO).contains(&"GET a test"));
     }
 
     #[test]
-    fn health_knows_of_a_call_that_is_past_its_limit_until_it_ends() {
+    fn overdue_call_is_reported_until_it_ends() {
         let call = Call::begin("GET an overdue test", Duration::ZERO);
         assert!(overdue(Duration::ZERO).contains(&"GET an overdue test"));
         assert!(!overdue(Duration::from_hours(1)).contains(&"GET an overdue test"));

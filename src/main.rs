@@ -1,6 +1,6 @@
 //! The command line: `run` and `crd`.
 
-#![expect(clippy::doc_markdown, reason = "--help shows the comments as they are")]
+#![expect(clippy::doc_markdown, reason = "--help shows the comments verbatim")]
 
 use std::{collections::BTreeSet, process::ExitCode};
 
@@ -15,7 +15,8 @@ use ecs_retirement_controller::{
 use kube::CustomResourceExt;
 use tracing::Level;
 
-/// Retires the Amazon ECS task definition revisions that TaskDefinitionRetirement resources declare.
+/// Retires the Amazon ECS task definition revisions that TaskDefinitionRetirement resources
+/// declare.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
@@ -25,63 +26,71 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the controller, with KUBECONFIG or the pod's service account, and the AWS SDK's own environment.
+    /// Run the controller, with KUBECONFIG or the pod's service account, and the AWS SDK's
+    /// environment variables.
     Run(Flags),
     /// Print the CustomResourceDefinitions as YAML.
     Crd,
 }
 
-/// How to run.
+/// The flags of the `run` command.
 #[derive(Debug, clap::Args)]
 struct Flags {
-    /// Namespaces to watch, separated by commas; all where not given.
+    /// Comma-separated namespaces to watch. Default: all.
     #[arg(long, env = "WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACES")]
     watch_namespace: Vec<String>,
-    /// The AWS accounts that the controller's credentials may belong to, as 12 digits each, separated by commas; every
-    /// account if not given. With credentials of another account nothing is called, and every row is WrongAccount.
+    /// Comma-separated AWS account IDs of 12 digits that the controller's credentials may belong
+    /// to. Default: all. With credentials of another account, ECS is not called and every row is
+    /// WrongAccount.
     #[arg(long, env = "ALLOWED_ACCOUNT_IDS", value_delimiter = ',', value_parser = account_id, value_name = "ACCOUNT_IDS")]
     allowed_account_ids: Vec<String>,
-    /// How many resources are worked on at once.
+    /// Maximum number of concurrent reconciles.
     #[arg(long, env = "MAX_CONCURRENT_RECONCILES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     max_concurrent_reconciles: u16,
-    /// How many revisions may be deregistered a second, on the long run, in each account and region. ECS gives one a second to all, deploys included.
+    /// Sustained rate limit for deregistrations in each account and region, per second. ECS allows
+    /// one per second in total, deployments included.
     #[arg(long, env = "DEREGISTRATIONS_PER_SECOND", default_value_t = 0.5, value_parser = per_second, value_name = "RATE")]
     deregistrations_per_second: f64,
-    /// How many revisions may be deregistered at once after a pause, in each account and region.
+    /// Maximum number of deregistrations at once after a pause, in each account and region.
     #[arg(long, env = "DEREGISTRATION_BURST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..), value_name = "NUMBER")]
     deregistration_burst: u32,
-    /// Elect a leader among the replicas by a Lease, so that only one acts; false where there is only one.
+    /// Elect a leader among the replicas with a Lease, so that only one acts. Set it to false if
+    /// there is only one replica.
     #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     leader_elect: bool,
-    /// The namespace of the Lease; the pod's own, or the kubeconfig's, where not given.
+    /// Namespace of the Lease. Default: the namespace of the pod or of the kubeconfig.
     #[arg(long, env = "LEADER_ELECTION_NAMESPACE", value_name = "NAMESPACE")]
     leader_election_namespace: Option<String>,
-    /// The name of the Lease: each installation in a namespace needs one of its own.
+    /// Name of the Lease. Each installation in a namespace needs its own.
     #[arg(long, env = "LEADER_ELECTION_ID", default_value = CONTROLLER, value_name = "NAME")]
     leader_election_id: String,
-    /// Where to serve /metrics: :PORT, IP:PORT, or 0 to turn it off.
+    /// Address for /metrics: :PORT, IP:PORT, or 0 to turn it off.
     #[arg(long, env = "METRICS_BIND_ADDRESS", default_value = ":8080", value_name = "ADDRESS")]
     metrics_bind_address: BindAddress,
-    /// Where to serve /healthz and /readyz: :PORT, IP:PORT, or 0 to turn it off.
+    /// Address for /healthz and /readyz: :PORT, IP:PORT, or 0 to turn it off.
     #[arg(long, env = "HEALTH_PROBE_BIND_ADDRESS", default_value = ":8081", value_name = "ADDRESS")]
     health_probe_bind_address: BindAddress,
-    /// The least important log lines to write: error, warn, info, debug or trace. RUST_LOG refines it.
+    /// Log level: error, warn, info, debug or trace. RUST_LOG refines it.
     #[arg(long, env = "LOG_LEVEL", default_value_t = Level::INFO)]
     log_level: Level,
-    /// How log lines are written.
+    /// Log format.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]
     log_format: telemetry::Format,
 }
 
-/// The controller mostly waits. One thread for each core of a large node would only take memory.
+/// Number of worker threads. The controller mostly waits; one thread for each core would only use
+/// memory.
 const THREADS: usize = 2;
 
-/// One deregistration in a quarter of an hour: below that, write suspend.
+/// Minimum of `--deregistrations-per-second`: about one every 17 minutes. To stop deregistrations,
+/// set `spec.suspend`.
 const LOWEST_RATE: f64 = 0.001;
 
 fn per_second(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= LOWEST_RATE);
-    rate.ok_or_else(|| format!("{text:?} is no rate: write a number from {LOWEST_RATE}, such as 0.5"))
+    rate.ok_or_else(|| {
+        format!("invalid rate {text:?}: expected a number of at least {LOWEST_RATE}, such as 0.5")
+    })
 }
 
 fn account_id(text: &str) -> Result<String, String> {
@@ -129,7 +138,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
             let result = runtime.block_on(runtime::run(options));
-            // A DNS lookup without an answer would keep the process alive.
+            // A DNS lookup that gets no response would otherwise keep the process alive.
             runtime.shutdown_background();
             Ok(result?)
         }

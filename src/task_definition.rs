@@ -1,8 +1,8 @@
-//! The names that ECS gives to task definitions: parsed strictly, printed back exactly. Pure.
+//! Strict parser for ECS task definition names and ARNs, which prints them back exactly. No I/O.
 
 use std::{fmt, str::FromStr};
 
-/// The longest family name that ECS registers, in characters.
+/// Maximum length of a family name in ECS, in characters.
 const FAMILY_LENGTH: usize = 255;
 
 /// One revision of a task-definition family, written `family:revision`.
@@ -22,14 +22,14 @@ pub struct Arn {
     revision: Revision,
 }
 
-/// What a manifest may write for a revision: the short form, or the full ARN.
+/// A reference to a revision in a manifest: the short form or the full ARN.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Reference {
     Revision(Revision),
     Arn(Arn),
 }
 
-/// Why a text names no revision. Each message quotes the text and says what to write instead.
+/// The reason why a text is not a revision. Each message quotes the text and says what to write.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ParseError {
     #[error(
@@ -53,34 +53,34 @@ pub enum ParseError {
 }
 
 impl Revision {
-    /// The number, which ECS counts up in each family: the lower, the older.
+    /// Returns the revision number. ECS increments it in each family, so a lower number is older.
     #[must_use]
     pub fn number(&self) -> i32 {
         self.number
     }
 
-    /// The name of the family.
+    /// Returns the name of the family.
     #[must_use]
     pub fn family(&self) -> &str {
         &self.family
     }
 
-    fn parse(family: &str, number: &str, whole: &str) -> Result<Self, ParseError> {
-        let in_family = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if family.is_empty() || family.len() > FAMILY_LENGTH || !family.chars().all(in_family) {
-            return Err(ParseError::Family(whole.to_owned()));
+    fn parse(family: &str, number: &str, text: &str) -> Result<Self, ParseError> {
+        let is_family_character = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if family.is_empty() || family.len() > FAMILY_LENGTH || !family.chars().all(is_family_character) {
+            return Err(ParseError::Family(text.to_owned()));
         }
-        // `i32::from_str` takes a sign and leading zeros, which ECS never prints.
-        let plain = !number.starts_with('0') && number.bytes().all(|b| b.is_ascii_digit());
+        // `i32::from_str` accepts a sign and leading zeros, which ECS never prints.
+        let is_canonical = !number.starts_with('0') && number.bytes().all(|b| b.is_ascii_digit());
         match number.parse() {
-            Ok(number) if plain => Ok(Self { family: family.to_owned(), number }),
-            _ => Err(ParseError::Number(whole.to_owned())),
+            Ok(number) if is_canonical => Ok(Self { family: family.to_owned(), number }),
+            _ => Err(ParseError::Number(text.to_owned())),
         }
     }
 }
 
 impl Arn {
-    /// The ARN of `revision` in this partition, region and account.
+    /// Creates the ARN of `revision` in a partition, region and account.
     #[must_use]
     pub fn new(partition: &str, region: &str, account: &str, revision: Revision) -> Self {
         Self {
@@ -128,13 +128,15 @@ impl Arn {
     }
 }
 
-/// Whether `text` has the shape of an AWS partition: `aws`, `aws-cn`, `aws-us-gov`, `aws-iso-b`, ...
+/// Returns true if `text` has the form of an AWS partition: `aws`, `aws-cn`, `aws-us-gov`,
+/// `aws-iso-b`, ...
 fn is_partition(text: &str) -> bool {
     let mut words = text.split('-');
     words.next() == Some("aws") && words.all(is_word)
 }
 
-/// Whether `text` has the shape of an AWS region: `us-west-2`, `us-gov-east-1`, `ap-southeast-4`, ...
+/// Returns true if `text` has the form of an AWS region: `us-west-2`, `us-gov-east-1`,
+/// `ap-southeast-4`, ...
 #[must_use]
 pub fn is_region(text: &str) -> bool {
     let words: Vec<&str> = text.split('-').collect();
@@ -148,7 +150,7 @@ pub fn is_region(text: &str) -> bool {
     }
 }
 
-/// Whether `text` has the shape of an AWS account id: 12 digits.
+/// Returns true if `text` has the form of an AWS account ID: 12 digits.
 #[must_use]
 pub fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
@@ -161,11 +163,12 @@ fn is_word(text: &str) -> bool {
 impl FromStr for Reference {
     type Err = ParseError;
 
-    /// Takes `family:revision` or a full ARN, and nothing else: no blanks, signs, ranges, labels or
-    /// bare families.
+    /// Parses `family:revision` or a full ARN, and nothing else: no blanks, signs, ranges, labels,
+    /// or families without a revision.
     ///
     /// # Errors
-    /// [`ParseError`] with the text and what to write instead.
+    /// Returns `ParseError` if `text` has another form. The message quotes it and says what to
+    /// write.
     fn from_str(text: &str) -> Result<Self, ParseError> {
         match text.split_once(':') {
             Some((family, number)) if !number.contains(':') => {
@@ -212,17 +215,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_family_and_revision_that_ecs_registers_is_read_and_printed_back(
+        fn every_valid_family_and_revision_is_parsed_and_printed_back(
             family in "[A-Za-z0-9_-]{1,255}", number in 1..=i32::MAX,
         ) {
             let text = format!("{family}:{number}");
-            let read = text.parse::<Reference>().expect("a legal revision");
-            prop_assert_eq!(&read, &Reference::Revision(Revision { family, number }));
-            prop_assert_eq!(read.to_string(), text);
+            let parsed = text.parse::<Reference>().expect("a valid revision");
+            prop_assert_eq!(&parsed, &Reference::Revision(Revision { family, number }));
+            prop_assert_eq!(parsed.to_string(), text);
         }
 
         #[test]
-        fn an_arn_of_every_partition_is_read_and_printed_back(
+        fn arn_of_every_partition_is_parsed_and_printed_back(
             partition in PARTITIONS, region in REGIONS, account in "[0-9]{12}",
             family in "[A-Za-z0-9_-]{1,255}", number in 1..=i32::MAX,
         ) {
@@ -238,7 +241,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_read_prints_back_as_it_was_written(text in "\\PC{0,40}|[a-z0-9:/-]{0,80}") {
+        fn text_that_parses_is_printed_back_unchanged(text in "\\PC{0,40}|[a-z0-9:/-]{0,80}") {
             if let Ok(reference) = text.parse::<Reference>() {
                 prop_assert_eq!(reference.to_string(), text);
             }
@@ -246,9 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_revision_is_refused_and_quoted() {
+    fn invalid_revision_is_rejected_and_quoted() {
         let long = format!("{}:1", "a".repeat(256));
-        let refused = [
+        let invalid = [
             "",
             ":",
             " cpu-wave:1",
@@ -289,20 +292,20 @@ mod tests {
             "arn:aws:ecs:us-west-2:012345678910:daemon-task-definition/cpu-wave:1",
             "ARN:aws:ecs:us-west-2:012345678910:task-definition/cpu-wave:1",
         ];
-        for text in refused {
+        for text in invalid {
             let error = text.parse::<Reference>().expect_err(text).to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
         }
     }
 
     #[test]
-    fn a_daemon_task_definition_is_told_apart() {
+    fn daemon_task_definition_has_its_own_error() {
         let text = "arn:aws:ecs:us-west-2:012345678910:daemon-task-definition/agent:1";
         assert_eq!(text.parse::<Reference>(), Err(ParseError::Daemon(text.to_owned())));
     }
 
     #[test]
-    fn a_family_may_be_called_arn() {
+    fn family_may_be_named_arn() {
         let revision = Revision { family: "arn".to_owned(), number: 1 };
         assert_eq!("arn:1".parse(), Ok(Reference::Revision(revision)));
     }

@@ -1,5 +1,5 @@
--- Argo CD's health of a TaskDefinitionRetirement, from the conditions that kstatus reads.
-local health = { status = "Progressing", message = "the controller has not looked at it yet" }
+-- Argo CD health check of a TaskDefinitionRetirement, based on its kstatus conditions.
+local health = { status = "Progressing", message = "the controller has not reconciled it yet" }
 local status = obj.status
 if status == nil or status.conditions == nil or status.observedGeneration ~= obj.metadata.generation then
   return health

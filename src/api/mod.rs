@@ -1,4 +1,4 @@
-//! What users write and read: one file a kind, and the conditions they share. No behaviour.
+//! The Kubernetes API: one file for each kind, and the types they share. Data only.
 
 pub mod conditions;
 pub mod reason;
@@ -13,8 +13,8 @@ pub use task_definition_retirement::{
 };
 pub use usage_scan::UsageScan;
 
-/// The API group of every kind of this project.
+/// The API group of all kinds of this project.
 pub const GROUP: &str = "ecs-retirement.dev";
 
-/// The annotation that asks for a look now: any new value counts, a timestamp by custom.
+/// The annotation that requests a reconcile. Any new value counts; a timestamp is customary.
 pub const REQUESTED_AT: &str = "ecs-retirement.dev/requestedAt";

@@ -1,12 +1,13 @@
-//! The reasons of a row, and the one table of what each means. Pure.
+//! The reasons of a row, and the properties of each reason. No I/O.
 
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
-/// Why a revision is where it is: a state of the world, never a procedure.
+/// The state of a revision, and why it has that state.
 ///
-/// The CRD lists no `enum`, or an older CRD would refuse every status that holds a newer reason. A reason of another
-/// version is read as [`Self::Pending`], which is not final: the next reconcile finds out.
+/// The CRD has no `enum` for it, because an older CRD would then reject every status with a newer
+/// reason. An unknown reason is read as [`Self::Pending`], which is not final, so the next
+/// reconcile replaces it.
 #[derive(
     Clone,
     Copy,
@@ -27,20 +28,21 @@ pub enum Reason {
     Retired,
     /// ECS is deleting it.
     Deleting,
-    /// ECS has deleted it: it was retired before, or its family has a newer revision.
+    /// ECS has deleted it. This is known because it was retired before, or its family has a newer
+    /// revision.
     Deleted,
-    /// It is ACTIVE, and in use.
+    /// It is ACTIVE and in use.
     InUse,
-    /// It is ACTIVE and unused, but not yet for as long as `spec.unusedFor`. Earlier versions wrote `Quiet`.
+    /// It is ACTIVE and unused, but not yet for `spec.unusedFor`. Earlier versions wrote `Quiet`.
     #[serde(alias = "Quiet")]
     CoolingDown,
     /// ECS throttles the account's calls; retried automatically.
     Throttled,
-    /// AWS could not be reached or had a fault of its own; retried automatically.
+    /// AWS is unreachable or returned a server error; retried automatically.
     Unavailable,
-    /// It is ACTIVE, and `spec.suspend` is set.
+    /// It is ACTIVE and `spec.suspend` is set.
     Suspended,
-    /// It is ACTIVE, and would be deregistered without `spec.dryRun`.
+    /// It is ACTIVE and would be deregistered without `spec.dryRun`.
     DryRun,
     /// The entry is not a revision; ECS was not called.
     Invalid,
@@ -50,7 +52,7 @@ pub enum Reason {
     WrongRegion,
     /// AWS denies the call; retried with backoff.
     AccessDenied,
-    /// ECS refused the call; retried with backoff.
+    /// ECS rejects the call; retried with backoff.
     Refused,
     /// ECS has no such revision; not retried until the spec changes or a reconcile is requested.
     NotFound,
@@ -60,7 +62,7 @@ pub enum Reason {
     Pending,
 }
 
-/// What a reason means for the resource as a whole.
+/// The class of a reason, which decides the conditions and counts of the resource.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReasonClass {
     Retired,
@@ -71,23 +73,23 @@ pub enum ReasonClass {
     Rejected,
 }
 
-/// The order in which the rows of one resource are worked on.
+/// The order in which the rows of one resource are processed.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Priority {
     Untried,
-    /// Only a description is missing, such as `deregisteredAt`.
+    /// Only a description is pending, such as for `deregisteredAt`.
     Verification,
     Failed,
 }
 
 impl Reason {
-    /// Returns the text of the API, such as `CoolingDown`.
+    /// Returns the reason as it is written in the status, such as `CoolingDown`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
-    /// Returns what the reason means for the resource.
+    /// Returns the class of the reason.
     #[must_use]
     pub fn class(self) -> ReasonClass {
         match self {
@@ -129,7 +131,7 @@ impl Reason {
         }
     }
 
-    /// Returns when a row is worked on, among those of its resource.
+    /// Returns the priority of a row with this reason among the rows of its resource.
     #[must_use]
     pub fn priority(self) -> Priority {
         match self {
@@ -148,7 +150,8 @@ impl Reason {
         }
     }
 
-    /// Returns true if a transition to the reason is worth an event. Waiting and retrying are not.
+    /// Returns true if a transition to the reason publishes an event. Transitions to waiting for a
+    /// permit and to automatic retries do not.
     #[must_use]
     pub fn emits_event(self) -> bool {
         match self {
@@ -176,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Reason {
+    fn parse(text: &str) -> Reason {
         serde_json::from_value(json!(text)).expect("a reason")
     }
 
@@ -184,18 +187,18 @@ mod tests {
     fn reason_is_written_and_read_by_its_name() {
         for &reason in Reason::VARIANTS {
             assert_eq!(json!(reason), json!(reason.as_str()));
-            assert_eq!(read(reason.as_str()), reason);
+            assert_eq!(parse(reason.as_str()), reason);
         }
     }
 
     #[test]
-    fn reason_of_an_earlier_version_is_understood() {
-        assert_eq!(read("Quiet"), Reason::CoolingDown);
+    fn reason_of_an_earlier_version_is_converted() {
+        assert_eq!(parse("Quiet"), Reason::CoolingDown);
     }
 
     #[test]
     fn reason_of_a_later_version_is_not_final() {
-        assert_eq!(read("AwaitingApproval"), Reason::Pending);
-        assert!(!read("AwaitingApproval").is_final());
+        assert_eq!(parse("AwaitingApproval"), Reason::Pending);
+        assert!(!parse("AwaitingApproval").is_final());
     }
 }

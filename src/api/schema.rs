@@ -1,4 +1,4 @@
-//! The parts of the schemas that types cannot express: what admission refuses, and what it says to write instead.
+//! The validation rules of the CRD that types cannot express, with messages that say what to write.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -6,9 +6,11 @@ use super::task_definition_retirement::MAX_REVISIONS;
 
 /// Returns the schema of `spec.revisions`.
 ///
-/// The list is atomic: server-side apply by one manager replaces what another wrote, and never merges the two.
-/// An entry that is written twice in the same form is admitted, and counts once: every CEL rule that compares
-/// each entry with all others exceeds the cost limit of Kubernetes 1.29.
+/// The list is atomic: server-side apply by one field manager replaces the list of another manager,
+/// and never merges the two.
+///
+/// An entry that is written twice in the same form is admitted and counts once. A CEL rule that
+/// compares each entry with all others would exceed the cost limit of Kubernetes 1.29.
 pub(super) fn revisions(_: &mut SchemaGenerator) -> Schema {
     let revision = "[A-Za-z0-9_-]{1,255}:[1-9][0-9]{0,9}";
     let arn = format!("arn:aws(-[a-z]+)*:ecs:[a-z]+(-[a-z]+)+-[0-9]+:[0-9]{{12}}:task-definition/{revision}");

@@ -1,4 +1,4 @@
-//! The usage scan that a status rests on. No behaviour.
+//! The usage scan that a status is based on. Data only.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[schemars(inline)]
 pub struct UsageScan {
-    /// When the scan ended, by AWS's clock.
+    /// The time at which the scan ended, by AWS's clock.
     pub time: Time,
 
-    /// The uid of the resource that the scan was made for. A status that was copied from another resource, as by a
-    /// restore, does not count.
+    /// The uid of the resource that the scan was made for. The scan is ignored in a status that was
+    /// copied from another resource, such as by a restore.
     #[schemars(length(max = 64))]
     pub uid: String,
 }

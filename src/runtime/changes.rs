@@ -1,4 +1,4 @@
-//! What the events of the watch change: the cache, and which resources need a reconcile.
+//! Applies watch events to the cache, and selects the resources that need a reconcile.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use crate::{
     runtime::controllers::{Cache, Shared},
 };
 
-/// An annotation that repeats the whole object, and is not worth the memory.
+/// An annotation that repeats the whole object. It is not cached, to save memory.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Keeps the cache of `writer` as `events` report, and returns the resources that need a reconcile.
+/// Applies `events` to the cache of `writer`, and returns the resources that need a reconcile.
 pub(super) fn changes(
     events: impl Stream<Item = watcher::Result<Event<Guarded>>> + Send + 'static,
     writer: Writer<Guarded>,
@@ -42,7 +42,8 @@ struct Changes {
     writer: Writer<Guarded>,
     cache: Cache,
     shared: Arc<Shared>,
-    /// The resources of a list under way that need a reconcile. The cache has them once the list is complete.
+    /// The resources of a list in progress that need a reconcile. They are cached once the list is
+    /// complete.
     listed: Vec<ObjectRef<Guarded>>,
 }
 
@@ -75,11 +76,13 @@ impl Changes {
         Vec::new()
     }
 
-    /// Returns true if a reconcile could do anything, and the change is not one that the last reconcile made or saw: a status that
-    /// goes back to an older one, as after a restore of etcd, is such a change once the resource is final.
+    /// Returns true if work is due and the change needs a reconcile.
+    ///
+    /// Changes that a reconcile made or read itself do not. If the resource was final, a status
+    /// that reverts to an older one does, such as after a restore of etcd.
     fn is_change(&self, object: &Guarded) -> bool {
         let known = self.cache.get(&ObjectRef::from_obj(object));
-        is_due(object) && known.is_none_or(|known| cause(&known) != cause(object))
+        is_due(object) && known.is_none_or(|known| triggers(&known) != triggers(object))
     }
 
     fn is_gone(&self, object: &Guarded) -> bool {
@@ -96,19 +99,20 @@ impl Changes {
     }
 }
 
-/// Returns true if a reconcile could do anything, as far as the cache knows. Resources that are final are not even queued: neither
-/// at a restart nor in a new term do ten thousand of them cost a reconcile each.
+/// Returns true if work is due for a cached resource. Final resources are not enqueued, so restarts
+/// and failovers do not reconcile everything.
 pub(super) fn is_due(object: &Guarded) -> bool {
     object.0.as_ref().map_or(true, requeue::work_is_due)
 }
 
-/// What calls for a reconcile when it changes. While a resource is due it has one coming already.
-fn cause(object: &Guarded) -> impl PartialEq {
+/// Returns the properties of a resource whose change triggers a reconcile. A resource for which
+/// work is due has a reconcile scheduled anyway.
+fn triggers(object: &Guarded) -> impl PartialEq {
     let requested_at = object.annotations().get(REQUESTED_AT).cloned();
     (object.uid(), object.meta().generation, requested_at, object.0.is_ok(), is_due(object))
 }
 
-/// Drops what would take most of the memory and is never read from the cache: a reconcile reads the resource anew.
+/// Removes large fields that are never read from the cache. A reconcile reads the resource again.
 fn prune(object: &mut Guarded) {
     object.annotations_mut().remove(LAST_APPLIED);
     let status = object.0.as_mut().ok().and_then(|resource| resource.status.as_mut());

@@ -1,4 +1,4 @@
-//! The controllers, one for each watched namespace: passes are bounded in number, measured, and catch_panic a panic.
+//! The controllers, one for each watched namespace: run, limit and measure reconciles.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
 
@@ -32,51 +32,54 @@ use crate::{
     },
 };
 
-/// The resources of one watched namespace, or of all, as the watch last told.
+/// The resources of one watched namespace, or of all namespaces, as the watch last reported them.
 pub type Cache = Store<Guarded>;
 
-/// What the passes of all controllers share.
+/// The state that the reconciles of all controllers share.
 pub struct Shared {
     pub context: Arc<Context>,
     pub queue: Arc<Queue>,
 }
 
-/// A controller for the resources of `api`, and its cache. It runs until `stop`, and then until its passes have ended;
-/// each new term of leadership looks at every resource that is not settled, and each call at the resource whose turn has come.
+/// Returns a controller for the resources of `api`, and its cache. It runs until `stop`, and then
+/// until its reconciles have ended.
+///
+/// When this process becomes the leader (`terms`), all resources that are not final are enqueued.
+/// `wakeups` enqueues resources that are woken: a permit is available, or their usage has changed.
 pub fn controller(
     api: Api<Guarded>,
     concurrency: u16,
     shared: &Arc<Shared>,
     terms: Receiver<u64>,
-    calls: mpsc::UnboundedReceiver<ResourceKey>,
+    wakeups: mpsc::UnboundedReceiver<ResourceKey>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> (Cache, BoxFuture<'static, ()>) {
     let (reader, writer) = store();
     let changes = changes(resource_watch::events(api, reader.clone()), writer, shared.clone());
     let all = reader.clone();
-    let due_in_new_terms = each_change(terms).flat_map(move |()| {
+    let due_on_leadership = each_change(terms).flat_map(move |()| {
         let due = all.state().into_iter().filter(|object| is_due(object));
         stream::iter(due.map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>())
     });
     let (known, queue) = (reader.clone(), shared.clone());
-    let called = stream::unfold(calls, |mut calls| async { Some((calls.recv().await?, calls)) })
+    let woken = stream::unfold(wakeups, |mut wakeups| async { Some((wakeups.recv().await?, wakeups)) })
         .map(|ResourceKey { namespace, name }| ObjectRef::new(&name).within(&namespace))
         .filter(move |resource| std::future::ready(known.get(resource).is_some()));
-    let chosen = stream::select(due_in_new_terms, called)
+    let requeued = stream::select(due_on_leadership, woken)
         .inspect(move |resource| queue.queue.add(resource, Instant::now()));
     let results = Controller::for_stream(changes, reader.clone())
         .with_config(controller::Config::default().concurrency(concurrency))
-        .reconcile_on(chosen)
+        .reconcile_on(requeued)
         .graceful_shutdown_on(stop)
-        .run(pass, error_policy, shared.clone());
+        .run(run_reconcile, error_policy, shared.clone());
     let run = results.for_each(move |result| {
-        note(result);
+        log_result(result);
         std::future::ready(())
     });
     (reader, run.boxed())
 }
 
-/// An item for each change of the value, and none for the value there is.
+/// Returns a stream with one item for each change of the value, and none for the current value.
 fn each_change(receiver: Receiver<u64>) -> impl Stream<Item = ()> + Send + 'static {
     stream::unfold(receiver, |mut receiver| async {
         receiver.changed().await.ok()?;
@@ -84,8 +87,9 @@ fn each_change(receiver: Receiver<u64>) -> impl Stream<Item = ()> + Send + 'stat
     })
 }
 
-/// One pass, unless another process leads; a panic ends it, and nothing else.
-async fn pass(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
+/// Reconciles one resource and schedules its next reconcile. A panic is caught and ends only this
+/// reconcile.
+async fn run_reconcile(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infallible> {
     let reference = ObjectRef::from_obj(object.as_ref());
     let _work = shared.queue.start(&reference, Instant::now());
     let worker = metrics::Worker::begin();
@@ -96,49 +100,56 @@ async fn pass(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Infal
         match catch_panic(Box::pin(reconcile::reconcile(object, shared.context.clone()).instrument(span)))
             .await
         {
-            Ok(Ok(None)) => (metrics::PassResult::Success, None),
-            Ok(Ok(Some(delay))) => (metrics::PassResult::RequeueAfter, Some(delay)),
+            Ok(Ok(None)) => (metrics::ReconcileResult::Success, None),
+            Ok(Ok(Some(delay))) => (metrics::ReconcileResult::RequeueAfter, Some(delay)),
             Ok(Err(error)) => {
                 let delay = reconcile::retry_after(&error, &uid);
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(resource, error, "pass failed");
-                (metrics::PassResult::Error, Some(delay))
+                tracing::warn!(resource, error, "reconcile failed");
+                (metrics::ReconcileResult::Error, Some(delay))
             }
             Err(message) => {
-                tracing::error!(resource, message, "a pass panicked: please report this defect");
-                (metrics::PassResult::Panic, Some(requeue::after_panic(&uid)))
+                tracing::error!(resource, message, "reconcile panicked, please report this bug");
+                (metrics::ReconcileResult::Panic, Some(requeue::after_panic(&uid)))
             }
         };
     worker.end(result);
     let Some(delay) = next else { return Ok(Action::await_change()) };
     let due = Instant::now() + delay;
     match result {
-        metrics::PassResult::Error | metrics::PassResult::Panic => shared.queue.retry(&reference, due),
-        metrics::PassResult::Success | metrics::PassResult::RequeueAfter => shared.queue.add(&reference, due),
+        metrics::ReconcileResult::Error | metrics::ReconcileResult::Panic => {
+            shared.queue.retry(&reference, due)
+        }
+        metrics::ReconcileResult::Success | metrics::ReconcileResult::RequeueAfter => {
+            shared.queue.add(&reference, due)
+        }
     }
     Ok(Action::requeue(delay))
 }
 
-/// The message of a panic is an `Err`.
-async fn catch_panic<T>(pass: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(pass).catch_unwind().await.map_err(|payload| {
+/// Runs a reconcile.
+///
+/// # Errors
+/// Returns the panic message if it panics.
+async fn catch_panic<T>(reconcile: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(reconcile).catch_unwind().await.map_err(|payload| {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
     })
 }
 
-/// Never called, since a pass turns what fails into when to try again.
+/// Never called: [`run_reconcile`] converts every failure into a requeue delay.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the controller passes errors so")]
 fn error_policy(_: Arc<Guarded>, error: &Infallible, _: Arc<Shared>) -> Action {
     match *error {}
 }
 
-type PassResult = Result<(ObjectRef<Guarded>, Action), controller::Error<Infallible, watcher::Error>>;
+type ControllerResult = Result<(ObjectRef<Guarded>, Action), controller::Error<Infallible, watcher::Error>>;
 
-fn note(result: PassResult) {
+fn log_result(result: ControllerResult) {
     match result {
-        Ok((resource, action)) => tracing::debug!(%resource, ?action, "pass done"),
-        // Deleted while it waited for its turn.
+        Ok((resource, action)) => tracing::debug!(%resource, ?action, "reconcile done"),
+        // Deleted while it was queued.
         Err(controller::Error::ObjectNotFound(_)) => {}
         Err(error) => {
             let error = &error as &dyn std::error::Error;
@@ -155,7 +166,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_caught_and_told() {
+    async fn panic_is_caught_and_its_message_returned() {
         let number = 7;
         assert_eq!(
             catch_panic(async { panic!("no such thing") }).await,

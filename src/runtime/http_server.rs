@@ -1,4 +1,4 @@
-//! Where the process listens: the addresses of the flags, and what is served there over HTTP.
+//! The HTTP server for metrics and probes, and the bind addresses of its flags.
 
 use std::{
     fmt,
@@ -16,23 +16,24 @@ use hyper_util::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-/// How long a client may take to say what it wants.
+/// Timeout for the request headers of a client.
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long to wait after a connection could not be taken, for example since too many files are open.
+/// Delay after a connection could not be accepted, for example because too many files are open.
 const ACCEPT_DELAY: Duration = Duration::from_secs(1);
 
-/// How many connections may wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A value of `--metrics-bind-address` or `--health-probe-bind-address`, as controller-runtime takes them.
+/// A value of `--metrics-bind-address` or `--health-probe-bind-address`, in the syntax of
+/// controller-runtime.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BindAddress {
-    /// `0`: not served.
+    /// `0`: disabled.
     Off,
-    /// `:8080`: on all addresses of the host.
+    /// `:8080`: all addresses of the host.
     Port(u16),
-    /// `127.0.0.1:8080`.
+    /// `127.0.0.1:8080`: one address.
     Socket(SocketAddr),
 }
 
@@ -40,7 +41,7 @@ impl FromStr for BindAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let malformed = || format!("{text:?} is no address: write :PORT, IP:PORT, or 0 to turn it off");
+        let malformed = || format!("invalid address {text:?}: expected :PORT, IP:PORT, or 0 to turn it off");
         match text.strip_prefix(':') {
             _ if text == "0" => Ok(Self::Off),
             Some(port) => port.parse().map(Self::Port).map_err(|_| malformed()),
@@ -59,17 +60,17 @@ impl fmt::Display for BindAddress {
     }
 }
 
-/// Serves `router` in the background for as long as the process lives.
+/// Spawns a task that serves `router` for as long as the process lives.
 ///
 /// # Errors
-/// Where the address cannot be had.
+/// Returns an I/O error if the address cannot be bound.
 pub async fn serve(address: BindAddress, router: Router) -> std::io::Result<()> {
     let listener = match address {
         BindAddress::Off => return Ok(()),
         BindAddress::Socket(address) => TcpListener::bind(address).await?,
         BindAddress::Port(port) => match dual_stack(port) {
             Ok(listener) => listener,
-            // A host without IPv6.
+            // The host does not support IPv6.
             Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?,
         },
     };
@@ -77,7 +78,8 @@ pub async fn serve(address: BindAddress, router: Router) -> std::io::Result<()> 
     Ok(())
 }
 
-/// Listens on all IPv6 and IPv4 addresses, even if the host's default (`net.ipv6.bindv6only`) is IPv6 alone.
+/// Listens on all IPv6 and IPv4 addresses, even if the default of the host (`net.ipv6.bindv6only`)
+/// is IPv6 only.
 fn dual_stack(port: u16) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_only_v6(false)?;
@@ -88,7 +90,7 @@ fn dual_stack(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Speaks HTTP/1.1 only, as probes and Prometheus do.
+/// Accepts connections and serves HTTP/1.1, which is all that probes and Prometheus need.
 async fn accept(listener: TcpListener, router: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
@@ -111,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_written_as_for_controller_runtime() {
+    fn bind_address_has_the_syntax_of_controller_runtime() {
         for text in ["0", ":8080", "127.0.0.1:8081", "[::1]:9"] {
             assert_eq!(text.parse::<BindAddress>().expect(text).to_string(), text);
         }

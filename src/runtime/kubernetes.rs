@@ -1,4 +1,4 @@
-//! The client of Kubernetes: no call pends for ever, no failure is hidden by retries, and each request is counted.
+//! Kubernetes client with timeouts and request metrics, and with client-side retries disabled.
 
 use std::{
     task::{Context, Poll},
@@ -22,25 +22,27 @@ use tower_http::timeout::ResponseBodyTimeoutLayer;
 
 use crate::{in_flight, runtime::Error};
 
-/// Requests to the API server, by `method` and `code`: the status, or `<error>` as in client-go.
+/// Requests to the API server, by `method` and `code`: the HTTP status, or `<error>` as in
+/// client-go.
 pub const REST_CLIENT_REQUESTS: &str = "rest_client_requests_total";
 
-/// How long the API server may be silent in the middle of an answer. A watch ends before, and is then asked for again.
+/// Timeout for the next data of a response body. A watch request ends earlier and is then renewed.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
-/// How the environment reaches Kubernetes: `KUBECONFIG`, the default kubeconfig, or the pod's service account.
+/// Returns the client configuration from `KUBECONFIG`, the default kubeconfig, or the pod's service
+/// account.
 ///
 /// # Errors
-/// Where none of them does; the message names what was tried.
+/// Returns `Error::Kubernetes` if none of them can be used. The message names what was tried.
 pub async fn config() -> Result<Config, Error> {
     let mut config = match Config::from_kubeconfig(&KubeConfigOptions::default()).await {
         Ok(mut config) => {
             config.proxy_url = proxy(&config.cluster_url)?;
             config
         }
-        // A pod's service account goes by no proxy.
+        // With a pod's service account, no proxy is used.
         Err(kubeconfig) => Config::incluster().map_err(|in_cluster| {
-            let (kubeconfig, in_cluster) = (chain(&kubeconfig), chain(&in_cluster));
+            let (kubeconfig, in_cluster) = (error_chain(&kubeconfig), error_chain(&in_cluster));
             Error::Kubernetes(format!("kubeconfig: {kubeconfig}; service account: {in_cluster}"))
         })?,
     };
@@ -49,15 +51,16 @@ pub async fn config() -> Result<Config, Error> {
     Ok(config)
 }
 
-/// The proxy by which a kubeconfig's `server` is reached: the kubeconfig's own, or that of the environment.
+/// Returns the proxy for `server`: that of the kubeconfig, or otherwise that of the environment.
 fn proxy(server: &Uri) -> Result<Option<Uri>, Error> {
-    let own = Kubeconfig::read().ok().as_ref().and_then(own_proxy);
-    let Some((name, proxy)) = own.or_else(|| proxy_of_environment(server)) else { return Ok(None) };
+    let configured = Kubeconfig::read().ok().as_ref().and_then(kubeconfig_proxy);
+    let Some((name, proxy)) = configured.or_else(|| environment_proxy(server)) else { return Ok(None) };
     proxy.parse().map(Some).map_err(|error| Error::Kubernetes(format!("{name}: {error}")))
 }
 
-/// The proxy that the kubeconfig names for its current cluster. As in kubectl, `NO_PROXY` does not apply to it.
-fn own_proxy(kubeconfig: &Kubeconfig) -> Option<(&'static str, String)> {
+/// Returns the proxy of the kubeconfig's current cluster. As in kubectl, `NO_PROXY` does not apply
+/// to it.
+fn kubeconfig_proxy(kubeconfig: &Kubeconfig) -> Option<(&'static str, String)> {
     let name = kubeconfig.current_context.as_ref()?;
     let context = kubeconfig.contexts.iter().find(|it| it.name == *name)?.context.as_ref()?;
     let cluster = kubeconfig.clusters.iter().find(|it| it.name == context.cluster)?.cluster.as_ref()?;
@@ -68,8 +71,9 @@ fn own_proxy(kubeconfig: &Kubeconfig) -> Option<(&'static str, String)> {
         .map(|proxy| ("proxy-url of the kubeconfig", proxy))
 }
 
-/// The proxy by which the environment reaches `server`. `kube` compares `NO_PROXY` with the proxy instead of the server.
-fn proxy_of_environment(server: &Uri) -> Option<(&'static str, String)> {
+/// Returns the proxy that the environment sets for `server`. `kube` cannot be used for this: it
+/// compares `NO_PROXY` with the proxy instead of the server.
+fn environment_proxy(server: &Uri) -> Option<(&'static str, String)> {
     let variable = |names: [&'static str; 2]| {
         let values = names.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?)));
         values.into_iter().find(|(_, value)| !value.trim().is_empty())
@@ -79,14 +83,14 @@ fn proxy_of_environment(server: &Uri) -> Option<(&'static str, String)> {
     is_proxied(server, &no_proxy).then_some(proxy)
 }
 
-/// Returns true if `NO_PROXY` does not name `server`. The matcher knows hosts, domains, addresses and networks; ports are
-/// compared here, and an entry for a whole domain may begin with `*.`.
+/// Returns true if `NO_PROXY` does not match `server`. The matcher supports hosts, domains,
+/// addresses and networks. This function also supports ports, and `*.` before a domain.
 fn is_proxied(server: &Uri, no_proxy: &str) -> bool {
     let default = if server.scheme_str() == Some("http") { 80 } else { 443 };
     let port = server.port_u16().unwrap_or(default);
     let separators = |c: char| c == ',' || c.is_whitespace();
     let entries = no_proxy.split(separators).filter_map(|entry| match entry.rsplit_once(':') {
-        // A colon within an IPv6 address is no port.
+        // A colon within an IPv6 address does not begin a port.
         Some((host, entry_port)) if !host.contains(':') || host.ends_with(']') => {
             (entry_port.parse() == Ok(port)).then_some(host)
         }
@@ -99,15 +103,15 @@ fn is_proxied(server: &Uri, no_proxy: &str) -> bool {
     matcher.intercept(server).is_some()
 }
 
-/// A client for `config`.
+/// Returns a client for `config`.
 ///
 /// # Errors
-/// Where its certificates, keys or proxy cannot be used.
+/// Returns `Error::Kubernetes` if its certificates, keys or proxy cannot be used.
 pub fn client(config: Config) -> Result<kube::Client, Error> {
-    Ok(bounded(ClientBuilder::try_from(config).map_err(|error| Error::Kubernetes(chain(&error)))?))
+    Ok(bounded(ClientBuilder::try_from(config).map_err(|error| Error::Kubernetes(error_chain(&error)))?))
 }
 
-/// A client over what `builder` has, whose calls end and are counted.
+/// Returns a client from `builder` that applies timeouts to requests and counts them.
 pub fn bounded<S, B>(builder: ClientBuilder<S>) -> kube::Client
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Send + 'static,
@@ -120,12 +124,12 @@ where
         .build()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+fn error_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Counts the requests that pass.
+/// A service that counts requests.
 #[derive(Clone, Debug)]
 struct Counted<S> {
     inner: S,
@@ -145,12 +149,12 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let method = request.method().to_string();
-        let answer = self.inner.call(request);
+        let response = self.inner.call(request);
         async move {
-            let answer = answer.await;
-            let code = answer.as_ref().map_or("<error>".to_owned(), |it| it.status().as_u16().to_string());
+            let response = response.await;
+            let code = response.as_ref().map_or("<error>".to_owned(), |it| it.status().as_u16().to_string());
             metrics::counter!(REST_CLIENT_REQUESTS, "method" => method, "code" => code).increment(1);
-            answer
+            response
         }
         .boxed()
     }
@@ -161,8 +165,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_proxy_names_the_api_server_in_every_form() {
-        let named = [
+    fn no_proxy_matches_hosts_domains_addresses_networks_and_ports() {
+        let matching = [
             ("https://k8s.example.com:6443", "k8s.example.com"),
             ("https://k8s.example.com:6443", "K8S.example.com:6443"),
             ("https://k8s.example.com:6443", "example.com"),
@@ -180,13 +184,13 @@ mod tests {
             ("https://[fd00::1]:6443", "[fd00::1]:6443"),
             ("https://[fd00::1]:6443", "fd00::/8"),
         ];
-        for (server, no_proxy) in named {
+        for (server, no_proxy) in matching {
             assert!(!is_proxied(&server.parse().expect("a URI"), no_proxy), "{server} in {no_proxy}");
         }
     }
 
     #[test]
-    fn no_proxy_of_others_leaves_the_api_server_to_the_proxy() {
+    fn no_proxy_does_not_match_other_hosts_ports_and_networks() {
         for no_proxy in [
             "",
             "proxy.example.com",

@@ -1,4 +1,6 @@
-//! Leader election on a Lease: client-go's protocol, with leadership as a deadline on the monotonic clock.
+//! Leader election with a Lease, by client-go's protocol.
+//!
+//! Leadership is a deadline on the monotonic clock, not a flag.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,51 +19,53 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{clock::Clock, in_flight};
 
-/// How long others wait, after a trigger that they saw, before they take the lease.
+/// Lease duration: how long a standby waits after the last renewal that it observed before it
+/// acquires the lease.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 const LEASE_SECONDS: i32 = 15;
 
-/// How long a leader acts on a trigger: shorter, so that it has stopped by the time another may start.
+/// How long a leader may act after it renewed the lease. This is shorter than the lease duration,
+/// so a leader stops before a standby can acquire the lease.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often a leader renews.
+/// Renewal interval of the leader.
 const RETRY_PERIOD: Duration = Duration::from_secs(2);
 
-/// How often a standby looks: whatever it sees late, it waits longer for.
+/// Polling interval of a standby. A change that is observed late only delays the acquisition.
 const STANDBY_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long the release of the lease may take: longer than this, the standby waits for the lease to expire.
+/// Timeout of the release. If it is exceeded, the standby waits until the lease expires.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Whether this process may act, and until when.
+/// The leadership of this process, and its deadline.
 #[derive(Debug)]
 pub struct Leadership {
-    /// `None` for ever, where nobody else is there to act.
+    /// `None`: no election, always leader.
     until: Mutex<Option<Instant>>,
     terms: watch::Sender<u64>,
 }
 
 impl Leadership {
-    /// For a process that is the only one.
+    /// Returns the leadership of a process that is the only replica.
     #[must_use]
     pub fn sole() -> Self {
         Self { until: Mutex::new(None), terms: watch::Sender::new(1) }
     }
 
-    /// For one of several processes, none of which leads yet.
+    /// Returns the leadership of a replica that does not lead yet.
     #[must_use]
     pub fn none() -> Self {
         Self { until: Mutex::new(Some(Instant::now())), terms: watch::Sender::new(0) }
     }
 
-    /// Whether this process may act at this very moment: a comparison with the clock, not a flag that somebody must have
-    /// cleared.
+    /// Returns true if this process may act now. This compares the deadline with the clock, so no
+    /// task has to clear a flag in time.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| Instant::now() < until)
     }
 
-    /// Counts the times that this process came to lead.
+    /// Returns a counter that is incremented whenever this process becomes the leader.
     #[must_use]
     pub fn terms(&self) -> watch::Receiver<u64> {
         self.terms.subscribe()
@@ -84,7 +88,7 @@ impl Leadership {
     }
 }
 
-/// One candidate for the lease.
+/// A candidate for the lease.
 pub struct LeaderElector {
     api: Api<Lease>,
     name: String,
@@ -97,17 +101,18 @@ pub struct LeaderElector {
 /// The lease as it was last read or written.
 struct Observed {
     spec: LeaseSpec,
-    /// When it was first seen so: other processes' clocks are not believed.
+    /// When this state was first observed. The times in the lease are ignored, because they come
+    /// from the clocks of other processes.
     since: Instant,
-    /// This process wrote it.
+    /// True if this process wrote it.
     is_own: bool,
 }
 
-/// What came of one try.
+/// The result of one attempt to acquire or renew the lease.
 #[derive(Debug)]
-enum Try {
+enum Attempt {
     Held,
-    /// By another, and free to be taken at this time.
+    /// Another process holds it. It may be acquired at this time.
     HeldByAnother(Instant),
 }
 
@@ -122,17 +127,17 @@ impl LeaderElector {
         Self { api, name, identity, leadership, clock, observed: None }
     }
 
-    /// Takes part until dropped.
+    /// Takes part in the election until dropped.
     pub async fn run(&mut self) {
         loop {
-            // From before the request: the API server may have answered any time since.
+            // Measured before the request, because the renewal may take effect any time after it.
             let began = Instant::now();
             let next = match self.acquire_or_renew().await {
-                Ok(Try::Held) => {
+                Ok(Attempt::Held) => {
                     self.leadership.hold_until(began + RENEW_DEADLINE);
                     began + RETRY_PERIOD
                 }
-                Ok(Try::HeldByAnother(free)) => {
+                Ok(Attempt::HeldByAnother(free)) => {
                     self.leadership.give_up();
                     free.min(began + STANDBY_PERIOD)
                 }
@@ -146,7 +151,7 @@ impl LeaderElector {
         }
     }
 
-    /// Gives the lease to whoever is next.
+    /// Releases the lease, so that a standby can acquire it immediately.
     pub async fn release(&mut self) {
         if !self.leadership.is_held() {
             return;
@@ -164,7 +169,7 @@ impl LeaderElector {
 
     async fn hand_over(&self) -> kube::Result<()> {
         let read = in_flight::kubernetes("get lease", self.api.get_opt(&self.name));
-        if let Some(lease) = read.await?.filter(|lease| self.is_ours(lease)) {
+        if let Some(lease) = read.await?.filter(|lease| self.is_own_lease(lease)) {
             let released = LeaseSpec {
                 holder_identity: Some(String::new()),
                 lease_duration_seconds: Some(1),
@@ -175,9 +180,9 @@ impl LeaderElector {
         Ok(())
     }
 
-    async fn acquire_or_renew(&mut self) -> kube::Result<Try> {
+    async fn acquire_or_renew(&mut self) -> kube::Result<Attempt> {
         let now = Some(MicroTime((self.clock)()));
-        let ours = LeaseSpec {
+        let own = LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(LEASE_SECONDS),
             acquire_time: now.clone(),
@@ -189,45 +194,50 @@ impl LeaderElector {
         if !self.is_renewal(lease.as_ref())
             && let Some(free) = self.free_at(lease.as_ref())
         {
-            return Ok(Try::HeldByAnother(free));
+            return Ok(Attempt::HeldByAnother(free));
         }
         let began = Instant::now();
         let written = match lease {
             None => {
                 let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-                let lease = Lease { metadata, spec: Some(ours) };
+                let lease = Lease { metadata, spec: Some(own) };
                 in_flight::kubernetes("create lease", self.api.create(&PostParams::default(), &lease)).await?
             }
             Some(lease) => {
-                let held = lease.spec.clone().unwrap_or_default();
-                let spec = if self.is_ours(&lease) {
+                let previous = lease.spec.clone().unwrap_or_default();
+                let spec = if self.is_own_lease(&lease) {
                     LeaseSpec {
-                        acquire_time: held.acquire_time,
-                        lease_transitions: held.lease_transitions,
-                        ..ours
+                        acquire_time: previous.acquire_time,
+                        lease_transitions: previous.lease_transitions,
+                        ..own
                     }
                 } else {
-                    let transitions = held.lease_transitions.unwrap_or_default().saturating_add(1);
-                    LeaseSpec { lease_transitions: Some(transitions), ..ours }
+                    let transitions = previous.lease_transitions.unwrap_or_default().saturating_add(1);
+                    LeaseSpec { lease_transitions: Some(transitions), ..own }
                 };
                 self.replace(lease, spec).await?
             }
         };
         self.observed = written.spec.map(|spec| Observed { spec, since: began, is_own: true });
-        Ok(Try::Held)
+        Ok(Attempt::Held)
     }
 
-    /// Returns true if the lease is still this process's. After a restore of etcd it may be an older one, while another process
-    /// leads: so it counts only while this process leads, or if it is what this process wrote and saw no other since.
+    /// Returns true if this process holds the lease and may renew it.
+    ///
+    /// After a restore of etcd, the lease may name this process although another one leads. The
+    /// lease therefore counts only while this process leads, or if it is exactly what this process
+    /// wrote and no other state was observed since.
     fn is_renewal(&self, lease: Option<&Lease>) -> bool {
         let Some(lease) = lease else { return self.leadership.is_held() };
         let is_as_written =
             self.observed.as_ref().is_some_and(|it| it.is_own && Some(&it.spec) == lease.spec.as_ref());
-        self.is_ours(lease) && (self.leadership.is_held() || is_as_written)
+        self.is_own_lease(lease) && (self.leadership.is_held() || is_as_written)
     }
 
-    /// Returns when the lease may be acquired: one duration after it was first seen as it is. `None`: now. A lease that is
-    /// missing, as after a restore of etcd, counts as it was last seen.
+    /// Returns when the lease may be acquired: one lease duration after its current state was first
+    /// observed. `None`: now.
+    ///
+    /// If the lease is missing, such as after a restore of etcd, its last observed state counts.
     fn free_at(&mut self, lease: Option<&Lease>) -> Option<Instant> {
         let now = Instant::now();
         if let Some(lease) = lease {
@@ -243,11 +253,12 @@ impl LeaderElector {
         (!is_released && now < free).then_some(free)
     }
 
-    fn is_ours(&self, lease: &Lease) -> bool {
+    fn is_own_lease(&self, lease: &Lease) -> bool {
         lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref()) == Some(&self.identity)
     }
 
-    /// Replaces exactly the lease that was read: its resource version makes the API server refuse if another was faster.
+    /// Replaces the lease that was read. If another process changed it meanwhile, the API server
+    /// rejects the write with a conflict because of the resource version.
     async fn replace(&self, lease: Lease, spec: LeaseSpec) -> kube::Result<Lease> {
         let lease = Lease { spec: Some(spec), ..lease };
         in_flight::kubernetes("replace lease", self.api.replace(&self.name, &PostParams::default(), &lease))

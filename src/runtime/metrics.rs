@@ -1,7 +1,7 @@
-//! The metrics: their names, their meaning, and what is read off the caches at each scrape.
+//! The metrics: names, help texts, and the values that are computed at each scrape.
 //!
-//! What controller-runtime has a name for goes by that name, so that its dashboards work. No label holds the name of a resource,
-//! a family or a user.
+//! Metrics that exist in controller-runtime have the same names here, so that its dashboards work.
+//! No label holds the name of a resource, a family or a user.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -53,27 +53,28 @@ const RESOURCES: &str = "ecs_retirement_resources";
 const OLDEST_WAITING: &str = "ecs_retirement_oldest_waiting_seconds";
 const BUILD_INFO: &str = "ecs_retirement_build_info";
 
-/// The value of the labels `controller` and `name`, as controller-runtime makes it from the kind.
+/// The value of the labels `controller` and `name`, which controller-runtime derives from the kind.
 pub(super) const KIND: &str = "taskdefinitionretirement";
 
 /// Upper bounds of the histograms, in seconds.
 const BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Upper bounds of the workqueue's histograms, in seconds, as in controller-runtime.
-/// Source: `pkg/metrics/workqueue.go` of sigs.k8s.io/controller-runtime, `ExponentialBuckets(10e-9, 10, 12)`.
+/// Upper bounds of the workqueue histograms, in seconds, as in controller-runtime.
+/// Source: `pkg/metrics/workqueue.go` of sigs.k8s.io/controller-runtime,
+/// `ExponentialBuckets(10e-9, 10, 12)`.
 const WORKQUEUE_BUCKETS: [f64; 12] =
     [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0];
 
-/// How a pass ended; the value of the label `result`.
+/// The result of a reconcile, for the label `result`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PassResult {
+pub enum ReconcileResult {
     Success,
     RequeueAfter,
     Error,
     Panic,
 }
 
-/// A pass at work, until dropped.
+/// A reconcile in progress, until dropped.
 #[derive(Debug)]
 pub struct Worker {
     began: Instant,
@@ -86,15 +87,16 @@ impl Worker {
         Self { began: Instant::now() }
     }
 
-    pub fn end(self, result: PassResult) {
+    pub fn end(self, result: ReconcileResult) {
         let label = match result {
-            PassResult::Success => "success",
-            PassResult::RequeueAfter => "requeue_after",
-            PassResult::Error | PassResult::Panic => "error",
+            ReconcileResult::Success => "success",
+            ReconcileResult::RequeueAfter => "requeue_after",
+            ReconcileResult::Error | ReconcileResult::Panic => "error",
         };
         counter!(RECONCILE_TOTAL, "controller" => KIND, "result" => label).increment(1);
         counter!(RECONCILE_ERRORS, "controller" => KIND).increment(u64::from(label == "error"));
-        counter!(RECONCILE_PANICS, "controller" => KIND).increment(u64::from(result == PassResult::Panic));
+        counter!(RECONCILE_PANICS, "controller" => KIND)
+            .increment(u64::from(result == ReconcileResult::Panic));
         histogram!(RECONCILE_SECONDS, "controller" => KIND).record(self.began.elapsed());
     }
 }
@@ -105,10 +107,10 @@ impl Drop for Worker {
     }
 }
 
-/// Starts to keep the metrics of this process.
+/// Installs the metrics recorder of this process, and describes the metrics.
 ///
 /// # Errors
-/// Where they are kept already.
+/// Returns `BuildError` if a recorder is installed already.
 pub fn start() -> Result<PrometheusHandle, BuildError> {
     let workqueue = |name: &str| Matcher::Full(name.to_owned());
     let handle = PrometheusBuilder::new()
@@ -119,48 +121,48 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     describe_workqueue();
     #[cfg(target_os = "linux")]
     process::describe();
-    describe_counter!(RECONCILE_TOTAL, "Passes over a resource, by how they ended.");
+    describe_counter!(RECONCILE_TOTAL, "Reconciles, by result.");
     describe_counter!(
         RECONCILE_ERRORS,
-        "Passes that Kubernetes failed, or that panicked. What AWS refuses is none."
+        "Reconciles that failed on the Kubernetes API or panicked (AWS errors excluded)."
     );
-    describe_counter!(RECONCILE_PANICS, "Passes that panicked.");
-    describe_histogram!(RECONCILE_SECONDS, Unit::Seconds, "How long passes took.");
-    describe_gauge!(ACTIVE_WORKERS, "Passes under way.");
-    describe_gauge!(MAX_CONCURRENT, "Passes that may be under way at once.");
-    describe_gauge!(LEADER, "1 while this process leads, 0 while it stands by.");
+    describe_counter!(RECONCILE_PANICS, "Reconciles that panicked.");
+    describe_histogram!(RECONCILE_SECONDS, Unit::Seconds, "Duration of reconciles.");
+    describe_gauge!(ACTIVE_WORKERS, "Reconciles in progress.");
+    describe_gauge!(MAX_CONCURRENT, "Maximum number of concurrent reconciles.");
+    describe_gauge!(LEADER, "1 while this replica is the leader, 0 while it is a standby.");
     describe_counter!(REST_CLIENT_REQUESTS, "Requests to the API server, by method and status code.");
-    describe_counter!(AWS_CALLS, "Calls to AWS, by operation and code: OK, AWS's error code, or NoAnswer.");
-    describe_histogram!(AWS_CALL_SECONDS, Unit::Seconds, "How long calls to AWS took.");
-    describe_gauge!(TOKENS, "Calls that could be made at once, by region and bucket of ECS.");
+    describe_counter!(AWS_CALLS, "Calls to AWS, by operation and code: OK, the AWS error code, or NoAnswer.");
+    describe_histogram!(AWS_CALL_SECONDS, Unit::Seconds, "Duration of calls to AWS.");
+    describe_gauge!(TOKENS, "Available tokens of the rate limiter, by region and bucket of ECS.");
     describe_gauge!(
         RATE,
-        "Calls a second as things are now, by region and bucket: less than configured while ECS throttles."
+        "Current rate limit in calls per second, by region and bucket: lower than configured while backing off from throttling."
     );
-    describe_gauge!(WAITING, "Resources that wait for their turn, by region and bucket.");
-    describe_counter!(SCANS, "Scans of who uses revisions, by region and result.");
-    describe_histogram!(SCAN_SECONDS, Unit::Seconds, "How long the scans of who uses revisions took.");
+    describe_gauge!(WAITING, "Resources that wait for a permit, by region and bucket.");
+    describe_counter!(SCANS, "Usage scans, by region and result.");
+    describe_histogram!(SCAN_SECONDS, Unit::Seconds, "Duration of usage scans.");
     describe_gauge!(
         AGE,
         Unit::Seconds,
-        "How old what is known of the use of revisions is, by region; 0 while nobody waits for it."
+        "Age of the last usage scan, by region; 0 while no resource waits for it."
     );
     describe_gauge!(
         CLOCK_SKEW,
         Unit::Seconds,
-        "How far the clock of this pod is ahead of AWS's; negative if it is behind. Absent before AWS has reported the time."
+        "How far the clock of this pod is ahead of AWS's; negative if it is behind. Absent until AWS has reported the time."
     );
-    describe_gauge!(REVISIONS, "Declared revisions, by where they stand. Told by the leader only.");
+    describe_gauge!(REVISIONS, "Declared revisions, by reason. Exported by the leader only.");
     describe_gauge!(
         RESOURCES,
-        "Resources, by condition: Ready, Reconciling, Stalled, or Held. Told by the leader only."
+        "Resources, by condition: Ready, Reconciling, Stalled, or Held (on hold: suspended or a dry run). Exported by the leader only."
     );
     describe_gauge!(
         OLDEST_WAITING,
         Unit::Seconds,
-        "For how long the oldest resource has not been Ready, of those that are not held. Told by the leader only."
+        "Time for which the oldest resource that is not on hold has not been Ready. Exported by the leader only."
     );
-    describe_gauge!(BUILD_INFO, "Always 1; the version is a label.");
+    describe_gauge!(BUILD_INFO, "Always 1, with the version as a label.");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
     for counter in [RECONCILE_ERRORS, RECONCILE_PANICS] {
         counter!(counter, "controller" => KIND).absolute(0);
@@ -177,22 +179,18 @@ fn describe_workqueue() {
     describe_histogram!(
         WORKQUEUE_QUEUE_SECONDS,
         Unit::Seconds,
-        "How long resources waited for a worker once they were due."
+        "Time that due resources waited for a worker."
     );
-    describe_histogram!(WORKQUEUE_WORK_SECONDS, Unit::Seconds, "How long reconciles took.");
+    describe_histogram!(WORKQUEUE_WORK_SECONDS, Unit::Seconds, "Duration of reconciles.");
     describe_gauge!(
         WORKQUEUE_UNFINISHED,
         Unit::Seconds,
-        "For how long the reconciles under way have been, in total. A value that must_wait growing means they are stuck."
+        "Total time spent so far in the reconciles in progress. A value that keeps growing means that some are stuck."
     );
-    describe_gauge!(
-        WORKQUEUE_LONGEST,
-        Unit::Seconds,
-        "For how long the longest-running reconcile under way has been."
-    );
+    describe_gauge!(WORKQUEUE_LONGEST, Unit::Seconds, "Time spent so far in the longest-running reconcile.");
 }
 
-/// `/metrics`.
+/// Returns the router of `/metrics`.
 pub fn router(
     handle: PrometheusHandle,
     concurrency: u16,
@@ -207,7 +205,7 @@ pub fn router(
         process::measure();
         gauge!(LEADER, "name" => CONTROLLER).set(u8::from(leadership.is_held()));
         shared.context.account.measure();
-        read(&caches, leadership.is_held());
+        measure_resources(&caches, leadership.is_held());
         handle.run_upkeep();
         let text = handle.render();
         async move { ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text) }
@@ -223,20 +221,21 @@ fn measure_workqueue(queue: &Queue, now: Instant) {
     gauge!(WORKQUEUE_LONGEST, "name" => KIND).set(longest.as_secs_f64());
 }
 
-/// Tells how the resources in the caches stand; a standby tells of none, or sums over processes would be doubled.
-fn read(caches: &[Cache], is_leader: bool) {
+/// Updates the gauges of the cached resources. A standby exports zeros, so that sums over replicas
+/// do not count a resource twice.
+fn measure_resources(caches: &[Cache], is_leader: bool) {
     let objects = caches.iter().flat_map(Cache::state).filter(|_| is_leader);
     let (mut revisions, mut resources) = (BTreeMap::new(), BTreeMap::new());
     let (mut oldest, now) = (0, Timestamp::now());
     for reason in Reason::VARIANTS {
         revisions.insert(reason.as_str(), 0_usize);
     }
-    for condition in [READY, RECONCILING, STALLED, HELD] {
+    for condition in [READY, RECONCILING, STALLED, ON_HOLD] {
         resources.insert(condition, 0_usize);
     }
     for object in objects {
         let Ok(resource) = &object.0 else { continue };
-        let condition = standing(resource);
+        let condition = condition_label(resource);
         *resources.entry(condition).or_default() += 1;
         if condition == RECONCILING || condition == STALLED {
             oldest = oldest.max(waiting_seconds(resource, now));
@@ -254,13 +253,13 @@ fn read(caches: &[Cache], is_leader: bool) {
     gauge!(OLDEST_WAITING).set(as_float(usize::try_from(oldest).unwrap_or_default()));
 }
 
-/// What a resource is called that is neither of the conditions: suspended, or a dry run.
-const HELD: &str = "Held";
+/// The label of a resource for which none of the conditions is true: it is suspended or a dry run.
+const ON_HOLD: &str = "Held";
 
-fn standing(resource: &TaskDefinitionRetirement) -> &'static str {
+fn condition_label(resource: &TaskDefinitionRetirement) -> &'static str {
     let Some(status) = &resource.status else { return RECONCILING };
     let is_true = |type_: &str| status.conditions.iter().any(|it| it.type_ == type_ && it.status == "True");
-    [READY, RECONCILING, STALLED].into_iter().find(|type_| is_true(type_)).unwrap_or(HELD)
+    [READY, RECONCILING, STALLED].into_iter().find(|type_| is_true(type_)).unwrap_or(ON_HOLD)
 }
 
 fn waiting_seconds(resource: &TaskDefinitionRetirement, now: Timestamp) -> i64 {

@@ -1,4 +1,4 @@
-//! The process round a replica: its clients, what it serves, its beginning and its end.
+//! Process wiring: clients, leader election, metrics, health probes, startup and shutdown.
 
 mod changes;
 mod controllers;
@@ -32,37 +32,38 @@ use self::{
 };
 use crate::{CONTROLLER, aws::credentials, aws::permit_queue::Pacing, shutdown::Shutdown};
 
-/// What ECS gives an account and region, to deregister and to register.
+/// The rate at which ECS allows registrations and deregistrations together, per second, in one
+/// account and region.
 /// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
 const ECS_PER_SECOND: f64 = 1.0;
 
-/// What the command line says of a run.
+/// The options of the `run` command.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The namespaces to watch; all of them where empty.
+    /// The namespaces to watch; all if empty.
     pub namespaces: BTreeSet<String>,
-    /// The AWS accounts whose credentials may be used; all of them if empty.
+    /// The AWS accounts whose credentials may be used; all if empty.
     pub allowed_accounts: BTreeSet<String>,
-    /// How many resources are worked on at once.
+    /// Maximum number of concurrent reconciles.
     pub concurrency: u16,
-    /// How fast revisions may be deregistered in each account and region.
+    /// Rate limit for deregistrations in each account and region.
     pub pacing: Pacing,
-    /// The lease to elect a leader by; `None` where this process is the only one.
+    /// The lease for leader election; `None` if this process is the only replica.
     pub election: Option<Election>,
     pub metrics: BindAddress,
     pub health_probes: BindAddress,
 }
 
-/// The lease to elect a leader by.
+/// The lease for leader election.
 #[derive(Clone, Debug)]
 pub struct Election {
-    /// The lease's namespace; the process's own where `None`.
+    /// The namespace of the lease; `None`: the namespace of the process.
     pub namespace: Option<String>,
-    /// The lease's name.
+    /// The name of the lease.
     pub id: String,
 }
 
-/// Why the process cannot run.
+/// An error that prevents the process from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot reach Kubernetes: {0}")]
@@ -73,12 +74,12 @@ pub enum Error {
     Listen { flag: &'static str, address: BindAddress, error: std::io::Error },
     #[error(transparent)]
     HttpClient(#[from] crate::aws::http_client::Error),
-    #[error("cannot keep metrics: {0}")]
+    #[error("cannot start the metrics recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 
-/// Runs a replica until SIGTERM or SIGINT, at any time. Then reads are abandoned, irreversible calls in flight are awaited and
-/// their answers recorded, and the lease is released.
+/// Runs a replica until SIGTERM or SIGINT, which may also arrive during startup. Then it abandons
+/// reads, waits for irreversible calls in flight, records their responses, and releases the lease.
 ///
 /// # Errors
 /// Returns an error if the process cannot start.
@@ -91,7 +92,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Connects a replica to Kubernetes and AWS, and serves its probes and metrics.
+/// Creates a replica with clients for Kubernetes and AWS, and serves its probes and metrics.
 async fn start(options: &Options, stop: watch::Receiver<bool>) -> Result<Replica, Error> {
     let recorder = metrics::start()?;
     let config = kubernetes::config().await?;
@@ -103,7 +104,7 @@ async fn start(options: &Options, stop: watch::Receiver<bool>) -> Result<Replica
     let (aws, clock) = (credentials::environment().await?, Arc::new(Timestamp::now));
     if options.pacing.per_second > ECS_PER_SECOND {
         tracing::warn!(
-            "--deregistrations-per-second {} is more than the {ECS_PER_SECOND} that ECS gives an account and region, deploys included, unless the quota was raised",
+            "--deregistrations-per-second {} exceeds the ECS default quota of {ECS_PER_SECOND} per second for an account and region, deployments included",
             options.pacing.per_second
         );
     }
@@ -120,21 +121,21 @@ async fn start(options: &Options, stop: watch::Receiver<bool>) -> Result<Replica
     Ok(replica)
 }
 
-/// Becomes `true` at SIGTERM or SIGINT.
+/// Returns a channel that becomes `true` at SIGTERM or SIGINT.
 fn shutdown_requested() -> Result<watch::Receiver<bool>, Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
-    let (tell, told) = watch::channel(false);
+    let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping");
-        tell.send_replace(true);
-        tell.closed().await;
+        sender.send_replace(true);
+        sender.closed().await;
     });
-    Ok(told)
+    Ok(receiver)
 }
 
 async fn serve(flag: &'static str, address: BindAddress, router: axum::Router) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! The metrics of the process itself, with the names and meanings that they have in every Prometheus client library.
+//! The process metrics, with the names and meanings of the Prometheus client libraries.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use procfs::{
@@ -15,23 +15,23 @@ const RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
 const START_TIME: &str = "process_start_time_seconds";
 
 pub(super) fn describe() {
-    describe_counter!(CPU, Unit::Seconds, "Processor time used, by the user and the system.");
-    describe_gauge!(OPEN_FDS, "Open file descriptors.");
-    describe_gauge!(MAX_FDS, "File descriptors that may be open.");
-    describe_gauge!(VIRTUAL_MEMORY, Unit::Bytes, "Virtual memory.");
-    describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Resident memory.");
-    describe_gauge!(START_TIME, Unit::Seconds, "When the process started, since the Unix epoch.");
+    describe_counter!(CPU, Unit::Seconds, "User and system CPU time.");
+    describe_gauge!(OPEN_FDS, "Number of open file descriptors.");
+    describe_gauge!(MAX_FDS, "Maximum number of open file descriptors.");
+    describe_gauge!(VIRTUAL_MEMORY, Unit::Bytes, "Virtual memory size.");
+    describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Resident memory size.");
+    describe_gauge!(START_TIME, Unit::Seconds, "Start time of the process since the Unix epoch.");
 }
 
-/// Updates the metrics. What `/proc` does not show stays as it was.
+/// Updates the metrics. Values that `/proc` does not provide keep their last value.
 pub(super) fn measure() {
-    if let Err(error) = read() {
+    if let Err(error) = update() {
         tracing::debug!(%error, "cannot read /proc/self");
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes and times stay far below 2^52")]
-fn read() -> Result<(), ProcError> {
+fn update() -> Result<(), ProcError> {
     let process = Process::myself()?;
     let stat = process.stat()?;
     counter!(CPU).absolute((stat.utime + stat.stime) / ticks_per_second());

@@ -1,4 +1,6 @@
-//! One replica: its controllers and its part in the election, over the clients it is given. It knows no environment, no signal and no socket.
+//! One replica: its controllers and its leader elector.
+//!
+//! All dependencies are injected. It does not read the environment, handle signals or open sockets.
 
 use std::sync::Arc;
 
@@ -25,22 +27,22 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// What a replica reaches its dependencies by, and is known by there.
+/// Dependencies and names of a replica.
 pub struct Dependencies {
     pub client: Client,
-    /// The namespace of the lease, where the options name none.
+    /// The namespace of the lease if the options name none.
     pub own_namespace: String,
     pub aws: SdkConfig,
     pub clock: Clock,
-    /// Its name in events, such as its pod's.
+    /// The name of the replica in events, such as the name of its pod.
     pub instance: String,
-    /// Its name in the lease: another one for each process.
+    /// The identity of the replica in the lease. It is unique for each process.
     pub identity: String,
-    /// `true` once it is to stop.
+    /// Becomes `true` when shutdown is requested.
     pub stop: watch::Receiver<bool>,
 }
 
-/// A replica that has yet to run.
+/// A replica that does not run yet.
 pub struct Replica {
     pub(super) shared: Arc<Shared>,
     pub(super) leadership: Arc<Leadership>,
@@ -61,10 +63,11 @@ impl Replica {
             let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
             Arc::new(move || leadership.is_held() && !shutdown.is_requested())
         };
-        let (callers, calls): (Vec<_>, Vec<_>) =
+        let (wakers, wakeups): (Vec<_>, Vec<_>) =
             (0..options.namespaces.len().max(1)).map(|_| mpsc::unbounded_channel::<ResourceKey>()).unzip();
-        // Each controller knows which resources are its own; one that has ended takes no calls.
-        let wake = move |key: &ResourceKey| callers.iter().for_each(|caller| drop(caller.send(key.clone())));
+        // Each controller ignores the resources of other namespaces. Sending to one that has ended
+        // fails.
+        let wake = move |key: &ResourceKey| wakers.iter().for_each(|waker| drop(waker.send(key.clone())));
         let requeue_trigger = RequeueTrigger(Arc::new(wake));
         let context = Arc::new(Context {
             client: client.clone(),
@@ -85,12 +88,12 @@ impl Replica {
         } else {
             options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect()
         };
-        let controller = |(api, calls)| {
+        let controller = |(api, wakeups)| {
             let shutdown = shutdown.clone();
             let stop = async move { shutdown.requested().await }.shared();
-            controllers::controller(api, options.concurrency, &shared, leadership.terms(), calls, stop)
+            controllers::controller(api, options.concurrency, &shared, leadership.terms(), wakeups, stop)
         };
-        let (caches, controllers) = apis.into_iter().zip(calls).map(controller).unzip();
+        let (caches, controllers) = apis.into_iter().zip(wakeups).map(controller).unzip();
         let elector = options.election.as_ref().map(|election| {
             let namespace = election.namespace.as_ref().unwrap_or(&own_namespace);
             let leases = Api::namespaced(client, namespace);
@@ -99,8 +102,8 @@ impl Replica {
         Self { shared, leadership, caches, controllers, elector, shutdown }
     }
 
-    /// Runs until shutdown is requested. Then reads are abandoned, irreversible calls in flight are awaited and their answers
-    /// recorded, and the lease is released.
+    /// Runs until shutdown is requested. Then it abandons reads, waits for irreversible calls in
+    /// flight, records their responses, and releases the lease.
     pub async fn run(self) {
         let work = self.shutdown.run(async {
             join_all(self.controllers).await;
@@ -114,7 +117,8 @@ impl Replica {
     }
 }
 
-/// Of the workers an eighth, and at least one where there are several, is left to those who need no answer of AWS.
+/// Returns how many reconciles may call AWS at once. One eighth of the workers, but at least one if
+/// there are several, is reserved for reconciles that do not call AWS.
 fn slots(concurrency: u16) -> usize {
     let concurrency = usize::from(concurrency);
     concurrency.saturating_sub((concurrency / 8).max(1)).max(1)

@@ -1,4 +1,4 @@
-//! The watch of the resources: what the API server reports, and a list of all whenever that may not be the whole truth.
+//! Watches the resources, and lists all of them again if the watch may have missed changes.
 
 use std::time::Duration;
 
@@ -18,35 +18,39 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{in_flight, retirement::guarded::Guarded, runtime::controllers::Cache};
 
-/// How many seconds the API server serves one watch before the next one begins: no call is pending forever.
+/// Duration of one watch request in seconds. The next watch begins afterwards, so no request is
+/// pending indefinitely.
 const WATCH_SECONDS: u32 = 25;
 
-/// How many resources the API server lists at once: the text of a page stays in memory while it is read.
+/// Page size of a list. The JSON of one page is in memory while it is parsed.
 const PAGE: u32 = 250;
 
-/// How often the watch is compared with a list.
+/// Interval of the checks that compare the watch with a list.
 const CHECK_PERIOD: Duration = Duration::from_mins(1);
 
-/// Returns the events of the resources of `api`. Between failures it backs off. `cache` holds what the events before said.
+/// Returns the watch events of the resources of `api`. It backs off after failures. `cache` must
+/// hold the result of the previous events.
 ///
-/// After etcd is restored from a backup, a watch that resumes where it was asks for a future of which the API server knows
-/// nothing: it answers 504 ("Too large resource version"), or reports no event until the new history has caught up, and never
-/// those in between. So all resources are listed anew
-/// - after every failure of the watch: the API server does not catch_panic a restore without one;
-/// - when a check finds that the API server is at an older resource version than before;
-/// - when two checks in a row find another number of resources than the watch reported.
+/// After etcd is restored from a backup, a watch that resumes uses a resource version that is newer
+/// than that of the API server. The API server responds with 504 ("Too large resource version"), or
+/// sends no event until it reaches that version, and never sends the events before it. Therefore
+/// all resources are listed again
+/// - after every failure of the watch, because a restore requires a restart of the API server;
+/// - if a check finds a lower resource version than before;
+/// - if two checks in a row find another number of resources than the watch reported.
 ///
-/// Resource versions are compared as numbers. Kubernetes promises that from 1.35 on, and before they were etcd's revisions too;
-/// one that is no number is not compared.
+/// Resource versions are compared as integers. Kubernetes guarantees this since 1.35, and it was
+/// true for etcd before. A resource version that is not an integer is not compared.
 pub(super) fn events(
     api: Api<Guarded>,
     cache: Cache,
 ) -> impl Stream<Item = watcher::Result<Event<Guarded>>> + Send {
-    let watch = Watch { events: begin(&api), api, cache, check_at: None, newest: 0, was_different: false };
+    let watch =
+        Watch { events: start_watch(&api), api, cache, check_at: None, newest: 0, was_different: false };
     stream::unfold(watch, |mut watch| async { Some((watch.next().await, watch)) }).default_backoff()
 }
 
-fn begin(api: &Api<Guarded>) -> BoxStream<'static, watcher::Result<Event<Guarded>>> {
+fn start_watch(api: &Api<Guarded>) -> BoxStream<'static, watcher::Result<Event<Guarded>>> {
     watcher(api.clone(), watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE)).boxed()
 }
 
@@ -58,7 +62,7 @@ struct Watch {
     check_at: Option<Instant>,
     /// The newest resource version that the API server reported since the resources were listed.
     newest: u64,
-    /// Whether the last check found another number of resources than the watch reported.
+    /// True if the last check found another number of resources than the watch reported.
     was_different: bool,
 }
 
@@ -79,7 +83,7 @@ impl Watch {
                 Some(Ok(Event::Init)) => self.newest = 0,
                 Some(Ok(Event::InitDone)) => self.check_at = Some(Instant::now()),
                 Some(Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object))) => {
-                    self.newest = self.newest.max(number(object.resource_version()).unwrap_or_default());
+                    self.newest = self.newest.max(as_integer(object.resource_version()).unwrap_or_default());
                 }
                 Some(Err(_)) | None => self.restart(),
             }
@@ -90,20 +94,21 @@ impl Watch {
     }
 
     fn restart(&mut self) {
-        self.events = begin(&self.api);
+        self.events = start_watch(&self.api);
         self.check_at = None;
         self.was_different = false;
     }
 
-    /// Compares the watch with a list of a single resource, which costs next to nothing however many there are.
+    /// Compares the watch with a list of a single resource, whose cost does not depend on the
+    /// number of resources.
     async fn check(&mut self) {
         self.check_at = Some(Instant::now() + CHECK_PERIOD);
         let parameters = ListParams::default().limit(1);
         let Ok(list) = in_flight::kubernetes("list resources", self.api.list(&parameters)).await else {
-            // The watch has the same trouble, and reports it.
+            // The watch fails too, and reports the error.
             return;
         };
-        let (version, known) = (number(list.metadata.resource_version), self.cache.len());
+        let (version, known) = (as_integer(list.metadata.resource_version), self.cache.len());
         let remaining = list.metadata.remaining_item_count.and_then(|count| usize::try_from(count).ok());
         let is_whole = list.metadata.continue_.is_none_or(|token| token.is_empty());
         let count = if is_whole { Some(0) } else { remaining }.map(|more| list.items.len() + more);
@@ -116,7 +121,7 @@ impl Watch {
                 newest,
                 count,
                 known,
-                "the watch misses changes, as after a restore of etcd: listing all resources"
+                "watch missed changes, as after an etcd restore: listing all resources again"
             );
             self.restart();
         } else {
@@ -126,7 +131,7 @@ impl Watch {
     }
 }
 
-fn number(resource_version: Option<String>) -> Option<u64> {
+fn as_integer(resource_version: Option<String>) -> Option<u64> {
     resource_version?.parse().ok()
 }
 

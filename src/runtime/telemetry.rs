@@ -1,4 +1,4 @@
-//! The log: text or JSON, on standard error.
+//! Logging: text or JSON, to standard error.
 
 use std::env;
 
@@ -10,17 +10,18 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// How log lines are written.
+/// The log format.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Format {
     Text,
     Json,
 }
 
-/// Starts the log at `level`; `RUST_LOG` refines it, by targets and their levels as in `info,kube=debug`.
+/// Starts logging at `level`. `RUST_LOG` refines it with levels for targets, such as
+/// `info,kube=debug`.
 ///
 /// # Errors
-/// Where `RUST_LOG` is not that.
+/// Returns `ParseError` if `RUST_LOG` has another form.
 pub fn start(level: Level, format: Format) -> Result<(), ParseError> {
     let refined = match env::var("RUST_LOG") {
         Ok(refined) if !refined.trim().is_empty() => refined.parse()?,
@@ -28,18 +29,18 @@ pub fn start(level: Level, format: Format) -> Result<(), ParseError> {
     };
     let default = refined.default_level().unwrap_or(LevelFilter::from_level(level));
     let filter = refined.with_default(default);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = match format {
-        Format::Text => lines.with_ansi(false).boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match format {
+        Format::Text => layer.with_ansi(false).boxed(),
+        Format::Json => layer.json().flatten_event(true).boxed(),
     };
-    let registry = tracing_subscriber::registry().with(lines.with_filter(filter));
+    let registry = tracing_subscriber::registry().with(layer.with_filter(filter));
     registry.with(FilterFn::new(is_safe)).init();
     Ok(())
 }
 
-/// The parts of the SDK that load credentials. They warn on every attempt; `aws::credentials` logs when the cause
-/// changes.
+/// The SDK modules that load credentials. They warn on every attempt; `aws::credentials` logs only
+/// when the cause changes.
 const REPEATED: [&str; 4] = [
     "aws_config::imds",
     "aws_config::meta::credentials",
@@ -47,11 +48,12 @@ const REPEATED: [&str; 4] = [
     "aws_config::web_identity_token",
 ];
 
-/// The SDK and the HTTP stack print whole answers below `info`, and a task definition's environment may hold secrets.
+/// Returns true if a log event cannot contain a response body. Below `info`, the SDK and the HTTP
+/// stack log whole responses, and the environment of a task definition may contain secrets.
 fn is_safe(metadata: &Metadata<'_>) -> bool {
     if REPEATED.iter().any(|it| metadata.target().starts_with(it)) {
         return *metadata.level() <= Level::ERROR;
     }
-    let prints_bodies = ["aws_", "hyper", "h2", "rustls"].iter().any(|it| metadata.target().starts_with(it));
-    !prints_bodies || *metadata.level() <= Level::INFO
+    let logs_bodies = ["aws_", "hyper", "h2", "rustls"].iter().any(|it| metadata.target().starts_with(it));
+    !logs_bodies || *metadata.level() <= Level::INFO
 }

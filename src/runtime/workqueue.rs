@@ -1,4 +1,4 @@
-//! Which resources are due for a reconcile or are being reconciled, and since when, for the workqueue metrics. It decides nothing.
+//! Mirrors the queue of kube-runtime for the workqueue metrics. It does not schedule anything.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// When each resource that is scheduled is due, and since when each one under work is being reconciled.
+/// The due time of each scheduled resource, and the start time of each reconcile in progress.
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
@@ -28,16 +28,16 @@ struct State {
     started: HashMap<ObjectRef<Guarded>, Instant>,
 }
 
-/// A reconcile under way, until dropped.
+/// A reconcile in progress, until dropped.
 #[derive(Debug)]
-#[must_use = "the reconcile is under way while this lives"]
+#[must_use = "the reconcile is in progress until this is dropped"]
 pub struct Work {
     queue: Arc<Queue>,
     resource: ObjectRef<Guarded>,
 }
 
 impl Queue {
-    /// Schedules a reconcile for `due`, or earlier if there is one scheduled already.
+    /// Schedules a reconcile for `due`. If one is scheduled already, the earlier time counts.
     pub fn add(&self, resource: &ObjectRef<Guarded>, due: Instant) {
         let scheduled = &mut self.lock().due;
         scheduled.entry(resource.clone()).and_modify(|earlier| *earlier = due.min(*earlier)).or_insert_with(
@@ -54,7 +54,7 @@ impl Queue {
         self.add(resource, due);
     }
 
-    /// Notes that the reconcile of a resource began.
+    /// Records the start of a reconcile.
     pub fn start(self: &Arc<Self>, resource: &ObjectRef<Guarded>, now: Instant) -> Work {
         if let Some(due) = self.remove(resource) {
             let waited = now.saturating_duration_since(due);
@@ -64,12 +64,13 @@ impl Queue {
         Work { queue: self.clone(), resource: resource.clone() }
     }
 
-    /// Notes that the resource is gone.
+    /// Removes a resource that was deleted.
     pub fn forget(&self, resource: &ObjectRef<Guarded>) {
         self.remove(resource);
     }
 
-    /// Keeps no room for the many that were due at once, after a restart for example.
+    /// Removes a resource and returns its due time. Shrinks the map after a burst, such as after a
+    /// restart.
     fn remove(&self, resource: &ObjectRef<Guarded>) -> Option<Instant> {
         let scheduled = &mut self.lock().due;
         let due = scheduled.remove(resource);
@@ -80,13 +81,13 @@ impl Queue {
         due
     }
 
-    /// How many resources are due at `now`, and wait for a worker.
+    /// Returns the number of resources that are due at `now` and wait for a worker.
     #[must_use]
     pub fn depth(&self, now: Instant) -> usize {
         self.lock().due.values().filter(|due| **due <= now).count()
     }
 
-    /// For how long each reconcile under way has been.
+    /// Returns the time spent so far in each reconcile in progress.
     #[must_use]
     pub fn unfinished(&self, now: Instant) -> Vec<Duration> {
         self.lock().started.values().map(|started| now.saturating_duration_since(*started)).collect()

@@ -1,4 +1,4 @@
-//! The watch of an API server whose history goes back, on a clock that jumps to whatever is next.
+//! Watches an API server whose resource version goes back, in paused tokio time.
 
 use std::{
     convert::Infallible,
@@ -16,14 +16,14 @@ use tower::service_fn;
 
 use super::*;
 
-/// How a watch is answered.
+/// How the API server responds to a watch.
 #[derive(Clone, Copy, Debug)]
 enum WatchAnswer {
-    /// With the status 504, as from a watch cache.
+    /// With HTTP status 504, as a watch cache does.
     TooLarge,
-    /// With an event that holds the status 504.
+    /// With an `ERROR` event that contains status 504.
     TooLargeEvent,
-    /// With no event.
+    /// Without any event.
     Silence,
 }
 
@@ -36,10 +36,10 @@ struct ApiServer {
     checks: u32,
 }
 
-type Shared = Arc<Mutex<ApiServer>>;
+type SharedServer = Arc<Mutex<ApiServer>>;
 
 impl ApiServer {
-    fn answer(&mut self, query: &str) -> (u16, Body) {
+    fn respond(&mut self, query: &str) -> (u16, Body) {
         let status = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 504, "reason": "Timeout",
             "message": "Too large resource version: 100, current: 50",
@@ -86,18 +86,18 @@ impl ApiServer {
     }
 }
 
-/// Follows the watch of an API server with the resources `a` and `b` at version 100 until `change` and then `is_done`. Returns how
-/// long that took after the change.
-async fn followed(
+/// Watches an API server with the resources `a` and `b` at version 100, applies `change`, and waits
+/// for `is_done`. Returns the time from the change until then.
+async fn time_until(
     change: impl FnOnce(&mut ApiServer),
     is_done: impl Fn(&[String], &ApiServer) -> bool,
 ) -> Duration {
     let (watch, names) = (WatchAnswer::Silence, vec!["a", "b"]);
-    let server = Shared::new(Mutex::new(ApiServer { watch, version: 100, names, lists: 0, checks: 0 }));
-    let behind_api = server.clone();
+    let server = SharedServer::new(Mutex::new(ApiServer { watch, version: 100, names, lists: 0, checks: 0 }));
+    let handle = server.clone();
     let service = service_fn(move |request: Request<kube::client::Body>| {
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let (status, body) = behind_api.lock().unwrap_or_else(PoisonError::into_inner).answer(&query);
+        let (status, body) = handle.lock().unwrap_or_else(PoisonError::into_inner).respond(&query);
         ready(Response::builder().status(status).body(body))
     });
     let (cache, mut writer) = store();
@@ -106,7 +106,7 @@ async fn followed(
     let mut change = Some(change);
     let mut changed_at = Instant::now();
     loop {
-        // The first check has been made by then.
+        // If no event arrived for a second, the first check is complete.
         if let Ok(event) = timeout(Duration::from_secs(1), events.next()).await {
             if let Some(Ok(event)) = event {
                 writer.apply_watcher_event(&event);
@@ -126,40 +126,40 @@ async fn followed(
 }
 
 #[tokio::test(start_paused = true)]
-async fn resources_are_listed_anew_when_a_watch_asks_for_a_future_resource_version() {
-    for answer in [WatchAnswer::TooLarge, WatchAnswer::TooLargeEvent] {
+async fn resources_are_listed_again_after_too_large_resource_version() {
+    for response in [WatchAnswer::TooLarge, WatchAnswer::TooLargeEvent] {
         let restore = |server: &mut ApiServer| {
-            (server.watch, server.version, server.names) = (answer, 50, vec!["a", "c"]);
+            (server.watch, server.version, server.names) = (response, 50, vec!["a", "c"]);
         };
-        let took = followed(restore, |names, _| names == ["a", "c"]).await;
-        // The watch of before lasts so long.
-        assert!(took < Duration::from_secs(40), "{answer:?}: {took:?}");
+        let took = time_until(restore, |names, _| names == ["a", "c"]).await;
+        // The previous watch request lasts up to 25 seconds.
+        assert!(took < Duration::from_secs(40), "{response:?}: {took:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn resources_are_listed_anew_when_the_resource_version_goes_back() {
+async fn resources_are_listed_again_if_the_resource_version_goes_back() {
     let restore = |server: &mut ApiServer| (server.version, server.names) = (50, vec!["a", "c"]);
-    let took = followed(restore, |names, _| names == ["a", "c"]).await;
+    let took = time_until(restore, |names, _| names == ["a", "c"]).await;
     assert!(took < Duration::from_secs(65), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn resources_are_listed_anew_when_a_silent_watch_misses_some() {
+async fn resources_are_listed_again_if_their_number_differs_from_the_watch() {
     for names in [vec!["a"], vec!["a", "b", "c"]] {
         let hide = |server: &mut ApiServer| (server.version, server.names) = (200, names.clone());
-        let took = followed(hide, |seen, _| seen == names).await;
+        let took = time_until(hide, |seen, _| seen == names).await;
         assert!(took < Duration::from_secs(125), "{took:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn resources_are_not_listed_anew_without_need() {
+async fn resources_are_not_listed_again_if_checks_succeed() {
     let write = |server: &mut ApiServer| server.version = 200;
-    let took = followed(write, |_, server| {
+    let took = time_until(write, |_, server| {
         assert_eq!(server.lists, 1);
         server.checks >= 60
     })
     .await;
-    assert!(took > Duration::from_mins(57), "a check a minute: {took:?}");
+    assert!(took > Duration::from_mins(57), "one check per minute: {took:?}");
 }
