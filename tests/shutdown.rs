@@ -1,4 +1,4 @@
-//! SIGTERM ends the controller with code 0 within two seconds, whatever does not answer; only a deregistration is awaited.
+//! SIGTERM ends the controller with code 0 within two seconds; only deregistrations are awaited.
 
 use std::{fs, time::Duration};
 
