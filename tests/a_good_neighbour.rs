@@ -85,7 +85,7 @@ async fn large_resource_delays_a_small_one_by_at_most_one_batch() {
             kube::Api::namespaced_with(client, &namespace, &crate::support::kind());
         let mut small = kube::api::DynamicObject::new("small", &crate::support::kind());
         small.data = json!({ "spec": { "revisions": ["small:1"] } });
-        api.create(&kube::api::PostParams::default(), &small).await.expect("it is admitted");
+        api.create(&kube::api::PostParams::default(), &small).await.expect("the resource is admitted");
     });
     let _controller = world.start_with(&[("MAX_CONCURRENT_RECONCILES", "1")]);
     world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;

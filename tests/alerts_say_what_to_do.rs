@@ -137,12 +137,12 @@ async fn objects() -> Vec<Value> {
     helm::template(&arguments).await.expect("the chart renders")
 }
 
-fn of_kind<'value>(objects: &'value [Value], kind: &str) -> &'value Value {
+fn object_of_kind<'value>(objects: &'value [Value], kind: &str) -> &'value Value {
     objects.iter().find(|object| object["kind"] == kind).expect("the chart renders the kind")
 }
 
 fn alerts(objects: &[Value]) -> Vec<&Value> {
-    let groups = of_kind(objects, "PrometheusRule")["spec"]["groups"].as_array().expect("groups");
+    let groups = object_of_kind(objects, "PrometheusRule")["spec"]["groups"].as_array().expect("groups");
     groups.iter().flat_map(|group| group["rules"].as_array().expect("rules")).collect()
 }
 
@@ -183,10 +183,10 @@ async fn alert_fires_when_it_should_and_stays_silent_just_below_its_threshold() 
     let folder = Folder::create().expect("a folder");
     let write = |name: &str, value: &Value| {
         let path = folder.join(name);
-        fs::write(&path, value.to_string()).expect("it can be written");
+        fs::write(&path, value.to_string()).expect("the file can be written");
         path.display().to_string()
     };
-    let rules = write("rules.json", &of_kind(&objects, "PrometheusRule")["spec"]);
+    let rules = write("rules.json", &object_of_kind(&objects, "PrometheusRule")["spec"]);
     promtool(&["check", "rules", "--lint=all", "--lint-fatal", &rules]).await.expect("the rules are valid");
 
     let known: BTreeSet<&str> = alerts(&objects).into_iter().map(|alert| text(alert, "alert")).collect();
@@ -300,7 +300,7 @@ async fn alerts_and_dashboard_query_existing_metrics() {
     for alert in alerts(&objects) {
         assert_answerable(text(alert, "expr"), &metrics);
     }
-    let dashboard = text(&of_kind(&objects, "ConfigMap")["data"], "ecs-retirement-controller.json");
+    let dashboard = text(&object_of_kind(&objects, "ConfigMap")["data"], "ecs-retirement-controller.json");
     let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
     let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());

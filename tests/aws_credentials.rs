@@ -27,7 +27,7 @@ impl WebIdentity {
     fn new() -> Self {
         let folder = Folder::create().expect("a folder");
         let token = folder.join("token");
-        fs::write(&token, "a-token").expect("it can be written");
+        fs::write(&token, "a-token").expect("the file can be written");
         let address = || format!("127.0.0.1:{}", free_port().expect("a port"));
         let role = format!("arn:aws:iam::{ACCOUNT}:role/controller");
         Self { _folder: folder, role, token, metrics: address(), probes: address() }
@@ -113,14 +113,14 @@ async fn missing_token_file_is_access_denied_until_it_exists() {
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
     let identity = WebIdentity::new();
-    fs::remove_file(&identity.token).expect("it is there");
+    fs::remove_file(&identity.token).expect("it exists");
     let _controller = identity.start(&world);
     let seen = world.wait_stalled("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
     let expected = format!("cannot read the token file {}: entity not found", identity.token.display());
     assert_eq!(seen.message("web:1"), expected);
     assert!(identity.metrics().await.contains("code=\"NoCredentials\""));
-    fs::write(&identity.token, "a-token").expect("it can be written");
+    fs::write(&identity.token, "a-token").expect("the file can be written");
     world.wait_ready("web").await;
 }
 
@@ -153,7 +153,7 @@ async fn refusal_to_assume_the_role_of_a_profile_is_access_denied() {
     let keys = format!("aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = secret\n");
     let role = format!("role_arn = arn:aws:iam::{ACCOUNT}:role/r\nsource_profile = base\n");
     let profile = format!("[default]\n{role}[profile base]\n{keys}");
-    fs::write(&config, profile).expect("it can be written");
+    fs::write(&config, profile).expect("the file can be written");
     let file = config.display().to_string();
     let _controller = world.start_with(&[
         ("AWS_CONFIG_FILE", file.as_str()),

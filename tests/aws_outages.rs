@@ -121,7 +121,7 @@ async fn refusal_by_a_proxy_is_reported_and_the_api_server_is_reached_without_th
 async fn endpoint_settings_apply_to_web_identity_too() {
     let folder = Folder::create().expect("a folder");
     let token = folder.join("token");
-    fs::write(&token, "a-token").expect("it can be written");
+    fs::write(&token, "a-token").expect("the file can be written");
     let token = token.display().to_string();
     for (variable, host) in [
         ("AWS_USE_FIPS_ENDPOINT", "sts-fips.us-west-2.amazonaws.com"),

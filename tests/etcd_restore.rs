@@ -64,7 +64,7 @@ async fn resources_are_seen_after_a_restore_of_etcd() {
     // The same name as before the restore, but another resource.
     world.declare("lost", &["web:5"]).await;
     world.wait_for("lost", "Ready=True", SEEN_WITHIN, |seen| seen.ready() == "True").await;
-    assert_eq!(world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 5, "each revision once");
+    assert_eq!(world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 5, "one call per revision");
     stop(&mut controller).await;
     assert!(controller.log().contains("lease released"), "{}", controller.log());
 }

@@ -43,7 +43,7 @@ fn names<'value>(objects: impl IntoIterator<Item = &'value Value>) -> BTreeSet<S
 fn written(folder: &Folder, objects: &[Value]) -> String {
     let path = folder.join("objects.json");
     fs::write(&path, json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string())
-        .expect("it can be written");
+        .expect("the file can be written");
     path.display().to_string()
 }
 
@@ -52,7 +52,8 @@ async fn create_namespace(plane: &ControlPlane, name: &str) {
 }
 
 async fn install_monitors(plane: &ControlPlane) {
-    let monitors = fs::read_to_string(tools::monitors().expect("make tools")).expect("it can be read");
+    let monitors =
+        fs::read_to_string(tools::monitors().expect("`make tools` has run")).expect("the file can be read");
     install_crds(&plane.client(), &monitors).await.expect("the CRDs of the Prometheus Operator install");
 }
 
@@ -191,8 +192,10 @@ fn old_chart(folder: &Folder) -> String {
     let crd = copy.join("files/crds/ecs-retirement.dev_taskdefinitionretirements.yaml");
     let mut old = documents(CRD).expect("YAML").remove(0);
     let spec = old.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties");
-    spec.and_then(Value::as_object_mut).and_then(|spec| spec.remove("suspend")).expect("it is there now");
-    fs::write(crd, old.to_string()).expect("it can be written");
+    spec.and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("suspend"))
+        .expect("the CRD has spec.suspend");
+    fs::write(crd, old.to_string()).expect("the file can be written");
     copy.display().to_string()
 }
 

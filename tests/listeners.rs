@@ -30,7 +30,7 @@ const KUBECONFIG: &str = r#"{
 async fn bind_address_without_a_host_is_served_on_ipv4_and_ipv6() {
     let folder = Folder::create().expect("a folder");
     let kubeconfig = folder.join("kubeconfig");
-    std::fs::write(&kubeconfig, KUBECONFIG).expect("it can be written");
+    std::fs::write(&kubeconfig, KUBECONFIG).expect("the file can be written");
     let mut command = Command::new("unshare");
     command
         .args(["--user", "--map-root-user", "--net", "bash", "-c", IN_NETWORK_NAMESPACE])

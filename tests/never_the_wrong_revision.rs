@@ -174,7 +174,7 @@ async fn change_midway(meanwhile: Meanwhile) -> World<'static> {
             Meanwhile::Suspends => json!({ "suspend": true }),
             Meanwhile::Deletes | Meanwhile::Replaces => {
                 let old = api.get("web").await.expect("the resource is there");
-                api.delete("web", &DeleteParams::default()).await.expect("it can be deleted");
+                api.delete("web", &DeleteParams::default()).await.expect("the resource can be deleted");
                 if let Meanwhile::Replaces = meanwhile {
                     let mut new = kube::api::DynamicObject::new("web", &crate::support::kind());
                     new.data = json!({ "spec": { "revisions": ["web:6"] } });

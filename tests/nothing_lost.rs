@@ -221,11 +221,10 @@ async fn crash_during_a_call_repeats_nothing_and_loses_nothing() {
     for revision in ["web:1", "web:2", "web:3"] {
         assert_times(&world, &seen, revision);
     }
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 3, "each revision once");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 3, "one call per revision");
 }
 
-/// Makes the API server refuse each status of the namespace that has a retired revision. Returns
-/// the name of the policy and of its binding.
+/// Makes the API server refuse statuses with a retired revision. Returns the name of the policy.
 async fn refuse_retired_statuses(world: &World<'_>) -> String {
     let name = format!("refuse-{}", world.namespace.name());
     let policy = json!({
@@ -296,7 +295,7 @@ async fn status_written_by_another_client_meanwhile_is_corrected() {
     world.ecs.before(DEREGISTER, 1, async move {
         let status = json!({ "status": { "progress": "9/9", "retired": 9 } });
         let patch = kube::api::Patch::Merge(status);
-        api.patch_status("web", &kube::api::PatchParams::default(), &patch).await.expect("it can be written");
+        api.patch_status("web", &kube::api::PatchParams::default(), &patch).await.expect("it is written");
     });
     world.declare("web", &["web:1"]).await;
     let _controller = world.start();

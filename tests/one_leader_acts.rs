@@ -42,7 +42,7 @@ fn replica(world: &World<'_>, key: &str, more: &[(&str, &str)]) -> Process {
 
 /// Starts a leader and a standby with forty revisions to retire, and applies `interrupt` to the
 /// leader at the tenth call.
-async fn in_the_middle(
+async fn interrupt_midway(
     more: &[(&str, &str)],
     interrupt: impl AsyncFnOnce(&mut Process),
 ) -> (World<'static>, Process, Process, Instant) {
@@ -105,7 +105,7 @@ async fn standby_makes_no_calls() {
 #[tokio::test]
 async fn standby_takes_over_from_a_killed_leader_within_17_s() {
     let kill = async |leader: &mut Process| leader.kill();
-    let (world, _first, mut second, since) = in_the_middle(&[], kill).await;
+    let (world, _first, mut second, since) = interrupt_midway(&[], kill).await;
     assert_taken_over(&world, &mut second, since, TAKE_OVER, "killed").await;
 }
 
@@ -116,7 +116,7 @@ async fn leader_hands_over_within_2_s_of_sigterm() {
         began = Some(Instant::now());
         stop(leader).await;
     };
-    let (world, first, mut second, _) = in_the_middle(&[], terminate).await;
+    let (world, first, mut second, _) = interrupt_midway(&[], terminate).await;
     assert!(first.log().contains("lease released"), "{}", first.log());
     let began = began.expect("SIGTERM was sent");
     println!("stop on SIGTERM in the middle of forty revisions: {:.2} s", began.elapsed().as_secs_f64());
@@ -127,7 +127,7 @@ async fn leader_hands_over_within_2_s_of_sigterm() {
 #[tokio::test]
 async fn leader_that_resumes_after_a_minute_repeats_nothing() {
     let pause = async |leader: &mut Process| leader.signal(Signal::STOP).expect("a signal can be sent");
-    let (world, mut first, mut second, since) = in_the_middle(&[], pause).await;
+    let (world, mut first, mut second, since) = interrupt_midway(&[], pause).await;
     assert_taken_over(&world, &mut second, since, TAKE_OVER, "paused").await;
     tokio::time::sleep_until((since + Duration::from_mins(1)).into()).await;
     first.signal(Signal::CONT).expect("a signal can be sent");
@@ -161,11 +161,12 @@ async fn leader_without_a_connection_to_the_api_server_stops_acting() {
     let kubeconfig = fs::read_to_string(plane.kubeconfig()).expect("a kubeconfig");
     let folder = testkit::process::Folder::create().expect("a folder");
     let path = folder.join("through-the-proxy.kubeconfig");
-    fs::write(&path, kubeconfig.replace(server, &proxy.address().to_string())).expect("it can be written");
+    fs::write(&path, kubeconfig.replace(server, &proxy.address().to_string()))
+        .expect("the file can be written");
 
     let path = path.display().to_string();
     let cut = async |_: &mut Process| proxy.cut();
-    let (world, mut first, mut second, since) = in_the_middle(&[("KUBECONFIG", &path)], cut).await;
+    let (world, mut first, mut second, since) = interrupt_midway(&[("KUBECONFIG", &path)], cut).await;
     assert_taken_over(&world, &mut second, since, TAKE_OVER, "cut off").await;
     let calls = world.ecs.calls_of(DEREGISTER);
     let by_first = calls.iter().filter(|call| call.access_key == FIRST).map(|call| call.at).max();

@@ -293,7 +293,7 @@ async fn calls_in_flight_at_sigterm_are_awaited_and_recorded() {
     assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
     let seen = world.seen("web").await;
     assert_eq!(seen.row("web:1")["requestId"], calls[0].request_id, "{seen}");
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "no new work");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "no new call starts");
 }
 
 fn credentials(key: &str) -> String {
@@ -306,7 +306,7 @@ async fn rotated_credentials_are_used_by_the_next_call_and_identified_again() {
     world.west.register_many("web", 3);
     let folder = testkit::process::Folder::create().expect("a folder");
     let file = folder.join("credentials");
-    fs::write(&file, credentials(ACCESS_KEY)).expect("it can be written");
+    fs::write(&file, credentials(ACCESS_KEY)).expect("the file can be written");
     let path = file.display().to_string();
     let environment = [
         ("AWS_SHARED_CREDENTIALS_FILE", path.as_str()),
@@ -318,7 +318,7 @@ async fn rotated_credentials_are_used_by_the_next_call_and_identified_again() {
     world.wait_ready("first").await;
 
     world.ecs.set_account("AKIAROTATED", ACCOUNT);
-    fs::write(&file, credentials("AKIAROTATED")).expect("it can be written");
+    fs::write(&file, credentials("AKIAROTATED")).expect("the file can be written");
     world.ecs.clear_log();
     world.declare("second", &["web:2"]).await;
     world.wait_ready("second").await;
@@ -332,7 +332,7 @@ async fn rotated_credentials_are_used_by_the_next_call_and_identified_again() {
     let other = world.ecs.region("999999999999", "us-west-2");
     other.register_many("web", 3);
     world.ecs.set_account("AKIAOTHERACCOUNT", "999999999999");
-    fs::write(&file, credentials("AKIAOTHERACCOUNT")).expect("it can be written");
+    fs::write(&file, credentials("AKIAOTHERACCOUNT")).expect("the file can be written");
     world.declare("third", &["arn:aws:ecs:us-west-2:012345678910:task-definition/web:3"]).await;
     let seen = world.wait_stalled("third").await;
     assert_eq!(seen.ready_reason(), "WrongAccount", "{seen}");

@@ -42,7 +42,7 @@ async fn first_status_does_not_wait_for_ecs() {
     let seen = world.wait("web", "Ready", |seen| !seen.ready().is_empty()).await;
     assert_eq!((seen.ready(), seen.ready_reason()), ("False", "Pending"));
     assert_eq!(seen.text("progress"), "0/2");
-    let age = seen.condition("Ready").expect("it is there")["lastTransitionTime"].as_str().map(str::parse);
+    let age = seen.condition("Ready").expect("it exists")["lastTransitionTime"].as_str().map(str::parse);
     let written: k8s_openapi::jiff::Timestamp = age.expect("a time").expect("a time");
     let made = seen.0.metadata.creation_timestamp.as_ref().expect("the API server sets it").0;
     assert!(written.duration_since(made).as_secs() <= 1, "{seen}");
@@ -114,7 +114,7 @@ fn assert_conventions(seen: &Seen) {
         assert_eq!(condition["observedGeneration"].as_i64(), seen.0.metadata.generation);
         assert!(condition["message"].as_str().is_some_and(|text| !text.is_empty()));
         if condition["type"] != "Ready" {
-            assert_eq!(condition["status"], "True", "there only while true");
+            assert_eq!(condition["status"], "True", "a condition is present only while it is true");
         }
     }
     assert!(seen.condition("Reconciling").is_none() || seen.condition("Stalled").is_none());
@@ -150,7 +150,7 @@ async fn transitions_cause_events_and_waiting_does_not() {
         "{published:?}"
     );
     assert!(retired.iter().any(|(_, _, note)| note.contains("web:2")), "{published:?}");
-    let (type_, _, note) = published.iter().find(|(_, reason, _)| reason == "NotFound").expect("it is there");
+    let (type_, _, note) = published.iter().find(|(_, reason, _)| reason == "NotFound").expect("it exists");
     assert_eq!(type_, "Warning");
     assert!(note.starts_with("web:3: ECS has no such revision"), "{note}");
     let described = world.namespace.kubectl(&["describe", "tdr", "web"]).await.expect("kubectl describes");
@@ -189,10 +189,10 @@ async fn container_definitions_are_in_no_log_status_or_event() {
     world.wait_stalled("web").await;
     let log = controller.log();
     assert!(log.contains("TRACE"), "the log level is trace");
-    assert!(!log.contains(SECRET), "in the log");
-    assert!(!format!("{}", world.seen("web").await).contains(SECRET), "in the status");
+    assert!(!log.contains(SECRET), "the log contains the secret");
+    assert!(!format!("{}", world.seen("web").await).contains(SECRET), "the status contains the secret");
     let events = world.namespace.kubectl(&["get", "events", "-o", "yaml"]).await.expect("kubectl gets");
-    assert!(!events.contains(SECRET), "in an event");
+    assert!(!events.contains(SECRET), "an event contains the secret");
 }
 
 #[tokio::test]

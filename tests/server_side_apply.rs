@@ -17,7 +17,7 @@ fn object(name: &str, spec: &Value) -> DynamicObject {
 
 async fn create(api: &Api<DynamicObject>, manager: &str, name: &str, spec: &Value) {
     let parameters = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
-    api.create(&parameters, &object(name, spec)).await.expect("it is admitted");
+    api.create(&parameters, &object(name, spec)).await.expect("the resource is admitted");
 }
 
 async fn apply(

@@ -17,7 +17,7 @@ const TEXT_BYTES: usize = 320 * 1024;
 
 /// Returns the size of an object as the API server sends it.
 async fn stored_bytes(world: &World<'_>, name: &str) -> usize {
-    world.namespace.kubectl(&["get", "--raw", &path(world, name)]).await.expect("it is there").len()
+    world.namespace.kubectl(&["get", "--raw", &path(world, name)]).await.expect("it exists").len()
 }
 
 fn path(world: &World<'_>, name: &str) -> String {
@@ -86,7 +86,7 @@ fn longest(schema: &Value, name: &str, text: usize) -> Value {
             fields.map(|(name, field)| (name.clone(), longest(field, name, text))).collect()
         }
         (_, Some("string")) if schema["format"] == "date-time" => json!("2026-11-26T15:30:12Z"),
-        (_, Some("string")) => json!("x".repeat(length("maxLength").expect("a longest text"))),
+        (_, Some("string")) => json!("x".repeat(length("maxLength").expect("maxLength"))),
         _ => json!(1),
     }
 }
@@ -135,5 +135,5 @@ async fn largest_legal_object_is_stored() {
     world.api().patch_status("largest", &manager, &Patch::Apply(patch)).await.expect("etcd stores it");
     let stored = world.seen("largest").await;
     assert_eq!(stored.status(), &status);
-    assert!(stored_bytes(&world, "largest").await > 1024 * 1024, "it is large");
+    assert!(stored_bytes(&world, "largest").await > 1024 * 1024, "the object is large");
 }

@@ -263,7 +263,7 @@ async fn usage_known_of_one_account_is_not_applied_to_another() {
     let file = folder.join("credentials");
     let write = |key: &str| {
         let text = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = secret\n");
-        std::fs::write(&file, text).expect("it can be written");
+        std::fs::write(&file, text).expect("the file can be written");
     };
     write(testkit::simulated_ecs::ACCESS_KEY);
     let path = file.display().to_string();

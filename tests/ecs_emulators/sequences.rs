@@ -146,8 +146,8 @@ async fn revision_is_retired_once_the_service_that_uses_it_is_deleted() {
     tokio::join!(delete(Product::Moto), delete(Product::Ministack));
 }
 
-/// On ministack only, since moto has neither; and on one of its own, since what ministack does not
-/// list of a deployment in progress may keep other revisions of the account waiting.
+/// On ministack only: moto models neither. Uses its own instance: ministack lists a deployment in
+/// progress incompletely, which may delay other revisions of the account.
 #[tokio::test]
 async fn revisions_are_retired_once_their_deployment_is_replaced_and_their_task_stopped() {
     let emulator = Emulator::start(Product::Ministack).await.expect("ministack starts");

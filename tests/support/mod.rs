@@ -126,7 +126,7 @@ impl<'plane> World<'plane> {
     }
 
     pub async fn delete(&self, name: &str) {
-        self.api().delete(name, &DeleteParams::default()).await.expect("it can be deleted");
+        self.api().delete(name, &DeleteParams::default()).await.expect("the resource can be deleted");
     }
 
     /// Requests a reconcile, as `kubectl annotate` does.
