@@ -72,7 +72,7 @@ manifests: ## Generate config/ and dist/install.yaml from the chart
 
 .PHONY: api-docs
 api-docs: ## Generate docs/api.md from crds/
-	WRITE_API_REFERENCE=1 cargo test --quiet --locked --test promises the_api_reference
+	WRITE_API_REFERENCE=1 cargo test --quiet --locked --test promises api_reference_matches
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -1,4 +1,4 @@
-//! A good neighbour: no call and no write more than the work needs, and no resource at the cost of another.
+//! AWS and Kubernetes calls: no more than the work needs, and no resource delays another.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 #[tokio::test]
-async fn a_permanent_refusal_costs_the_calls_of_the_backoff_and_no_writes() {
+async fn permanent_refusal_causes_only_calls_with_backoff_and_no_status_writes() {
     let world = World::new().await;
     world.west.register("web");
     world.ecs.fault(Fault::on(DEREGISTER).access_denied());
@@ -25,25 +25,29 @@ async fn a_permanent_refusal_costs_the_calls_of_the_backoff_and_no_writes() {
 
     let calls = world.ecs.wait_for_calls(DEREGISTER, 4, Duration::from_mins(1)).await;
     let last = world.seen("web").await;
-    assert_eq!(first.version(), last.version(), "the same situation gives the same bytes: {first} {last}");
+    assert_eq!(first.version(), last.version(), "an unchanged situation causes no write: {first} {last}");
     let pauses: Vec<Duration> = calls.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
     assert!(pauses.iter().all(|pause| *pause >= Duration::from_secs(5)), "{pauses:?}");
-    assert!(pauses[2] > pauses[0] + Duration::from_secs(2), "more and more slowly: {pauses:?}");
-    assert_eq!(world.ecs.calls_of(DESCRIBE).len(), calls.len(), "one look for each try");
+    assert!(pauses[2] > pauses[0] + Duration::from_secs(2), "the delay grows: {pauses:?}");
+    assert_eq!(
+        world.ecs.calls_of(DESCRIBE).len(),
+        calls.len(),
+        "one DescribeTaskDefinition call per attempt"
+    );
 }
 
 #[tokio::test]
-async fn an_outage_of_ecs_costs_one_call_at_a_time_and_no_writes() {
+async fn ecs_outage_causes_one_call_at_a_time_and_no_status_writes() {
     let world = World::new().await;
     world.west.register_many("web", 3);
     world.ecs.fault(Fault::on(DESCRIBE).unavailable());
     world.declare("web", &["web:1", "web:2", "web:3"]).await;
     let _controller = world.start();
-    let is_told = |seen: &crate::support::Seen| seen.reason("web:3") == "Unavailable";
-    let first = world.wait("web", "Unavailable", is_told).await;
+    let is_unavailable = |seen: &crate::support::Seen| seen.reason("web:3") == "Unavailable";
+    let first = world.wait("web", "Unavailable", is_unavailable).await;
     assert_eq!(first.ready_reason(), "Unavailable", "{first}");
     let so_far = world.ecs.calls_of(DESCRIBE).len();
-    assert_eq!(so_far, 3, "a pass stops at the first sign of an outage");
+    assert_eq!(so_far, 3, "the reconcile stops at the first sign of an outage");
 
     let calls = world.ecs.wait_for_calls(DESCRIBE, so_far + 2, DEADLINE).await;
     assert!(calls[so_far + 1].at - calls[so_far].at >= Duration::from_secs(2));
@@ -54,7 +58,7 @@ async fn an_outage_of_ecs_costs_one_call_at_a_time_and_no_writes() {
 }
 
 #[tokio::test]
-async fn a_retired_revision_costs_one_write_call_and_two_looks() {
+async fn retired_revision_costs_one_deregister_call_and_two_describe_calls() {
     let world = World::new().await;
     world.west.register_many("web", 25);
     let declared: Vec<String> = (1..=25).map(|number| format!("web:{number}")).collect();
@@ -62,14 +66,14 @@ async fn a_retired_revision_costs_one_write_call_and_two_looks() {
     let _controller = world.start();
     world.wait_ready("web").await;
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 25);
-    let looks = world.ecs.calls_of(DESCRIBE).len();
-    assert!(looks == 50 || looks == 51, "{looks}: one more where it was still to be found out who uses them");
+    let describes = world.ecs.calls_of(DESCRIBE).len();
+    assert!(describes == 50 || describes == 51, "{describes}: one more if usage was not known yet");
     assert_eq!(world.ecs.calls_of(Action::ListClusters).len(), 1);
     assert_eq!(world.ecs.calls_of(Action::GetCallerIdentity).len(), 1);
 }
 
 #[tokio::test]
-async fn a_large_resource_delays_a_small_one_by_no_more_than_its_slice() {
+async fn large_resource_delays_a_small_one_by_at_most_one_batch() {
     let world = World::new().await;
     world.west.register_many("large", 60);
     world.west.register("small");
@@ -81,7 +85,7 @@ async fn a_large_resource_delays_a_small_one_by_no_more_than_its_slice() {
             kube::Api::namespaced_with(client, &namespace, &crate::support::kind());
         let mut small = kube::api::DynamicObject::new("small", &crate::support::kind());
         small.data = json!({ "spec": { "revisions": ["small:1"] } });
-        api.create(&kube::api::PostParams::default(), &small).await.expect("it is admitted");
+        api.create(&kube::api::PostParams::default(), &small).await.expect("the resource is admitted");
     });
     let _controller = world.start_with(&[("MAX_CONCURRENT_RECONCILES", "1")]);
     world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;
@@ -90,11 +94,14 @@ async fn a_large_resource_delays_a_small_one_by_no_more_than_its_slice() {
     let small = world.west.arn("small:1");
     let calls = world.ecs.calls_of(DEREGISTER);
     let before = calls.iter().position(|call| call.task_definition.as_ref() == Some(&small));
-    assert!(before.is_some_and(|before| before <= 20), "{before:?} of the large one came first");
+    assert!(
+        before.is_some_and(|before| before <= 20),
+        "{before:?} revisions of the large resource came first"
+    );
 }
 
 #[tokio::test]
-async fn one_that_is_always_refused_keeps_no_other_waiting() {
+async fn revisions_that_always_fail_do_not_delay_the_others() {
     let world = World::new().await;
     world.west.register_many("web", 30);
     for number in 1..=12 {
@@ -108,7 +115,7 @@ async fn one_that_is_always_refused_keeps_no_other_waiting() {
 }
 
 #[tokio::test]
-async fn what_is_settled_costs_no_pass_at_a_restart_and_in_a_new_term() {
+async fn final_resources_are_not_reconciled_after_a_restart_or_a_leader_change() {
     let world = World::new().await;
     world.west.register_many("web", 20);
     let resources: Vec<String> = (1..=20).map(|number| format!("web-{number}")).collect();
@@ -131,5 +138,5 @@ async fn what_is_settled_costs_no_pass_at_a_restart_and_in_a_new_term() {
     let (_, text) = page(&format!("{metrics}/metrics")).await.expect("metrics are served");
     let adds = "workqueue_adds_total{name=\"taskdefinitionretirement\"} ";
     let queued = text.lines().find_map(|line| line.strip_prefix(adds)?.parse::<u32>().ok());
-    assert!(queued.is_some_and(|queued| queued < 20), "for the fence alone: {text}");
+    assert!(queued.is_some_and(|queued| queued < 20), "only the fence is queued: {text}");
 }

@@ -1,4 +1,4 @@
-//! `spec.accountId` and `--allowed-account-ids`: nothing is called with credentials of another account.
+//! `spec.accountId` and `--allowed-account-ids`: no calls with credentials of another account.
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ fn declared_for(account_id: &str, revisions: &[&str]) -> Value {
     json!({ "accountId": account_id, "revisions": revisions })
 }
 
-/// Waits until every row is `WrongAccount`, and checks that only the identity was asked for.
+/// Waits until every row is `WrongAccount`, and asserts that only GetCallerIdentity was called.
 async fn wait_wrong_account(world: &World<'_>, name: &str, accounts: [&str; 2]) -> Seen {
     let seen = world.wait_stalled(name).await;
     let rows = seen.status()["revisions"].as_array().expect("rows");
@@ -28,7 +28,7 @@ async fn wait_wrong_account(world: &World<'_>, name: &str, accounts: [&str; 2]) 
 }
 
 #[tokio::test]
-async fn revisions_of_another_account_id_are_never_called_until_the_credentials_match() {
+async fn revisions_of_another_account_id_cause_no_ecs_calls_until_the_credentials_match() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     let other = world.ecs.region(OTHER, "us-west-2");
@@ -78,7 +78,7 @@ async fn account_id_set_later_must_be_the_recorded_account() {
     let seen = world.wait_stalled("wrong").await;
     assert_eq!(seen.reason("web:3"), "WrongAccount", "{seen}");
     assert!(seen.message("web:3").contains(OTHER) && seen.message("web:3").contains(ACCOUNT), "{seen}");
-    assert_eq!(seen.reason("web:1"), "Retired", "what is recorded stays");
+    assert_eq!(seen.reason("web:1"), "Retired", "the recorded row is kept");
     assert_eq!(seen.text("account"), ACCOUNT);
     assert_eq!(world.west.status("web:3"), Some(Status::Active));
 }
@@ -96,7 +96,7 @@ async fn account_id_cannot_be_changed_once_it_is_set() {
 }
 
 #[tokio::test]
-async fn account_id_without_quotes_is_refused_by_its_name() {
+async fn unquoted_account_id_is_refused_with_the_name_of_the_field() {
     let world = World::new().await;
     let spec = json!({ "accountId": 123_456_789_012_u64, "revisions": ["web:1"] });
     let refusal = world.apply("web", spec).await.expect_err("it is a number");
@@ -104,7 +104,7 @@ async fn account_id_without_quotes_is_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn credentials_of_an_account_that_is_not_allowed_call_nothing() {
+async fn credentials_of_an_account_that_is_not_allowed_make_no_ecs_calls() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.declare("short", &["web:1"]).await;
@@ -123,12 +123,12 @@ async fn credentials_of_an_account_that_is_not_allowed_call_nothing() {
 }
 
 #[tokio::test]
-async fn allowed_account_ids_that_are_none_end_the_start_with_their_name() {
+async fn invalid_allowed_account_ids_end_the_process_with_the_name_of_the_flag() {
     let world = World::new().await;
     for value in ["1234", "012345678910,", "012345678910 ,999999999999", "prod", ""] {
         let argument = format!("--allowed-account-ids={value}");
         let mut controller = world.start_as(&["run", &argument], &[]);
-        let status = controller.wait(crate::support::DEADLINE).await.expect("it ends");
+        let status = controller.wait(crate::support::DEADLINE).await.expect("the process exits");
         assert!(!status.success());
         let log = controller.log();
         assert!(log.contains("--allowed-account-ids") && log.contains("12 digits"), "{log}");

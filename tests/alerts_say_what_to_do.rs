@@ -1,4 +1,4 @@
-//! Alerts say what to do: each fires when it should and at no other time, has a runbook, and asks for metrics that there are.
+//! Alerts: each fires only when it should, has a runbook, and queries metrics that exist.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ const OPERATIONS: &str = include_str!("../docs/operations.md");
 /// Where the runbooks are published.
 const RUNBOOKS: &str = "--set=prometheusRule.runbookBaseUrl=https://runbooks.example.com/operations";
 
-/// How every metric goes while all is well, a sample a minute.
+/// The values of every metric while all is well, one sample per minute.
 const HEALTHY: [(&str, &str); 15] = [
     ("ecs_retirement_build_info{pod='a'}", "1x120"),
     ("leader_election_master_status{pod='a'}", "1x120"),
@@ -41,7 +41,7 @@ const HEALTHY: [(&str, &str); 15] = [
 /// Metrics, each with its samples.
 type Series = &'static [(&'static str, &'static str)];
 
-/// For each alert the metrics with which it fires, and those with which it nearly does.
+/// For each alert, metrics with which it fires, and metrics with which it almost fires.
 const CASES: [(&str, Series, Series); 13] = [
     (
         "EcsRetirementAbsent",
@@ -82,7 +82,7 @@ const CASES: [(&str, Series, Series); 13] = [
     (
         "EcsRetirementAccessDenied",
         &[(
-            // As the exponential backoff of refused credentials counts.
+            // The attempts of the exponential backoff after refused credentials.
             "ecs_retirement_aws_calls_total{operation='AssumeRoleWithWebIdentity',code='AccessDenied'}",
             "_x3 4x1 5x2 6x4 7x9 8x9 9x9 10x9 11x70",
         )],
@@ -130,19 +130,19 @@ const CASES: [(&str, Series, Series); 13] = [
     ),
 ];
 
-/// The objects of a release with all alerts and the dashboard.
+/// Returns the objects of a release with all alerts and the dashboard.
 async fn objects() -> Vec<Value> {
     let on = "--set=prometheusRule.enabled=true,serviceMonitor.enabled=true,grafanaDashboard.enabled=true";
     let arguments = ["retirement", CHART, "--namespace", "ecs-retirement", on, RUNBOOKS];
     helm::template(&arguments).await.expect("the chart renders")
 }
 
-fn of_kind<'value>(objects: &'value [Value], kind: &str) -> &'value Value {
-    objects.iter().find(|object| object["kind"] == kind).expect("it is rendered")
+fn object_of_kind<'value>(objects: &'value [Value], kind: &str) -> &'value Value {
+    objects.iter().find(|object| object["kind"] == kind).expect("the chart renders the kind")
 }
 
 fn alerts(objects: &[Value]) -> Vec<&Value> {
-    let groups = of_kind(objects, "PrometheusRule")["spec"]["groups"].as_array().expect("groups");
+    let groups = object_of_kind(objects, "PrometheusRule")["spec"]["groups"].as_array().expect("groups");
     groups.iter().flat_map(|group| group["rules"].as_array().expect("rules")).collect()
 }
 
@@ -150,7 +150,7 @@ fn text<'value>(value: &'value Value, field: &str) -> &'value str {
     value[field].as_str().unwrap_or_default()
 }
 
-/// A unit test of promtool: over two hours nothing fires but `expected`.
+/// Returns a promtool unit test: within two hours only `expected` fires.
 fn unit_test(name: &str, changed: &[(&str, &str)], expected: &[&str]) -> Value {
     let mut series = BTreeMap::from(HEALTHY);
     series.extend(changed.iter().copied());
@@ -178,16 +178,16 @@ fn unit_test(name: &str, changed: &[(&str, &str)], expected: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn each_alert_fires_when_it_should_and_stays_silent_when_it_nearly_should() {
+async fn alert_fires_when_it_should_and_stays_silent_just_below_its_threshold() {
     let objects = objects().await;
     let folder = Folder::create().expect("a folder");
     let write = |name: &str, value: &Value| {
         let path = folder.join(name);
-        fs::write(&path, value.to_string()).expect("it can be written");
+        fs::write(&path, value.to_string()).expect("the file can be written");
         path.display().to_string()
     };
-    let rules = write("rules.json", &of_kind(&objects, "PrometheusRule")["spec"]);
-    promtool(&["check", "rules", "--lint=all", "--lint-fatal", &rules]).await.expect("the rules are good");
+    let rules = write("rules.json", &object_of_kind(&objects, "PrometheusRule")["spec"]);
+    promtool(&["check", "rules", "--lint=all", "--lint-fatal", &rules]).await.expect("the rules are valid");
 
     let known: BTreeSet<&str> = alerts(&objects).into_iter().map(|alert| text(alert, "alert")).collect();
     assert_eq!(known, CASES.iter().map(|(alert, ..)| *alert).collect(), "each has a case");
@@ -200,11 +200,13 @@ async fn each_alert_fires_when_it_should_and_stays_silent_when_it_nearly_should(
     let mut tests: Vec<Value> = cases.collect();
     tests.push(unit_test("all is well", &[], &[]));
     let tests = json!({ "rule_files": [rules], "evaluation_interval": "1m", "tests": tests });
-    promtool(&["test", "rules", &write("tests.json", &tests)]).await.unwrap_or_else(|told| panic!("{told}"));
+    promtool(&["test", "rules", &write("tests.json", &tests)])
+        .await
+        .unwrap_or_else(|output| panic!("{output}"));
 }
 
 #[tokio::test]
-async fn each_alert_has_a_runbook_and_each_runbook_an_alert() {
+async fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
     let objects = objects().await;
     let alerts = alerts(&objects);
     for alert in &alerts {
@@ -222,13 +224,13 @@ async fn each_alert_has_a_runbook_and_each_runbook_an_alert() {
             assert!(runbook.contains(part), "{name}: {part}");
         }
     }
-    assert_eq!(OPERATIONS.matches("\n### EcsRetirement").count(), alerts.len(), "a runbook of no alert");
+    assert_eq!(OPERATIONS.matches("\n### EcsRetirement").count(), alerts.len(), "a runbook has no alert");
 }
 
 /// The labels of each metric with the values they have, as `/metrics` writes them.
 type Metrics = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
-/// What a controller tells after it has retired a revision.
+/// Returns the metrics of a controller that has retired a revision.
 async fn metrics() -> Metrics {
     let world = World::new().await;
     world.west.register("web");
@@ -250,7 +252,7 @@ async fn metrics() -> Metrics {
     metrics
 }
 
-/// Expects that `query` asks for metrics, labels and values that there are.
+/// Asserts that `query` selects metrics, labels and values that exist.
 fn assert_answerable(query: &str, metrics: &Metrics) {
     let mut selectors = 0;
     for (before, rest) in query.match_indices('{').map(|(at, _)| query.split_at(at)) {
@@ -258,7 +260,7 @@ fn assert_answerable(query: &str, metrics: &Metrics) {
             .rsplit(|letter: char| !letter.is_alphanumeric() && letter != '_')
             .next()
             .unwrap_or_default();
-        let labels = metrics.get(name).unwrap_or_else(|| panic!("there is no {name}: {query}"));
+        let labels = metrics.get(name).unwrap_or_else(|| panic!("no metric {name}: {query}"));
         selectors += 1;
         let matchers = rest[1..].split('}').next().unwrap_or_default();
         for matcher in matchers.split(',').map(str::trim) {
@@ -268,7 +270,7 @@ fn assert_answerable(query: &str, metrics: &Metrics) {
             }
             let values = labels.get(label).unwrap_or_else(|| panic!("{name} has no label {label}: {query}"));
             let value = value.trim_matches(['=', '~', '"']);
-            // These tell of what has gone wrong, and nothing has.
+            // The values of these labels describe errors, and none occurred.
             if label != "code" && label != "result" {
                 assert!(
                     value.split('|').all(|value| values.contains(value)),
@@ -281,7 +283,7 @@ fn assert_answerable(query: &str, metrics: &Metrics) {
     let families =
         ["ecs_retirement_", "controller_runtime_", "workqueue_", "rest_client_", "leader_election_"];
     let mentions: usize = families.iter().map(|family| query.matches(family).count()).sum();
-    assert_eq!(mentions, selectors, "each metric is that of one release: {query}");
+    assert_eq!(mentions, selectors, "each metric is selected by release: {query}");
     for labels in query.split("by (").skip(1).map(|rest| rest.split(')').next().unwrap_or_default()) {
         for label in labels.split(", ").filter(|label| !["namespace", "job"].contains(label)) {
             assert!(
@@ -293,12 +295,12 @@ fn assert_answerable(query: &str, metrics: &Metrics) {
 }
 
 #[tokio::test]
-async fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
+async fn alerts_and_dashboard_query_existing_metrics() {
     let (metrics, objects) = (metrics().await, objects().await);
     for alert in alerts(&objects) {
         assert_answerable(text(alert, "expr"), &metrics);
     }
-    let dashboard = text(&of_kind(&objects, "ConfigMap")["data"], "ecs-retirement-controller.json");
+    let dashboard = text(&object_of_kind(&objects, "ConfigMap")["data"], "ecs-retirement-controller.json");
     let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
     let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());

@@ -1,4 +1,4 @@
-//! AWS credentials: what refuses them is reported and retried slowly, and rejected ones are replaced.
+//! AWS credentials: failures are reported and retried slowly, and rejected ones are replaced.
 
 use std::{fs, path::PathBuf};
 
@@ -27,7 +27,7 @@ impl WebIdentity {
     fn new() -> Self {
         let folder = Folder::create().expect("a folder");
         let token = folder.join("token");
-        fs::write(&token, "a-token").expect("it can be written");
+        fs::write(&token, "a-token").expect("the file can be written");
         let address = || format!("127.0.0.1:{}", free_port().expect("a port"));
         let role = format!("arn:aws:iam::{ACCOUNT}:role/controller");
         Self { _folder: folder, role, token, metrics: address(), probes: address() }
@@ -51,7 +51,7 @@ impl WebIdentity {
 }
 
 #[tokio::test]
-async fn a_trust_policy_that_refuses_is_access_denied_and_retried_for_all_resources_at_once() {
+async fn refusal_by_a_trust_policy_is_access_denied_and_retried_for_all_resources_at_once() {
     let world = World::new().await;
     world.west.register_many("web", 5);
     world.ecs.fault(Fault::on(ASSUME_ROLE).access_denied());
@@ -91,7 +91,7 @@ async fn a_trust_policy_that_refuses_is_access_denied_and_retried_for_all_resour
 }
 
 #[tokio::test]
-async fn an_sts_that_fails_is_unavailable_and_retried_soon() {
+async fn failing_sts_is_unavailable_and_retried_soon() {
     let world = World::new().await;
     world.west.register("web");
     world.ecs.fault(Fault::on(ASSUME_ROLE).server_error());
@@ -102,30 +102,30 @@ async fn an_sts_that_fails_is_unavailable_and_retried_soon() {
     world.ecs.wait_for_calls(ASSUME_ROLE, 8, DEADLINE).await;
     let log = controller.log();
     assert_eq!(log.matches("no answer from AWS").count(), 1, "logged when it changes: {log}");
-    assert!(!log.contains("aws_config"), "and by us alone: {log}");
+    assert!(!log.contains("aws_config"), "and only by the controller: {log}");
     world.ecs.clear_faults();
     world.wait_ready("web").await;
 }
 
 #[tokio::test]
-async fn a_missing_token_file_is_access_denied_and_noticed_once_it_is_there() {
+async fn missing_token_file_is_access_denied_until_it_exists() {
     let world = World::new().await;
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
     let identity = WebIdentity::new();
-    fs::remove_file(&identity.token).expect("it is there");
+    fs::remove_file(&identity.token).expect("it exists");
     let _controller = identity.start(&world);
     let seen = world.wait_stalled("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
     let expected = format!("cannot read the token file {}: entity not found", identity.token.display());
     assert_eq!(seen.message("web:1"), expected);
     assert!(identity.metrics().await.contains("code=\"NoCredentials\""));
-    fs::write(&identity.token, "a-token").expect("it can be written");
+    fs::write(&identity.token, "a-token").expect("the file can be written");
     world.wait_ready("web").await;
 }
 
 #[tokio::test]
-async fn an_endpoint_that_refuses_credentials_is_access_denied() {
+async fn refusal_by_a_credentials_endpoint_is_access_denied() {
     let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     let agent = Peer::answering(Some(refusal)).await;
     let world = World::new().await;
@@ -144,7 +144,7 @@ async fn an_endpoint_that_refuses_credentials_is_access_denied() {
 }
 
 #[tokio::test]
-async fn a_role_of_a_profile_that_sts_refuses_is_access_denied() {
+async fn refusal_to_assume_the_role_of_a_profile_is_access_denied() {
     let world = World::new().await;
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
@@ -153,7 +153,7 @@ async fn a_role_of_a_profile_that_sts_refuses_is_access_denied() {
     let keys = format!("aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = secret\n");
     let role = format!("role_arn = arn:aws:iam::{ACCOUNT}:role/r\nsource_profile = base\n");
     let profile = format!("[default]\n{role}[profile base]\n{keys}");
-    fs::write(&config, profile).expect("it can be written");
+    fs::write(&config, profile).expect("the file can be written");
     let file = config.display().to_string();
     let _controller = world.start_with(&[
         ("AWS_CONFIG_FILE", file.as_str()),
@@ -219,7 +219,7 @@ async fn credentials_that_sts_rejects_only_outside_of_the_default_region_are_kep
 }
 
 #[tokio::test]
-async fn texts_of_aws_that_vary_cause_no_writes_and_no_events() {
+async fn varying_aws_error_texts_cause_no_status_writes_and_no_events() {
     let world = World::new().await;
     world.west.register("web");
     for attempt in 1..=9 {
@@ -235,7 +235,7 @@ async fn texts_of_aws_that_vary_cause_no_writes_and_no_events() {
     world.wait_until_all_is_seen().await;
     assert_eq!(world.seen("web").await.version(), first.version(), "no write");
 
-    // A user who asks is shown the text of the latest attempt.
+    // A requested reconcile reports the text of the latest attempt.
     world.request("web", "now").await;
     let latest = world
         .wait("web", "another text", |seen| {

@@ -1,4 +1,4 @@
-//! AWS that does not answer: status and `/readyz` name the cause in a few words, the same on every attempt.
+//! AWS outages: status and `/readyz` name the cause, with the same text on every attempt.
 
 use std::{fs, time::Duration};
 
@@ -19,10 +19,10 @@ const REFUSAL_OF_PROXY: &str =
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Attempts in a row that must look the same.
+/// Number of consecutive attempts that must be reported with the same text.
 const ATTEMPTS: u32 = 4;
 
-/// The number of calls that got no answer.
+/// Returns the number of calls without an answer.
 async fn unanswered(metrics: &str) -> u32 {
     let (_, text) = page(&format!("{metrics}/metrics")).await.expect("metrics are served");
     let lines = text.lines().filter(|line| line.starts_with("ecs_retirement_aws_calls_total"));
@@ -30,7 +30,7 @@ async fn unanswered(metrics: &str) -> u32 {
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u32>().ok()).sum()
 }
 
-/// The URL of the API server of the tests, whose certificate no system trusts.
+/// Returns the URL of the test API server, and the path of the CA, which no system trusts.
 fn api_server(world: &World<'_>) -> (String, String) {
     let kubeconfig = fs::read_to_string(world.namespace.control_plane().kubeconfig()).expect("a kubeconfig");
     let kubeconfig: Value = serde_json::from_str(&kubeconfig).expect("JSON");
@@ -39,7 +39,8 @@ fn api_server(world: &World<'_>) -> (String, String) {
     (text("server"), text("certificate-authority"))
 }
 
-/// Starts a controller in `environment`, and expects `cause` in status and `/readyz`, written and logged once.
+/// Starts a controller in `environment`. Asserts that status and `/readyz` report `cause`, and that
+/// it is written and logged once.
 async fn expect_outage(world: &World<'_>, environment: &[(&str, &str)], cause: &str) -> Process {
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
@@ -75,20 +76,20 @@ async fn expect_outage(world: &World<'_>, environment: &[(&str, &str)], cause: &
 }
 
 #[tokio::test]
-async fn a_closed_port_is_a_refused_connection() {
+async fn closed_port_is_reported_as_connection_refused() {
     let world = World::new().await;
     let endpoint = format!("http://127.0.0.1:{}", free_port().expect("a port"));
     expect_outage(&world, &[("AWS_ENDPOINT_URL", &endpoint)], "connection refused").await;
 }
 
 #[tokio::test]
-async fn a_host_name_that_does_not_resolve_is_an_unknown_host() {
+async fn unresolvable_host_name_is_reported_as_unknown_host() {
     let world = World::new().await;
     expect_outage(&world, &[("AWS_ENDPOINT_URL", "http://nothing.invalid")], "unknown host").await;
 }
 
 #[tokio::test]
-async fn a_certificate_of_nobody_is_not_trusted_unless_the_ca_bundle_has_it() {
+async fn certificate_of_an_unknown_ca_is_trusted_only_if_the_ca_bundle_contains_the_ca() {
     let world = World::new().await;
     let (server, authority) = api_server(&world);
     let environment = [("AWS_ENDPOINT_URL", server.as_str())];
@@ -100,7 +101,7 @@ async fn a_certificate_of_nobody_is_not_trusted_unless_the_ca_bundle_has_it() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_says_so_and_the_api_server_is_reached_without_it() {
+async fn refusal_by_a_proxy_is_reported_and_the_api_server_is_reached_without_the_proxy() {
     let world = World::new().await;
     let proxy = Peer::answering(Some(REFUSAL_OF_PROXY)).await;
     let url = format!("http://localhost:{}", proxy.port());
@@ -117,10 +118,10 @@ async fn a_proxy_that_refuses_says_so_and_the_api_server_is_reached_without_it()
 }
 
 #[tokio::test]
-async fn the_endpoint_settings_hold_for_the_web_identity_too() {
+async fn endpoint_settings_apply_to_web_identity_too() {
     let folder = Folder::create().expect("a folder");
     let token = folder.join("token");
-    fs::write(&token, "a-token").expect("it can be written");
+    fs::write(&token, "a-token").expect("the file can be written");
     let token = token.display().to_string();
     for (variable, host) in [
         ("AWS_USE_FIPS_ENDPOINT", "sts-fips.us-west-2.amazonaws.com"),
@@ -163,7 +164,7 @@ async fn endpoints_on_loopback_are_called_without_a_proxy() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_does_not_respond_in_time() {
+async fn hanging_server_is_reported_as_no_response_in_time() {
     let world = World::new().await;
     let server = Peer::answering(None).await;
     let endpoint = format!("http://127.0.0.1:{}", server.port());
@@ -171,7 +172,7 @@ async fn a_server_that_hangs_does_not_respond_in_time() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_up_closes_the_connection() {
+async fn server_that_hangs_up_is_reported_as_connection_closed() {
     let world = World::new().await;
     let server = Peer::answering(Some("")).await;
     let endpoint = format!("http://127.0.0.1:{}", server.port());
@@ -179,7 +180,7 @@ async fn a_server_that_hangs_up_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn pages_of_html_are_not_from_aws() {
+async fn html_pages_are_reported_as_not_from_aws() {
     for (action, status) in
         [(IDENTITY, 403), (IDENTITY, 503), (DESCRIBE, 403), (DESCRIBE, 500), (DESCRIBE, 200)]
     {
@@ -193,10 +194,10 @@ async fn pages_of_html_are_not_from_aws() {
 }
 
 #[tokio::test]
-async fn a_ca_bundle_that_cannot_be_read_ends_the_process_with_its_name() {
+async fn unreadable_ca_bundle_ends_the_process_with_its_path() {
     let world = World::new().await;
     let mut controller = world.start_with(&[("AWS_CA_BUNDLE", "/nowhere/ca.pem")]);
-    let status = controller.wait(DEADLINE).await.expect("it ends");
+    let status = controller.wait(DEADLINE).await.expect("the process exits");
     assert!(!status.success());
     let log = controller.log();
     assert!(log.contains("error: AWS_CA_BUNDLE: cannot read /nowhere/ca.pem: "), "{log}");

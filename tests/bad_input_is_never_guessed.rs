@@ -1,4 +1,4 @@
-//! Bad input is never guessed: admission refuses it and says what to write, and so does the controller by itself.
+//! Invalid input: admission and the controller both refuse it, and say what to write.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio::{sync::OnceCell, time::sleep};
 
 use crate::support::{CRD, DEADLINE, World};
 
-/// An API server whose CRD lets everything in, as an older release's might.
+/// Returns a world whose CRD admits everything, as the CRD of an older release might.
 pub async fn lenient_world() -> World<'static> {
     static LENIENT: OnceCell<ControlPlane> = OnceCell::const_new();
     let start = || async { ControlPlane::start().await.expect("a control plane starts") };
@@ -30,8 +30,8 @@ fn spec(revisions: &[&str]) -> Value {
     json!({ "revisions": revisions })
 }
 
-/// A name for the row, the spec, and what the refusal must say.
-fn bad_input() -> Vec<(&'static str, Value, &'static str)> {
+/// Returns cases: the name of the resource, its spec, and a text that the refusal must contain.
+fn invalid_specs() -> Vec<(&'static str, Value, &'static str)> {
     let many: Vec<String> = (1..=501).map(|number| format!("web:{number}")).collect();
     let long = format!("{}:1", "a".repeat(256));
     vec![
@@ -47,8 +47,8 @@ fn bad_input() -> Vec<(&'static str, Value, &'static str)> {
         ("over-i32", spec(&["cpu-wave:2147483648"]), "2147483647"),
         ("two-revisions", spec(&["cpu-wave:1:2"]), "family:revision"),
         ("a-long-family", spec(&[&long]), "family:revision"),
-        ("letters-of-elsewhere", spec(&["cpü-wave:1"]), "family:revision"),
-        ("digits-of-elsewhere", spec(&["cpu-wave:١"]), "family:revision"),
+        ("letters-outside-ascii", spec(&["cpü-wave:1"]), "family:revision"),
+        ("digits-outside-ascii", spec(&["cpu-wave:١"]), "family:revision"),
         ("nothing-declared", spec(&[]), "spec.revisions"),
         ("too-many", json!({ "revisions": many }), "500"),
         (
@@ -97,8 +97,9 @@ fn account_id(account_id: &str) -> Value {
     json!({ "revisions": ["cpu-wave:1"], "accountId": account_id })
 }
 
-/// The same revision twice, which is one entry. Admission refuses only the second.
-fn the_same_twice() -> [(&'static str, Value, &'static str); 2] {
+/// Returns specs with the same revision twice, which is one entry. Admission refuses only the
+/// second spec.
+fn duplicate_revisions() -> [(&'static str, Value, &'static str); 2] {
     let arn = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-wave:1";
     [
         ("twice", spec(&["cpu-wave:1", "cpu-wave:1"]), ""),
@@ -107,18 +108,18 @@ fn the_same_twice() -> [(&'static str, Value, &'static str); 2] {
 }
 
 #[tokio::test]
-async fn admission_refuses_it_and_says_what_to_write() {
+async fn invalid_spec_is_refused_by_admission_with_what_to_write() {
     let world = World::new().await;
-    let [(admitted, twice, _), refused] = the_same_twice();
+    let [(admitted, twice, _), refused] = duplicate_revisions();
     world.apply(admitted, twice).await.expect("it is one entry");
-    for (name, spec, says) in bad_input().into_iter().chain([refused]) {
+    for (name, spec, text) in invalid_specs().into_iter().chain([refused]) {
         let refusal = world.apply(name, spec).await.expect_err(name);
-        assert!(refusal.contains(says), "{name}: {refusal}");
+        assert!(refusal.contains(text), "{name}: {refusal}");
     }
 }
 
 #[tokio::test]
-async fn admission_lets_no_region_change() {
+async fn region_cannot_be_changed_once_it_is_set() {
     let world = World::new().await;
     world.apply("web", json!({ "revisions": ["web:1"], "region": "us-west-2" })).await.expect("admitted");
     for region in [json!("eu-west-1"), Value::Null] {
@@ -131,18 +132,18 @@ async fn admission_lets_no_region_change() {
 }
 
 #[tokio::test]
-async fn what_an_older_crd_lets_in_is_refused_by_the_controller_without_a_call() {
+async fn invalid_spec_that_an_older_crd_admits_is_refused_without_an_ecs_call() {
     let world = lenient_world().await;
     world.west.register_many("cpu-wave", 7);
-    for (name, spec, _) in bad_input() {
-        world.apply(name, spec).await.expect("an older CRD lets it in");
+    for (name, spec, _) in invalid_specs() {
+        world.apply(name, spec).await.expect("an older CRD admits it");
     }
     let _controller = world.start();
-    for (name, spec, says) in bad_input() {
+    for (name, spec, text) in invalid_specs() {
         let seen = world.wait_stalled(name).await;
         let reason = seen.ready_reason();
         assert!(["Invalid", "InvalidSpec", "WrongRegion"].contains(&reason), "{name}: {seen}");
-        assert!(seen.ready_message().contains(says), "{name}: {seen}");
+        assert!(seen.ready_message().contains(text), "{name}: {seen}");
         assert_eq!(seen.number("retired"), 0, "{name}: {seen}");
         let declared = spec["revisions"].as_array().map(Vec::len);
         assert_eq!(usize::try_from(seen.number("rejected")).ok(), declared, "{name}: {seen}");
@@ -155,14 +156,14 @@ async fn what_an_older_crd_lets_in_is_refused_by_the_controller_without_a_call()
 }
 
 #[tokio::test]
-async fn the_same_revision_twice_is_one_entry_where_an_older_crd_lets_it_in() {
+async fn duplicate_revision_is_one_entry_if_an_older_crd_admits_it() {
     let world = lenient_world().await;
     world.west.register("cpu-wave");
-    for (name, spec, _) in the_same_twice() {
-        world.apply(name, spec).await.expect("an older CRD lets it in");
+    for (name, spec, _) in duplicate_revisions() {
+        world.apply(name, spec).await.expect("an older CRD admits it");
     }
     let _controller = world.start();
-    for (name, ..) in the_same_twice() {
+    for (name, ..) in duplicate_revisions() {
         let seen = world.wait_ready(name).await;
         assert_eq!(seen.text("progress"), "1/1", "{name}: {seen}");
     }
@@ -170,7 +171,7 @@ async fn the_same_revision_twice_is_one_entry_where_an_older_crd_lets_it_in() {
 }
 
 #[tokio::test]
-async fn a_bad_entry_costs_the_good_ones_nothing() {
+async fn invalid_entry_does_not_delay_the_valid_ones() {
     let world = lenient_world().await;
     world.west.register("cpu-wave");
     world.declare("web", &["cpu-wave:latest", "cpu-wave:1"]).await;
@@ -181,7 +182,7 @@ async fn a_bad_entry_costs_the_good_ones_nothing() {
 }
 
 #[tokio::test]
-async fn a_resource_that_changes_its_region_stops_until_it_changes_back() {
+async fn resource_with_a_changed_region_is_invalid_and_makes_no_calls_there() {
     let world = lenient_world().await;
     world.west.register("web");
     let east = world.ecs.region("012345678910", "us-east-1");
@@ -197,15 +198,15 @@ async fn a_resource_that_changes_its_region_stops_until_it_changes_back() {
     let seen = world.wait_stalled("web").await;
     assert_eq!(seen.ready_reason(), "InvalidSpec");
     assert!(seen.ready_message().contains("us-west-2"), "{seen}");
-    assert_eq!(seen.row("web:1"), &record, "what ECS answered stays");
+    assert_eq!(seen.row("web:1"), &record, "the recorded response is kept");
     assert!(world.ecs.calls().iter().all(|call| call.region == "us-west-2"));
 }
 
 #[tokio::test]
-async fn an_object_that_does_not_parse_is_told_where_and_stops_no_other() {
+async fn unparsable_object_is_reported_with_the_field_and_blocks_no_other() {
     let world = lenient_world().await;
     world.west.register("web");
-    world.apply("broken", json!({ "revisions": ["web:1", 7] })).await.expect("an older CRD lets it in");
+    world.apply("broken", json!({ "revisions": ["web:1", 7] })).await.expect("an older CRD admits it");
     let mut controller = world.start();
     let seen = world.wait_stalled("broken").await;
     assert_eq!(seen.ready_reason(), "InvalidSpec");
@@ -214,19 +215,23 @@ async fn an_object_that_does_not_parse_is_told_where_and_stops_no_other() {
     world.wait_ready("web").await;
     assert!(controller.is_running());
 
-    world.apply("broken", json!({ "revisions": ["web:1"] })).await.expect("mended");
+    world.apply("broken", json!({ "revisions": ["web:1"] })).await.expect("the fixed spec is admitted");
     world.wait_ready("broken").await;
 }
 
 #[tokio::test]
-async fn a_status_of_another_version_is_left_as_it_is() {
+async fn status_of_a_newer_version_is_not_overwritten() {
     let world = lenient_world().await;
     world.west.register("web");
     world.declare("later", &["web:1"]).await;
     let row = json!({ "revision": "web:1", "reason": "Retired", "requestId": { "id": "request" } });
     let status = json!({ "status": { "observedGeneration": 1, "revisions": [row] } });
     let patch = Patch::Merge(&status);
-    world.api().patch_status("later", &PatchParams::default(), &patch).await.expect("it lets that in");
+    world
+        .api()
+        .patch_status("later", &PatchParams::default(), &patch)
+        .await
+        .expect("the lenient CRD admits it");
     let before = world.seen("later").await;
 
     let controller = world.start();
@@ -234,7 +239,7 @@ async fn a_status_of_another_version_is_left_as_it_is() {
     world.wait_ready("web").await;
     let began = Instant::now();
     while !controller.log().contains("status.revisions[0].requestId") {
-        assert!(began.elapsed() < DEADLINE, "the log does not tell of it: {}", controller.log());
+        assert!(began.elapsed() < DEADLINE, "the field is not logged: {}", controller.log());
         sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(world.seen("later").await.version(), before.version());

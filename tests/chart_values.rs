@@ -1,4 +1,4 @@
-//! Chart values: each one has an effect or is rejected with a sentence that names it, null included.
+//! Chart values: each, null included, has an effect or is rejected with a sentence that names it.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -113,7 +113,7 @@ async fn null_values_use_the_default_or_are_rejected_by_name() {
     assert!(defects.is_empty(), "{defects:#?}");
 }
 
-/// A chart that has this one as a subchart, with `values` in its own values file.
+/// Creates a chart with this one as a subchart and with `values` in values.yaml. Returns its path.
 fn parent_chart(folder: &Folder, values: &Value) -> String {
     let parent = folder.join("parent");
     fs::create_dir_all(parent.join("charts")).expect("the folder is writable");

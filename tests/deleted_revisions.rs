@@ -1,4 +1,4 @@
-//! A deleted revision is distinguished from one that never existed, also without a record of its retirement.
+//! Deleted revisions are distinguished from those that never existed, even without a record.
 
 use serde_json::json;
 use testkit::simulated_ecs::{Action, Fault, Status};
@@ -7,7 +7,7 @@ use crate::support::World;
 
 const LIST: Action = Action::ListTaskDefinitions;
 
-/// Nine revisions of `web`, the third of which was deleted.
+/// Returns a world with nine revisions of `web`, of which the third was deleted.
 async fn world_with_a_deleted_revision() -> World<'static> {
     let world = World::new().await;
     world.west.register_many("web", 9);
@@ -35,11 +35,11 @@ async fn deleted_revision_is_final_and_ready_and_a_higher_number_is_not_found() 
     world.wait_until_all_is_seen().await;
     let calls = world.ecs.calls_of(LIST).len();
     world.wait_until_all_is_seen().await;
-    assert_eq!(world.ecs.calls_of(LIST).len(), calls, "each answer is final");
+    assert_eq!(world.ecs.calls_of(LIST).len(), calls, "each result is final");
 }
 
 #[tokio::test]
-async fn without_the_permission_to_list_a_deleted_revision_is_not_found_and_the_action_is_named() {
+async fn deleted_revision_is_not_found_without_the_list_permission_and_the_action_is_named() {
     let world = world_with_a_deleted_revision().await;
     world.ecs.fault(Fault::on(LIST).access_denied());
     world.declare("web", &["web:3", "web:1"]).await;
@@ -54,7 +54,7 @@ async fn without_the_permission_to_list_a_deleted_revision_is_not_found_and_the_
 }
 
 #[tokio::test]
-async fn list_that_fails_for_a_while_delays_the_answer_and_never_decides_it() {
+async fn temporary_list_failure_delays_the_result_and_never_decides_it() {
     let faults = [
         Fault::on(LIST).times(2).throttle(),
         Fault::on(LIST).times(2).unavailable(),

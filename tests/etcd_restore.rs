@@ -1,4 +1,4 @@
-//! After etcd is restored from a backup, the controller sees what the API server holds, however its watch is answered.
+//! etcd restore: the controller sees what the API server stores, however watches are answered.
 
 use std::time::Duration;
 
@@ -14,10 +14,11 @@ use testkit::{
 
 use crate::support::{CRD, DEADLINE, World, stop, wait_for_page};
 
-/// How long a restored resource may be hidden: far less than ten minutes, and more than a loaded machine takes.
+/// How long a restored resource may remain unseen: far below ten minutes, and enough for a loaded
+/// machine.
 const SEEN_WITHIN: Duration = Duration::from_mins(2);
 
-/// Lets the API server's resource version grow past what it writes itself when it starts.
+/// Creates objects, so that the resource version exceeds what the API server writes at startup.
 async fn write(world: &World<'_>, count: u32) {
     let api: Api<ConfigMap> = world.namespace.api();
     for number in 0..count {
@@ -58,12 +59,12 @@ async fn resources_are_seen_after_a_restore_of_etcd() {
     for name in ["new", "throttled"] {
         world.wait_for(name, "Ready=True", SEEN_WITHIN, |seen| seen.ready() == "True").await;
     }
-    // The resource that is gone has left the cache.
+    // The lost resource has left the cache.
     wait_for_page(&format!("{metrics}/metrics"), "ecs_retirement_resources{condition=\"Ready\"} 3\n").await;
-    // A name that the controller knew before, and that is another resource now.
+    // The same name as before the restore, but another resource.
     world.declare("lost", &["web:5"]).await;
     world.wait_for("lost", "Ready=True", SEEN_WITHIN, |seen| seen.ready() == "True").await;
-    assert_eq!(world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 5, "each revision once");
+    assert_eq!(world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 5, "one call per revision");
     stop(&mut controller).await;
     assert!(controller.log().contains("lease released"), "{}", controller.log());
 }

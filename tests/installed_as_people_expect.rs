@@ -1,4 +1,4 @@
-//! Installed as people expect: by Helm or without, upgraded, removed, and refused where a value is misspelt.
+//! Installation: with and without Helm, upgrade, removal, and rejection of misspelt values.
 
 use std::{collections::BTreeSet, fs};
 
@@ -13,7 +13,7 @@ use testkit::{
 
 use crate::support::{CHART, CRD, DEADLINE, World};
 
-/// What the chart is installed with, by whom it may concern.
+/// The values with which the chart is rendered and installed, each with its release name.
 const VALUE_SETS: [(&str, &[&str]); 5] = [
     ("defaults", &[]),
     ("everything", &["--values=tests/chart/everything.yaml"]),
@@ -39,11 +39,11 @@ fn names<'value>(objects: impl IntoIterator<Item = &'value Value>) -> BTreeSet<S
         .collect()
 }
 
-/// Writes `objects` for kubectl.
+/// Writes `objects` to a file for kubectl. Returns its path.
 fn written(folder: &Folder, objects: &[Value]) -> String {
     let path = folder.join("objects.json");
     fs::write(&path, json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string())
-        .expect("it can be written");
+        .expect("the file can be written");
     path.display().to_string()
 }
 
@@ -52,21 +52,22 @@ async fn create_namespace(plane: &ControlPlane, name: &str) {
 }
 
 async fn install_monitors(plane: &ControlPlane) {
-    let monitors = fs::read_to_string(tools::monitors().expect("make tools")).expect("it can be read");
-    install_crds(&plane.client(), &monitors).await.expect("the Prometheus Operator's kinds install");
+    let monitors =
+        fs::read_to_string(tools::monitors().expect("`make tools` has run")).expect("the file can be read");
+    install_crds(&plane.client(), &monitors).await.expect("the CRDs of the Prometheus Operator install");
 }
 
 #[tokio::test]
 async fn helm_lint_is_silent() {
     for (name, values) in VALUE_SETS {
         let arguments = [&["lint", "--strict", "--quiet", CHART], values].concat();
-        let said = helm::offline(&arguments).await;
-        assert_eq!(said.as_deref().map(str::trim), Ok(""), "{name}");
+        let output = helm::offline(&arguments).await;
+        assert_eq!(output.as_deref().map(str::trim), Ok(""), "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_misspelt_value_is_refused_by_its_name() {
+async fn misspelt_value_is_refused_by_name() {
     let misspelt = [
         "replicas=3",
         "image.tga=1",
@@ -95,9 +96,9 @@ async fn a_misspelt_value_is_refused_by_its_name() {
     }
 }
 
-/// Every object, the kinds of the Prometheus Operator included, whose own definitions the API server is given first.
+/// Includes the kinds of the Prometheus Operator, whose CRDs are installed first.
 #[tokio::test]
-async fn the_api_server_knows_every_field_of_every_object() {
+async fn every_field_of_every_object_is_known_to_the_api_server() {
     let plane = ControlPlane::shared().await;
     install_monitors(plane).await;
     let folder = Folder::create().expect("a folder");
@@ -112,7 +113,7 @@ async fn the_api_server_knows_every_field_of_every_object() {
 }
 
 #[tokio::test]
-async fn everything_on_is_every_template_and_only_one_of_the_monitors() {
+async fn enabling_everything_renders_every_template_and_only_one_monitor() {
     let kinds = |objects: &[Value]| -> BTreeSet<String> {
         objects.iter().map(|object| object["kind"].as_str().expect("a kind").to_owned()).collect()
     };
@@ -122,11 +123,11 @@ async fn everything_on_is_every_template_and_only_one_of_the_monitors() {
     assert_eq!(added, ["ConfigMap", "NetworkPolicy", "PrometheusRule", "ServiceMonitor"]);
     let refusal =
         helm::template(&["release", CHART, "--set=serviceMonitor.enabled=true,podMonitor.enabled=true"]);
-    assert!(refusal.await.expect_err("counted twice").contains("choose one"));
+    assert!(refusal.await.expect_err("two monitors would scrape twice").contains("choose one"));
 }
 
 #[tokio::test]
-async fn pods_are_admitted_where_the_restricted_standard_is_enforced() {
+async fn pods_are_admitted_if_the_restricted_standard_is_enforced() {
     let namespace = Namespace::fresh().await;
     let label = "pod-security.kubernetes.io/enforce=restricted";
     let kubectl = async |arguments: &[&str]| namespace.kubectl(arguments).await;
@@ -156,13 +157,13 @@ async fn releases_side_by_side_share_no_name_outside_their_namespaces() {
     let second = helm::template(&["first", CHART, "--namespace=second", "--set=crds.enabled=false"]);
     let second = second.await.expect("the chart renders");
     let (first, second) = (names(first.iter().filter(is_shared)), names(second.iter().filter(is_shared)));
-    assert_eq!(first.len(), second.len() + 1, "the CRD is one for all: {first:?}");
+    assert_eq!(first.len(), second.len() + 1, "only the CRD is shared: {first:?}");
     assert!(first.is_disjoint(&second), "{first:?} {second:?}");
 }
 
-/// All value sets side by side in one cluster, then each removed again.
+/// Installs all value sets side by side in one cluster, then uninstalls each.
 #[tokio::test]
-async fn helm_installs_every_set_of_values_and_uninstall_keeps_the_kind() {
+async fn helm_installs_every_set_of_values_and_uninstall_keeps_the_crd() {
     let plane = ControlPlane::start().await.expect("a control plane of its own");
     install_monitors(&plane).await;
     for (name, values) in VALUE_SETS {
@@ -170,7 +171,7 @@ async fn helm_installs_every_set_of_values_and_uninstall_keeps_the_kind() {
         let install = ["install", name, CHART, "--namespace", name, "--create-namespace", crds];
         let notes = helm::on(&plane, &[&install, values].concat()).await;
         let notes = notes.unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
-        assert!(notes.contains("rollout status"), "the next command is told: {notes}");
+        assert!(notes.contains("rollout status"), "the notes name the next command: {notes}");
     }
     for (name, _) in VALUE_SETS {
         helm::on(&plane, &["uninstall", name, "--namespace", name]).await.expect("it can be removed");
@@ -180,10 +181,10 @@ async fn helm_installs_every_set_of_values_and_uninstall_keeps_the_kind() {
     let ours = ["-A", "-l", "app.kubernetes.io/managed-by=Helm", "-o", "name"];
     let left = plane.kubectl(&[&["get", kinds], &ours[..]].concat()).await;
     assert_eq!(left.as_deref(), Ok(""));
-    plane.kubectl(&["get", CRD_NAME]).await.expect("the kind is kept");
+    plane.kubectl(&["get", CRD_NAME]).await.expect("the CRD is kept");
 }
 
-/// The chart as a release of long ago had it: its kind does not know `spec.suspend` yet.
+/// Creates a copy of the chart as of an older release, whose CRD has no `spec.suspend`.
 fn old_chart(folder: &Folder) -> String {
     let copy = folder.join("chart");
     let copied = std::process::Command::new("cp").arg("-r").arg(CHART).arg(&copy).status();
@@ -191,13 +192,15 @@ fn old_chart(folder: &Folder) -> String {
     let crd = copy.join("files/crds/ecs-retirement.dev_taskdefinitionretirements.yaml");
     let mut old = documents(CRD).expect("YAML").remove(0);
     let spec = old.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties");
-    spec.and_then(Value::as_object_mut).and_then(|spec| spec.remove("suspend")).expect("it is there now");
-    fs::write(crd, old.to_string()).expect("it can be written");
+    spec.and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("suspend"))
+        .expect("the CRD has spec.suspend");
+    fs::write(crd, old.to_string()).expect("the file can be written");
     copy.display().to_string()
 }
 
 #[tokio::test]
-async fn an_upgrade_brings_the_new_kind_and_nothing_takes_resources_away() {
+async fn upgrade_installs_the_new_crd_and_keeps_all_resources() {
     let plane = ControlPlane::start().await.expect("a control plane of its own");
     let folder = Folder::create().expect("a folder");
     let helm = async |arguments: &[&str]| {
@@ -206,32 +209,35 @@ async fn an_upgrade_brings_the_new_kind_and_nothing_takes_resources_away() {
     };
     helm(&["install", "release", &old_chart(&folder), "--create-namespace"]).await;
     let wait = ["wait", "--for=condition=Established", CRD_NAME];
-    plane.kubectl(&wait).await.expect("the kind is served");
+    plane.kubectl(&wait).await.expect("the CRD is served");
     let world = World::on(&plane, "").await;
     let suspended = json!({ "revisions": ["web:1"], "suspend": true });
-    world.apply("web", suspended.clone()).await.expect_err("the old kind does not know it");
+    world.apply("web", suspended.clone()).await.expect_err("the old CRD does not know it");
     world.apply("web", json!({ "revisions": ["web:1"], "dryRun": true })).await.expect("admitted");
     let before = world.seen("web").await;
 
     helm(&["upgrade", "release", CHART]).await;
     let began = tokio::time::Instant::now();
     while let Err(refusal) = world.apply("other", suspended.clone()).await {
-        assert!(began.elapsed() < DEADLINE, "the kind is not upgraded: {refusal}");
+        assert!(began.elapsed() < DEADLINE, "the CRD is not upgraded: {refusal}");
     }
     assert_eq!(world.seen("web").await.0.metadata.uid, before.0.metadata.uid);
 
     helm(&["uninstall", "release"]).await;
     assert_eq!(world.seen("web").await.0.metadata.uid, before.0.metadata.uid, "resources are kept");
     helm(&["install", "release", CHART]).await;
-    assert_eq!(world.seen("web").await.0.metadata.uid, before.0.metadata.uid, "and taken over again");
+    assert_eq!(world.seen("web").await.0.metadata.uid, before.0.metadata.uid, "and adopted again");
 
     helm(&["upgrade", "release", CHART, "--set=crds.keep=false"]).await;
     helm(&["uninstall", "release"]).await;
-    plane.kubectl(&["wait", "--for=delete", CRD_NAME]).await.expect("gone, as was asked for");
+    plane
+        .kubectl(&["wait", "--for=delete", CRD_NAME])
+        .await
+        .expect("the CRD is deleted if crds.keep is false");
 }
 
 #[tokio::test]
-async fn install_yaml_is_applied_in_one_go_and_the_kustomize_base_says_the_same() {
+async fn install_yaml_applies_in_one_step_and_equals_the_kustomize_base() {
     let plane = ControlPlane::start().await.expect("a control plane of its own");
     let applied = plane.kubectl(&["apply", "-f", "dist/install.yaml"]).await.expect("it is applied");
     assert!(applied.lines().all(|line| line.ends_with(" created")), "{applied}");

@@ -1,4 +1,4 @@
-//! Its rights are the least that work: the real binary by the chart's own service account, and what that is refused.
+//! RBAC: the chart's service account has the permissions that the controller needs, and no others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,8 +23,8 @@ use crate::support::{CHART, DEADLINE, World, page, stop};
 const RELEASE: &str = "retirement";
 const NAME: &str = "retirement-ecs-retirement-controller";
 
-/// What Kubernetes asks leave for by other verbs than those of requests, or serves under no name of its own.
-const MORE: [(&str, &str, &str); 9] = [
+/// Special verbs and wildcards, which API discovery does not list.
+const UNLISTED: [(&str, &str, &str); 9] = [
     ("impersonate", "", "users"),
     ("impersonate", "", "groups"),
     ("impersonate", "", "serviceaccounts"),
@@ -36,13 +36,13 @@ const MORE: [(&str, &str, &str); 9] = [
     ("*", "*", "*"),
 ];
 
-/// Installs the chart, and says in which namespace.
+/// Installs the chart in `namespace`.
 async fn install(plane: &ControlPlane, namespace: &str, values: &[&str]) {
     let arguments = ["install", RELEASE, CHART, "--namespace", namespace, "--create-namespace"];
     helm::on(plane, &[&arguments, values].concat()).await.expect("the chart installs");
 }
 
-/// The controller as a pod of the release runs it: by its arguments, and by a token of its service account.
+/// A controller with the arguments and the service account token of a pod of the release.
 struct Pod {
     process: Process,
     metrics: String,
@@ -52,10 +52,10 @@ async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
     let plane = world.namespace.control_plane();
     let deployments: Api<Deployment> = Api::namespaced(plane.client(), namespace);
     let deployment = deployments.get(NAME).await.expect("the Deployment is there");
-    let spec = deployment.spec.and_then(|spec| spec.template.spec).expect("it makes pods");
+    let spec = deployment.spec.and_then(|spec| spec.template.spec).expect("a pod spec");
     let account = spec.service_account_name.expect("pods have an account");
     let arguments = spec.containers[0].args.clone().expect("arguments");
-    // Ports are the pod's own in a cluster, and this machine's here.
+    // Unlike pods in a cluster, the processes share the ports of this machine.
     let arguments: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| !argument.contains("bind-address")).collect();
 
@@ -76,7 +76,7 @@ async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
 }
 
 impl Pod {
-    /// Expects that the API server has refused nothing, and that much was asked of it.
+    /// Asserts that the API server refused nothing, and that each of `requests` was made.
     async fn assert_nothing_was_refused(&self, requests: &[&str]) {
         let (_, metrics) = page(&self.metrics).await.expect("metrics are served");
         for request in requests {
@@ -85,16 +85,17 @@ impl Pod {
                 "{request}: {metrics}"
             );
         }
-        for told in [&metrics, &self.process.log()] {
+        for output in [&metrics, &self.process.log()] {
             let refused =
-                ["\"401\"", "\"403\"", "orbidden", "nauthorized"].iter().find(|word| told.contains(**word));
-            assert_eq!(refused, None, "{told}");
+                ["\"401\"", "\"403\"", "orbidden", "nauthorized"].iter().find(|word| output.contains(**word));
+            assert_eq!(refused, None, "{output}");
         }
     }
 }
 
-/// Two pods by the account of the release: the first leads and retires, the second takes over when it goes.
-async fn assert_it_works_as_installed(world: &World<'_>, release: &str) {
+/// Starts two pods of the release. Asserts that the first leads and retires, and that the second
+/// takes over after it stops.
+async fn assert_release_works(world: &World<'_>, release: &str) {
     world.west.register_many("web", 3);
     let mut first = start_pod(world, release, "first").await;
     first.process.wait_for_log(" leading", DEADLINE).await.expect("the first leads");
@@ -103,9 +104,9 @@ async fn assert_it_works_as_installed(world: &World<'_>, release: &str) {
     world.declare("web-1", &["web:1"]).await;
     world.wait_ready("web-1").await;
     let began = Instant::now();
-    // Told after the status is written.
+    // The event is published after the status is written.
     while !world.namespace.kubectl(&["events"]).await.is_ok_and(|events| events.contains("Retired")) {
-        assert!(began.elapsed() < DEADLINE, "no event tells of it: {}", first.process.log());
+        assert!(began.elapsed() < DEADLINE, "no event: {}", first.process.log());
     }
     let asked = [
         r#"method="POST",code="201""#,
@@ -126,27 +127,27 @@ async fn assert_it_works_as_installed(world: &World<'_>, release: &str) {
 }
 
 #[tokio::test]
-async fn by_its_own_service_account_it_leads_retires_and_is_refused_nothing() {
+async fn service_account_suffices_to_lead_and_to_retire() {
     let plane = ControlPlane::start().await.expect("a control plane of its own");
     install(&plane, "ecs-retirement", &[]).await;
     let world = World::on(&plane, "").await;
-    assert_it_works_as_installed(&world, "ecs-retirement").await;
+    assert_release_works(&world, "ecs-retirement").await;
 }
 
 #[tokio::test]
-async fn with_watch_namespaces_it_works_there_and_nowhere_else() {
+async fn controller_with_watch_namespaces_works_only_in_them() {
     let world = World::new().await;
-    let elsewhere = World::new().await;
+    let unwatched = World::new().await;
     let release = format!("release-{}", world.namespace.name());
     let watched = format!("--set=crds.enabled=false,watchNamespaces={{{}}}", world.namespace.name());
     install(world.namespace.control_plane(), &release, &[&watched]).await;
-    elsewhere.west.register("web");
-    elsewhere.declare("web", &["web:1"]).await;
-    assert_it_works_as_installed(&world, &release).await;
-    assert_eq!(elsewhere.seen("web").await.number("observedGeneration"), -1, "nobody looks at it");
+    unwatched.west.register("web");
+    unwatched.declare("web", &["web:1"]).await;
+    assert_release_works(&world, &release).await;
+    assert_eq!(unwatched.seen("web").await.number("observedGeneration"), -1, "it is not reconciled");
 }
 
-/// All that can be asked of the API server: verb, group, and resource or subresource.
+/// Returns all requests that the API server serves: verb, group, and resource or subresource.
 async fn requests(client: &Client) -> BTreeSet<(String, String, String)> {
     let mut lists = vec![client.list_core_api_resources("v1").await.expect("the core group")];
     for group in client.list_api_groups().await.expect("a list of groups").groups {
@@ -156,7 +157,7 @@ async fn requests(client: &Client) -> BTreeSet<(String, String, String)> {
         }
     }
     let mut requests: BTreeSet<_> =
-        MORE.map(|(verb, group, name)| (verb.to_owned(), group.to_owned(), name.to_owned())).into();
+        UNLISTED.map(|(verb, group, name)| (verb.to_owned(), group.to_owned(), name.to_owned())).into();
     for list in lists {
         let group = list.group_version.rsplit_once('/').map_or("", |(group, _)| group);
         for resource in list.resources {
@@ -167,7 +168,7 @@ async fn requests(client: &Client) -> BTreeSet<(String, String, String)> {
     requests
 }
 
-/// Whom a review of access is about.
+/// The subject of an access review.
 struct Account<'name> {
     user: String,
     groups: Vec<&'name str>,
@@ -189,11 +190,12 @@ impl Account<'_> {
             .header("content-type", "application/json")
             .body(review.to_string().into_bytes())
             .expect("a request");
-        let review: Value = client.request(request).await.expect("an administrator may ask");
+        let review: Value = client.request(request).await.expect("an administrator may review access");
         review["status"]["allowed"] == true
     }
 
-    /// What it may that not every service account may, as `verb group/resource`, with where: by the names that `places` have.
+    /// Returns the permissions that not every service account has, as `verb group/resource`, each
+    /// with the names of the `places` where it applies.
     async fn rights(&self, client: &Client, places: &[(&str, Value)]) -> BTreeMap<String, Vec<String>> {
         let requests = requests(client).await;
         assert!(requests.len() > 400, "the API server serves much: {}", requests.len());
@@ -220,7 +222,7 @@ impl Account<'_> {
     }
 }
 
-/// What the account of a release may.
+/// Returns the expected permissions of the service account of a release.
 fn expected(watched: &[&str]) -> BTreeMap<String, Vec<String>> {
     let list = |places: &[&str]| places.iter().map(|place| (*place).to_owned()).collect();
     let mut rights: BTreeMap<String, Vec<String>> = BTreeMap::from([
@@ -241,7 +243,7 @@ fn expected(watched: &[&str]) -> BTreeMap<String, Vec<String>> {
 }
 
 #[tokio::test]
-async fn every_verb_on_every_resource_is_refused_but_these() {
+async fn service_account_is_refused_every_other_verb_and_resource() {
     let namespace = Namespace::fresh().await;
     namespace.install_crds(crate::support::CRD).await.expect("the CRD installs");
     let (plane, client, watched) = (namespace.control_plane(), namespace.client(), namespace.name());
@@ -266,9 +268,10 @@ async fn every_verb_on_every_resource_is_refused_but_these() {
     }
 }
 
-/// The controller manager, which is not here, joins these roles to the built-in ones by their labels; each is asked for by itself.
+/// Without a controller manager nothing aggregates the roles. The test checks their labels, and
+/// binds each role directly.
 #[tokio::test]
-async fn whoever_may_view_or_edit_a_namespace_may_do_so_with_retirements() {
+async fn aggregated_roles_let_viewers_view_and_editors_edit_retirements() {
     let namespace = Namespace::fresh().await;
     let (plane, client, own) = (namespace.control_plane(), namespace.client(), namespace.name());
     install(plane, own, &["--set=crds.enabled=false,rbac.aggregateToEdit=true"]).await;
@@ -298,6 +301,6 @@ async fn whoever_may_view_or_edit_a_namespace_may_do_so_with_retirements() {
     for verb in ["create", "update", "patch", "delete", "deletecollection"] {
         assert!(may("edit", verb, "").await, "{verb}");
         assert!(!may("view", verb, "").await, "{verb}");
-        assert!(!may("edit", verb, "status").await, "only the controller says what was retired: {verb}");
+        assert!(!may("edit", verb, "status").await, "only the controller writes the status: {verb}");
     }
 }

@@ -1,4 +1,4 @@
-//! What kstatus and Argo CD conclude in states that do not come from an answer of ECS.
+//! kstatus and Argo CD verdicts in states that do not result from an ECS response.
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -50,7 +50,7 @@ async fn kstatus_concludes_failed_if_the_spec_is_invalid() {
     }
 }
 
-/// The state before the change must not count: a pipeline that waits would end too early.
+/// The state before the change must not count: otherwise a waiting pipeline ends too early.
 #[tokio::test]
 async fn kstatus_concludes_in_progress_until_the_spec_is_observed() {
     let world = World::new().await;

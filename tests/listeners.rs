@@ -1,4 +1,4 @@
-//! Metrics and probes are served on IPv4 and IPv6, whatever the host's defaults are.
+//! Metrics and probes are served on IPv4 and IPv6, regardless of the host's defaults.
 
 use std::process::Command;
 
@@ -6,8 +6,8 @@ use testkit::process::{self, Folder};
 
 use crate::support::DEADLINE;
 
-/// Runs in a network of its own, where `:PORT` means IPv6 alone unless a program says otherwise.
-const IN_A_NETWORK_OF_ITS_OWN: &str = r#"
+/// Runs in a new network namespace, where `:PORT` is IPv6 only unless a program requests both.
+const IN_NETWORK_NAMESPACE: &str = r#"
 echo 1 > /proc/sys/net/ipv6/bindv6only
 ip link set lo up
 "$0" run --leader-elect=false &
@@ -27,24 +27,25 @@ const KUBECONFIG: &str = r#"{
 }"#;
 
 #[tokio::test]
-async fn a_bind_address_without_a_host_is_served_on_ipv4_and_ipv6() {
+async fn bind_address_without_a_host_is_served_on_ipv4_and_ipv6() {
     let folder = Folder::create().expect("a folder");
     let kubeconfig = folder.join("kubeconfig");
-    std::fs::write(&kubeconfig, KUBECONFIG).expect("it can be written");
+    std::fs::write(&kubeconfig, KUBECONFIG).expect("the file can be written");
     let mut command = Command::new("unshare");
     command
-        .args(["--user", "--map-root-user", "--net", "bash", "-c", IN_A_NETWORK_OF_ITS_OWN])
+        .args(["--user", "--map-root-user", "--net", "bash", "-c", IN_NETWORK_NAMESPACE])
         .arg(env!("CARGO_BIN_EXE_ecs-retirement-controller"))
         .envs([("KUBECONFIG", kubeconfig.display().to_string().as_str()), ("AWS_REGION", "us-west-2")]);
-    let output = process::output(&command, DEADLINE).await.expect("unshare runs, and ends");
-    let (told, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = process::output(&command, DEADLINE).await.expect("unshare runs and exits");
+    let (responses, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if errors.contains("unshare failed") {
-        println!("skipped: this machine allows no network of a test's own: {errors}");
+        println!("skipped: this machine allows no network namespaces: {errors}");
         return;
     }
     for line in
         ["127.0.0.1/8081: HTTP/1.1 200 OK", "::1/8081: HTTP/1.1 200 OK", "127.0.0.1/8080: HTTP/1.1 404"]
     {
-        assert!(told.contains(line), "{told}\n{errors}");
+        assert!(responses.contains(line), "{responses}\n{errors}");
     }
 }

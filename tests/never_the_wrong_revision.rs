@@ -1,4 +1,4 @@
-//! Never the wrong revision: nothing is deregistered that a live, current, un-suspended resource does not declare.
+//! Only revisions that a current resource declares, and does not suspend, are deregistered.
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -9,21 +9,21 @@ use crate::support::{DEADLINE, Seen, World, stop};
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 #[tokio::test]
-async fn a_revision_of_another_account_partition_or_region_is_never_called() {
+async fn revision_of_another_account_partition_or_region_is_never_sent_to_ecs() {
     let world = World::new().await;
     world.west.register_many("web", 2);
-    let elsewhere = [
+    let foreign = [
         ("arn:aws:ecs:us-west-2:999999999999:task-definition/web:2", "WrongAccount"),
         ("arn:aws-cn:ecs:us-west-2:012345678910:task-definition/web:2", "WrongAccount"),
         ("arn:aws:ecs:eu-west-1:012345678910:task-definition/web:2", "WrongRegion"),
     ];
-    let mut declared: Vec<&str> = elsewhere.iter().map(|(arn, _)| *arn).collect();
+    let mut declared: Vec<&str> = foreign.iter().map(|(arn, _)| *arn).collect();
     declared.push("web:1");
     world.declare("web", &declared).await;
     let _controller = world.start();
 
     let seen = world.wait_stalled("web").await;
-    for (arn, reason) in elsewhere {
+    for (arn, reason) in foreign {
         assert_eq!(seen.reason(arn), reason, "{seen}");
         assert!(!seen.message(arn).is_empty(), "{seen}");
     }
@@ -38,7 +38,7 @@ async fn a_revision_of_another_account_partition_or_region_is_never_called() {
 }
 
 #[tokio::test]
-async fn nothing_is_called_before_it_is_known_who_we_are() {
+async fn ecs_is_not_called_before_the_caller_identity_is_known() {
     let world = World::new().await;
     world.west.register("web");
     world.ecs.fault(Fault::on(Action::GetCallerIdentity).access_denied());
@@ -58,7 +58,7 @@ async fn nothing_is_called_before_it_is_known_who_we_are() {
 }
 
 #[tokio::test]
-async fn credentials_that_come_to_belong_to_another_account_retire_nothing_there() {
+async fn credentials_that_move_to_another_account_retire_nothing_there() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.declare("first", &["web:1"]).await;
@@ -74,7 +74,7 @@ async fn credentials_that_come_to_belong_to_another_account_retire_nothing_there
     assert!(seen.message("web:2").contains("999999999999"), "{seen}");
     assert_eq!(other.status("web:2"), Some(Status::Active));
 
-    // A new process asks again who it is; what was resolved in one account stays of that account.
+    // A new process resolves its identity again. Recorded revisions keep their account.
     stop(&mut controller).await;
     let _controller = world.start();
     let seen = world.wait("second", "WrongAccount", |seen| seen.reason("web:2") == "WrongAccount").await;
@@ -84,7 +84,7 @@ async fn credentials_that_come_to_belong_to_another_account_retire_nothing_there
 }
 
 #[tokio::test]
-async fn a_missing_revision_is_not_retired_when_a_deploy_registers_it_until_somebody_asks() {
+async fn missing_revision_that_is_registered_later_is_retired_only_on_request() {
     let world = World::new().await;
     world.declare("api", &["api:1"]).await;
     let mut controller = world.start();
@@ -108,18 +108,18 @@ async fn a_missing_revision_is_not_retired_when_a_deploy_registers_it_until_some
 }
 
 #[tokio::test]
-async fn suspend_and_dry_run_make_no_write_call_and_say_what_would_happen() {
+async fn suspend_and_dry_run_deregister_nothing_and_report_what_would_happen() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.west.set_status("web:2", Status::Inactive);
-    let held = [("held", "suspend", "Suspended"), ("tried", "dryRun", "DryRun")];
-    for (name, field, _) in held {
+    let on_hold = [("suspended", "suspend", "Suspended"), ("dry-run", "dryRun", "DryRun")];
+    for (name, field, _) in on_hold {
         world.apply(name, json!({ "revisions": ["web:1", "web:2"], field: true })).await.expect("admitted");
     }
     let _controller = world.start();
-    for (name, field, reason) in held {
-        let is_seen = |seen: &Seen| seen.reason("web:1") == reason && seen.reason("web:2") == "Retired";
-        let seen = world.wait(name, reason, is_seen).await;
+    for (name, field, reason) in on_hold {
+        let is_reported = |seen: &Seen| seen.reason("web:1") == reason && seen.reason("web:2") == "Retired";
+        let seen = world.wait(name, reason, is_reported).await;
         assert_eq!(seen.row("web:1")["status"], "ACTIVE");
         assert!(seen.message("web:1").contains(&format!("spec.{field}")), "{seen}");
         assert_eq!((seen.ready(), seen.ready_reason()), ("False", reason));
@@ -129,10 +129,10 @@ async fn suspend_and_dry_run_make_no_write_call_and_say_what_would_happen() {
     assert_eq!(world.west.status("web:1"), Some(Status::Active));
 
     world
-        .apply("held", json!({ "revisions": ["web:1", "web:2"], "suspend": false }))
+        .apply("suspended", json!({ "revisions": ["web:1", "web:2"], "suspend": false }))
         .await
         .expect("admitted");
-    world.wait_ready("held").await;
+    world.wait_ready("suspended").await;
     assert_eq!(world.west.status("web:1"), Some(Status::Inactive));
 }
 
@@ -154,7 +154,7 @@ async fn two_resources_that_declare_one_revision_cause_one_call() {
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 20);
 }
 
-/// What a person does to the resource `web` while its first revision is being deregistered.
+/// A change by a user to the resource `web` during the deregistration of its first revision.
 #[derive(Clone, Copy, Debug)]
 enum Meanwhile {
     RemovesTheOthers,
@@ -163,7 +163,7 @@ enum Meanwhile {
     Replaces,
 }
 
-/// Declares five revisions, and has the change made before ECS carries out the first call.
+/// Declares five revisions, and makes the change before ECS carries out the first call.
 async fn change_midway(meanwhile: Meanwhile) -> World<'static> {
     let world = World::new().await;
     world.west.register_many("web", 6);
@@ -174,11 +174,11 @@ async fn change_midway(meanwhile: Meanwhile) -> World<'static> {
             Meanwhile::Suspends => json!({ "suspend": true }),
             Meanwhile::Deletes | Meanwhile::Replaces => {
                 let old = api.get("web").await.expect("the resource is there");
-                api.delete("web", &DeleteParams::default()).await.expect("it can be deleted");
+                api.delete("web", &DeleteParams::default()).await.expect("the resource can be deleted");
                 if let Meanwhile::Replaces = meanwhile {
                     let mut new = kube::api::DynamicObject::new("web", &crate::support::kind());
                     new.data = json!({ "spec": { "revisions": ["web:6"] } });
-                    let new = api.create(&PostParams::default(), &new).await.expect("it can be made again");
+                    let new = api.create(&PostParams::default(), &new).await.expect("it can be recreated");
                     assert_ne!(new.metadata.uid, old.metadata.uid);
                 }
                 return;
@@ -197,7 +197,7 @@ fn still_active(world: &World<'_>) -> Vec<u32> {
 }
 
 #[tokio::test]
-async fn an_entry_removed_midway_is_not_deregistered() {
+async fn entry_removed_midway_is_not_deregistered() {
     let world = change_midway(Meanwhile::RemovesTheOthers).await;
     let _controller = world.start();
     let seen = world.wait_ready("web").await;
@@ -207,7 +207,7 @@ async fn an_entry_removed_midway_is_not_deregistered() {
 }
 
 #[tokio::test]
-async fn a_resource_suspended_midway_stops() {
+async fn resource_suspended_midway_deregisters_nothing_more() {
     let world = change_midway(Meanwhile::Suspends).await;
     let _controller = world.start();
     let seen = world.wait("web", "suspended rows", |seen| seen.reason("web:5") == "Suspended").await;
@@ -217,7 +217,7 @@ async fn a_resource_suspended_midway_stops() {
 }
 
 #[tokio::test]
-async fn a_resource_deleted_midway_stops() {
+async fn resource_deleted_midway_deregisters_nothing_more() {
     let world = change_midway(Meanwhile::Deletes).await;
     let _controller = world.start();
     world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;
@@ -226,7 +226,7 @@ async fn a_resource_deleted_midway_stops() {
 }
 
 #[tokio::test]
-async fn a_resource_made_again_under_its_name_retires_only_what_it_declares_now() {
+async fn resource_recreated_with_the_same_name_retires_only_what_it_declares_now() {
     let world = change_midway(Meanwhile::Replaces).await;
     let _controller = world.start();
     world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;

@@ -1,4 +1,4 @@
-//! Nothing lost: what ECS answered is on the resource, and no crash, lost reply or failed write changes the end.
+//! ECS responses are recorded, and no crash, lost reply or failed write changes the outcome.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,21 +17,21 @@ use crate::support::{DEADLINE, Seen, World, stop};
 const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
-/// Whether the row holds what ECS has of the revision, to the second.
+/// Asserts that the row has the times of ECS, to the second.
 fn assert_times(world: &World<'_>, seen: &Seen, revision: &str) {
     let record = world.west.describe(revision).expect("ECS has the revision");
     for (field, time) in
         [("registeredAt", Some(record.registered_at)), ("deregisteredAt", record.deregistered_at)]
     {
-        let told = seen.row(revision)[field].as_str().map(|text| text.parse().expect("a time"));
+        let reported = seen.row(revision)[field].as_str().map(|text| text.parse().expect("a time"));
         let apart = time.expect("ECS has the time").as_second()
-            - told.map_or(0, k8s_openapi::jiff::Timestamp::as_second);
+            - reported.map_or(0, k8s_openapi::jiff::Timestamp::as_second);
         assert!((0..=1).contains(&apart), "{field} of {record:?}: {seen}");
     }
 }
 
 #[tokio::test]
-async fn a_revision_is_retired_by_its_short_form_and_by_its_arn() {
+async fn revision_is_retired_by_its_short_form_and_by_its_arn() {
     let world = World::new().await;
     world.west.register_many("cpu-wave", 3);
     let arn = world.west.arn("cpu-wave:2");
@@ -57,7 +57,7 @@ async fn a_revision_is_retired_by_its_short_form_and_by_its_arn() {
 }
 
 #[tokio::test]
-async fn what_is_retired_already_costs_no_write_call() {
+async fn revision_retired_already_causes_no_deregister_call() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.west.set_status("web:1", Status::Inactive);
@@ -76,7 +76,7 @@ async fn what_is_retired_already_costs_no_write_call() {
 }
 
 #[tokio::test]
-async fn what_ecs_deleted_after_it_was_retired_is_told_when_somebody_asks() {
+async fn revision_deleted_after_its_retirement_is_reported_on_request() {
     let world = World::new().await;
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
@@ -90,7 +90,7 @@ async fn what_ecs_deleted_after_it_was_retired_is_told_when_somebody_asks() {
 }
 
 #[tokio::test]
-async fn of_forty_revisions_37_are_retired_and_3_rejected_each_with_what_ecs_said() {
+async fn rejected_revisions_report_the_error_of_ecs_and_all_others_are_retired() {
     let world = World::new().await;
     world.west.register_many("api", 39);
     let denied = Fault::on(DEREGISTER).revision("api:2").access_denied();
@@ -120,7 +120,8 @@ async fn of_forty_revisions_37_are_retired_and_3_rejected_each_with_what_ecs_sai
     assert!(seen.ready_message().starts_with("37 of 40 revisions retired, 3 rejected: api:2: "), "{seen}");
 }
 
-/// Retires `web:1` with `faults` planted, and gives what is seen in the end and how often ECS was asked to deregister.
+/// Retires `web:1` with `faults` injected. Returns the resource and the number of
+/// DeregisterTaskDefinition calls.
 async fn retire_despite(faults: Vec<Fault>) -> (Seen, usize) {
     let world = World::new().await;
     world.west.register("web");
@@ -138,39 +139,39 @@ async fn retire_despite(faults: Vec<Fault>) -> (Seen, usize) {
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_found_out_and_the_call_not_repeated() {
+async fn call_with_a_lost_reply_is_verified_and_not_repeated() {
     let (_, calls) = retire_despite(vec![Fault::on(DEREGISTER).nth(1).drop_reply()]).await;
     assert_eq!(calls, 1);
 }
 
 #[tokio::test]
-async fn a_throttled_call_is_tried_again() {
+async fn throttled_call_is_retried() {
     let (seen, calls) = retire_despite(vec![Fault::on(DEREGISTER).times(1).throttle()]).await;
     assert_eq!(calls, 2);
     assert!(!seen.row("web:1")["requestId"].is_null(), "{seen}");
 }
 
 #[tokio::test]
-async fn a_fault_of_ecs_is_tried_again() {
+async fn server_error_of_ecs_is_retried() {
     let faults =
         vec![Fault::on(DESCRIBE).times(1).unavailable(), Fault::on(DEREGISTER).times(1).server_error()];
     assert_eq!(retire_despite(faults).await.1, 2);
 }
 
 #[tokio::test]
-async fn a_call_that_is_denied_and_then_granted_ends_well() {
+async fn call_that_is_denied_and_later_allowed_succeeds() {
     let faults =
         vec![Fault::on(DESCRIBE).times(1).access_denied(), Fault::on(DEREGISTER).times(1).access_denied()];
     assert_eq!(retire_despite(faults).await.1, 2);
 }
 
 #[tokio::test]
-async fn a_call_that_is_never_answered_is_given_up_and_looked_into() {
+async fn call_without_an_answer_times_out_and_is_retried() {
     assert_eq!(retire_despite(vec![Fault::on(DEREGISTER).nth(1).hang()]).await.1, 2);
 }
 
 #[tokio::test]
-async fn a_refusal_because_somebody_else_was_faster_is_success() {
+async fn refusal_because_another_caller_was_faster_is_success() {
     let world = World::new().await;
     world.west.register("web");
     world.ecs.refuse_repeated_deregistration(true);
@@ -180,15 +181,15 @@ async fn a_refusal_because_somebody_else_was_faster_is_success() {
     let _controller = world.start();
     let seen = world.wait_ready("web").await;
     assert_eq!(seen.reason("web:1"), "Retired");
-    assert!(seen.row("web:1")["requestId"].is_null(), "somebody else's call: {seen}");
+    assert!(seen.row("web:1")["requestId"].is_null(), "another caller deregistered it: {seen}");
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
 }
 
 #[tokio::test]
-async fn the_time_of_the_deregistration_is_asked_until_ecs_tells() {
+async fn deregistration_time_is_read_until_ecs_reports_it() {
     let world = World::new().await;
     world.west.register("web");
-    // The look before the call is answered; the two after it are not.
+    // DescribeTaskDefinition succeeds before the deregistration, and fails twice after it.
     world.ecs.fault(Fault::on(DESCRIBE).nth(2).server_error());
     world.ecs.fault(Fault::on(DESCRIBE).nth(3).throttle());
     let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
@@ -205,7 +206,7 @@ async fn the_time_of_the_deregistration_is_asked_until_ecs_tells() {
 }
 
 #[tokio::test]
-async fn a_crash_in_the_middle_of_a_call_repeats_nothing_and_loses_nothing() {
+async fn crash_during_a_call_repeats_nothing_and_loses_nothing() {
     let world = World::new().await;
     world.west.register_many("web", 3);
     world.declare("web", &["web:1", "web:2", "web:3"]).await;
@@ -220,10 +221,10 @@ async fn a_crash_in_the_middle_of_a_call_repeats_nothing_and_loses_nothing() {
     for revision in ["web:1", "web:2", "web:3"] {
         assert_times(&world, &seen, revision);
     }
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 3, "each revision once");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 3, "one call per revision");
 }
 
-/// Makes the API server refuse every status that says a revision of the namespace is retired, until dropped by name.
+/// Makes the API server refuse statuses with a retired revision. Returns the name of the policy.
 async fn refuse_retired_statuses(world: &World<'_>) -> String {
     let name = format!("refuse-{}", world.namespace.name());
     let policy = json!({
@@ -252,7 +253,7 @@ async fn refuse_retired_statuses(world: &World<'_>) -> String {
     let binding = serde_json::from_value(binding).expect("a binding");
     bindings.create(&PostParams::default(), &binding).await.expect("the binding is admitted");
 
-    // In force once a status that it refuses is refused.
+    // The policy is in force once it refuses a status.
     world.declare("probe", &["probe:1"]).await;
     let patch = kube::api::Patch::Merge(json!({ "status": { "retired": 1 } }));
     let began = tokio::time::Instant::now();
@@ -264,7 +265,7 @@ async fn refuse_retired_statuses(world: &World<'_>) -> String {
 }
 
 #[tokio::test]
-async fn what_ecs_answered_outlives_a_status_that_cannot_be_written() {
+async fn ecs_response_survives_a_status_that_cannot_be_written() {
     let world = World::new().await;
     world.west.register("web");
     let policy = refuse_retired_statuses(&world).await;
@@ -287,14 +288,14 @@ async fn what_ecs_answered_outlives_a_status_that_cannot_be_written() {
 }
 
 #[tokio::test]
-async fn a_status_that_somebody_else_writes_meanwhile_is_set_right() {
+async fn status_written_by_another_client_meanwhile_is_corrected() {
     let world = World::new().await;
     world.west.register("web");
     let api = world.api();
     world.ecs.before(DEREGISTER, 1, async move {
         let status = json!({ "status": { "progress": "9/9", "retired": 9 } });
         let patch = kube::api::Patch::Merge(status);
-        api.patch_status("web", &kube::api::PatchParams::default(), &patch).await.expect("it can be written");
+        api.patch_status("web", &kube::api::PatchParams::default(), &patch).await.expect("it is written");
     });
     world.declare("web", &["web:1"]).await;
     let _controller = world.start();
@@ -303,11 +304,11 @@ async fn a_status_that_somebody_else_writes_meanwhile_is_set_right() {
 }
 
 #[tokio::test]
-async fn a_restart_over_300_settled_resources_calls_nothing_and_writes_nothing() {
+async fn restart_with_300_final_resources_makes_no_calls_and_no_writes() {
     let world = World::new().await;
     world.west.register_many("web", 299);
     for number in 1..=300 {
-        // The last one is missing, which is settled as well.
+        // The last revision is missing, which is final as well.
         world.declare(&format!("web-{number}"), &[&format!("web:{number}")]).await;
     }
     let mut controller = world.start();
@@ -337,7 +338,7 @@ async fn a_restart_over_300_settled_resources_calls_nothing_and_writes_nothing()
     );
     let others: Vec<Action> =
         calls.iter().filter(|it| it.task_definition.is_none()).map(|it| it.action).collect();
-    assert_eq!(others, [Action::GetCallerIdentity, Action::ListClusters], "for the fence alone");
+    assert_eq!(others, [Action::GetCallerIdentity, Action::ListClusters], "only for the fence");
 }
 
 async fn versions(world: &World<'_>) -> HashMap<String, String> {

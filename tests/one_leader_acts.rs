@@ -1,4 +1,4 @@
-//! One leader acts: of two replicas never both deregister, however the leader goes, and the other soon takes over.
+//! Leader election: only the leader deregisters, and the standby takes over soon.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,13 @@ use crate::support::{DEADLINE, World, stop};
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
-/// The access keys tell the replicas apart in the log of calls.
+/// The access keys distinguish the replicas in the log of calls.
 const FIRST: &str = "AKIAFIRSTREPLICA0000";
 const SECOND: &str = "AKIASECONDREPLICA000";
 
-/// How long a replica may take to lead once the leader is gone without a word, or has left in good order.
+/// How long the standby may take to lead after the leader has crashed.
 const TAKE_OVER: Duration = Duration::from_secs(17);
+/// How long the standby may take to lead after the leader has shut down.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
 fn replica(world: &World<'_>, key: &str, more: &[(&str, &str)]) -> Process {
@@ -39,10 +40,11 @@ fn replica(world: &World<'_>, key: &str, more: &[(&str, &str)]) -> Process {
     world.start_with(&environment)
 }
 
-/// A leader and a standby, forty revisions to retire, and the leader stopped in its tracks at the tenth call.
-async fn in_the_middle(
+/// Starts a leader and a standby with forty revisions to retire, and applies `interrupt` to the
+/// leader at the tenth call.
+async fn interrupt_midway(
     more: &[(&str, &str)],
-    strike: impl AsyncFnOnce(&mut Process),
+    interrupt: impl AsyncFnOnce(&mut Process),
 ) -> (World<'static>, Process, Process, Instant) {
     let world = World::new().await;
     let mut first = replica(&world, FIRST, more);
@@ -54,11 +56,11 @@ async fn in_the_middle(
     let declared: Vec<String> = (1..=40).map(|number| format!("web:{number}")).collect();
     world.apply("web", json!({ "revisions": declared })).await.expect("admitted");
     world.ecs.wait_for_calls(DEREGISTER, 10, DEADLINE).await;
-    strike(&mut first).await;
+    interrupt(&mut first).await;
     (world, first, second, Instant::now())
 }
 
-/// Expects the second to lead in time and to finish, and no revision to have been deregistered twice.
+/// Asserts that the standby leads in time and finishes, and that no revision is deregistered twice.
 async fn assert_taken_over(
     world: &World<'_>,
     second: &mut Process,
@@ -86,7 +88,7 @@ fn assert_each_once(calls: &[Call]) {
 }
 
 #[tokio::test]
-async fn a_standby_calls_nothing() {
+async fn standby_makes_no_calls() {
     let world = World::new().await;
     world.west.register("web");
     let mut first = replica(&world, FIRST, &[]);
@@ -101,37 +103,37 @@ async fn a_standby_calls_nothing() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_killed_is_followed_within_17_s() {
+async fn standby_takes_over_from_a_killed_leader_within_17_s() {
     let kill = async |leader: &mut Process| leader.kill();
-    let (world, _first, mut second, since) = in_the_middle(&[], kill).await;
+    let (world, _first, mut second, since) = interrupt_midway(&[], kill).await;
     assert_taken_over(&world, &mut second, since, TAKE_OVER, "killed").await;
 }
 
 #[tokio::test]
-async fn a_leader_that_is_told_to_stop_hands_over_within_2_s() {
+async fn leader_hands_over_within_2_s_of_sigterm() {
     let mut began = None;
     let terminate = async |leader: &mut Process| {
         began = Some(Instant::now());
         stop(leader).await;
     };
-    let (world, first, mut second, _) = in_the_middle(&[], terminate).await;
+    let (world, first, mut second, _) = interrupt_midway(&[], terminate).await;
     assert!(first.log().contains("lease released"), "{}", first.log());
-    let began = began.expect("it was told to stop");
+    let began = began.expect("SIGTERM was sent");
     println!("stop on SIGTERM in the middle of forty revisions: {:.2} s", began.elapsed().as_secs_f64());
     assert!(began.elapsed() <= HAND_OVER, "{:?}", began.elapsed());
-    assert_taken_over(&world, &mut second, Instant::now(), HAND_OVER, "told to stop").await;
+    assert_taken_over(&world, &mut second, Instant::now(), HAND_OVER, "stopped").await;
 }
 
 #[tokio::test]
-async fn a_leader_that_is_paused_for_a_minute_and_goes_on_repeats_nothing() {
+async fn leader_that_resumes_after_a_minute_repeats_nothing() {
     let pause = async |leader: &mut Process| leader.signal(Signal::STOP).expect("a signal can be sent");
-    let (world, mut first, mut second, since) = in_the_middle(&[], pause).await;
+    let (world, mut first, mut second, since) = interrupt_midway(&[], pause).await;
     assert_taken_over(&world, &mut second, since, TAKE_OVER, "paused").await;
     tokio::time::sleep_until((since + Duration::from_mins(1)).into()).await;
     first.signal(Signal::CONT).expect("a signal can be sent");
     first.wait_for_log("no longer leading", DEADLINE).await.ok();
 
-    // It stands by again: what is declared now is the other's.
+    // The first is the standby now. The second retires what is declared from here on.
     world.wait_until_all_is_seen().await;
     let calls = world.ecs.calls_of(DEREGISTER);
     let late: Vec<_> = calls
@@ -147,29 +149,30 @@ async fn a_leader_that_is_paused_for_a_minute_and_goes_on_repeats_nothing() {
     );
     let seen = world.seen("web").await;
     let unknown = (1..=40).filter(|number| seen.row(&format!("web:{number}"))["requestId"].is_null());
-    assert!(unknown.count() <= 10, "no more than a slice is lost: {seen}");
+    assert!(unknown.count() <= 10, "at most one batch is lost: {seen}");
     assert!(first.is_running());
 }
 
 #[tokio::test]
-async fn a_leader_that_is_cut_off_from_the_api_server_stops_acting() {
+async fn leader_without_a_connection_to_the_api_server_stops_acting() {
     let plane = testkit::control_plane::ControlPlane::shared().await;
     let server = plane.url().trim_start_matches("https://");
     let proxy = Proxy::before(server).await.expect("a proxy");
     let kubeconfig = fs::read_to_string(plane.kubeconfig()).expect("a kubeconfig");
     let folder = testkit::process::Folder::create().expect("a folder");
     let path = folder.join("through-the-proxy.kubeconfig");
-    fs::write(&path, kubeconfig.replace(server, &proxy.address().to_string())).expect("it can be written");
+    fs::write(&path, kubeconfig.replace(server, &proxy.address().to_string()))
+        .expect("the file can be written");
 
     let path = path.display().to_string();
     let cut = async |_: &mut Process| proxy.cut();
-    let (world, mut first, mut second, since) = in_the_middle(&[("KUBECONFIG", &path)], cut).await;
+    let (world, mut first, mut second, since) = interrupt_midway(&[("KUBECONFIG", &path)], cut).await;
     assert_taken_over(&world, &mut second, since, TAKE_OVER, "cut off").await;
     let calls = world.ecs.calls_of(DEREGISTER);
     let by_first = calls.iter().filter(|call| call.access_key == FIRST).map(|call| call.at).max();
     assert!(
         by_first.is_some_and(|last| last < since + Duration::from_secs(1)),
-        "it had nothing to go by any more"
+        "the disconnected leader has stopped"
     );
 
     proxy.mend();

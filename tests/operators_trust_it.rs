@@ -1,4 +1,4 @@
-//! Operators trust it: it never hangs, says how it is doing, takes new credentials, and ends in good order.
+//! Operation: metrics, flags, readiness, AWS calls that hang, shutdown and rotated credentials.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use crate::support::{DEADLINE, World, page, stop, wait_for_page};
 const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
-/// Every metric, with its labels: a change is to be seen in review, since dashboards and alerts rest on them.
+/// Every metric with its labels. Dashboards and alerts depend on them, so changes need a review.
 const METRICS: [&str; 34] = [
     "controller_runtime_active_workers{controller}",
     "controller_runtime_max_concurrent_reconciles{controller}",
@@ -55,7 +55,7 @@ const METRICS: [&str; 34] = [
     "workqueue_work_duration_seconds{name}",
 ];
 
-/// A controller that serves its metrics and its health, and where.
+/// A controller, and the addresses of its metrics and probes.
 struct Served {
     process: Process,
     metrics: String,
@@ -72,7 +72,7 @@ fn serve(world: &World<'_>, more: &[(&str, &str)]) -> Served {
     Served { process, metrics: format!("{metrics}/metrics"), probes }
 }
 
-/// The samples of a scrape, as a parser of somebody else reads them.
+/// Scrapes the metrics, and parses them with an independent parser.
 async fn scrape(served: &Served) -> prometheus_parse::Scrape {
     let (status, text) = page(&served.metrics).await.expect("metrics are served");
     assert_eq!(status, 200);
@@ -88,7 +88,7 @@ fn value(scrape: &prometheus_parse::Scrape, name: &str, labels: &[(&str, &str)])
         prometheus_parse::Value::Counter(value)
         | prometheus_parse::Value::Gauge(value)
         | prometheus_parse::Value::Untyped(value) => value,
-        _ => panic!("{name} is no number"),
+        _ => panic!("{name} is not a number"),
     });
     sum.sum()
 }
@@ -99,7 +99,7 @@ fn as_float(count: usize) -> f64 {
 }
 
 #[tokio::test]
-async fn the_metrics_agree_with_what_ecs_saw() {
+async fn metrics_agree_with_the_calls_that_ecs_received() {
     let world = World::new().await;
     world.west.register_many("web", 7);
     world.ecs.fault(Fault::on(DEREGISTER).revision("web:2").access_denied());
@@ -107,15 +107,15 @@ async fn the_metrics_agree_with_what_ecs_saw() {
     world.ecs.fault(Fault::on(DESCRIBE).revision("web:4").times(1).error("SomethingNew", "of AWS"));
     world.declare("web", &["web:1", "web:2", "web:3", "web:4", "web:9"]).await;
     world.declare("done", &["web:5"]).await;
-    world.apply("held", json!({ "revisions": ["web:6"], "suspend": true })).await.expect("admitted");
+    world.apply("suspended", json!({ "revisions": ["web:6"], "suspend": true })).await.expect("admitted");
     let mut served = serve(&world, &[]);
     world
         .wait("web", "3 retired", |seen| seen.number("retired") == 3 && seen.ready_reason() == "AccessDenied")
         .await;
     world.wait_ready("done").await;
-    world.wait("held", "Suspended", |seen| seen.ready_reason() == "Suspended").await;
+    world.wait("suspended", "Suspended", |seen| seen.ready_reason() == "Suspended").await;
 
-    // The caches lag behind the API server a little, and a try may be under way: until all agree.
+    // Caches lag behind the API server, and a call may be in flight: repeat until all agree.
     let began = Instant::now();
     loop {
         let scrape = scrape(&served).await;
@@ -123,8 +123,8 @@ async fn the_metrics_agree_with_what_ecs_saw() {
         let counted = value(&scrape, "ecs_retirement_aws_calls_total", &[]);
         let of = |reason: &str| value(&scrape, "ecs_retirement_revisions", &[("reason", reason)]);
         let expected = [("Retired", 4.0), ("AccessDenied", 1.0), ("NotFound", 1.0), ("Suspended", 1.0)];
-        let stand = expected.iter().all(|(reason, count)| (of(reason) - count).abs() < 0.5);
-        if stand && (counted - as_float(calls.len())).abs() < 0.5 {
+        let are_counted = expected.iter().all(|(reason, count)| (of(reason) - count).abs() < 0.5);
+        if are_counted && (counted - as_float(calls.len())).abs() < 0.5 {
             for action in [DESCRIBE, DEREGISTER, Action::GetCallerIdentity] {
                 let counted =
                     value(&scrape, "ecs_retirement_aws_calls_total", &[("operation", action.name())]);
@@ -133,7 +133,7 @@ async fn the_metrics_agree_with_what_ecs_saw() {
             }
             let with = |code: &str| value(&scrape, "ecs_retirement_aws_calls_total", &[("code", code)]);
             assert!(with("AccessDeniedException") >= 1.0 && with("ThrottlingException") >= 1.0);
-            assert!(with("Other") >= 1.0, "a code that nobody knows makes no label of its own");
+            assert!(with("Other") >= 1.0, "an unknown code gets no label of its own");
             for (condition, expected) in
                 [("Ready", 1.0), ("Stalled", 1.0), ("Held", 1.0), ("Reconciling", 0.0)]
             {
@@ -152,7 +152,7 @@ async fn the_metrics_agree_with_what_ecs_saw() {
 }
 
 #[tokio::test]
-async fn the_names_and_labels_of_the_metrics_are_these() {
+async fn metrics_have_these_names_and_labels() {
     let world = World::new().await;
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
@@ -172,12 +172,12 @@ async fn the_names_and_labels_of_the_metrics_are_these() {
         })
         .collect();
     assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), METRICS);
-    assert!(scrape.docs.len() >= METRICS.len() - 1, "each is explained: {:?}", scrape.docs);
+    assert!(scrape.docs.len() >= METRICS.len() - 1, "each has a help text: {:?}", scrape.docs);
 
     let operations = include_str!("../docs/operations.md");
     for metric in METRICS {
         let name = metric.split('{').next().expect("a name");
-        assert!(operations.contains(&format!("`{name}`")), "docs/operations.md does not tell of {name}");
+        assert!(operations.contains(&format!("`{name}`")), "docs/operations.md does not mention {name}");
     }
 }
 
@@ -188,11 +188,11 @@ async fn operations_md_has_the_flags_as_help_prints_them() {
     let output = testkit::process::output(&command, DEADLINE).await.expect("it runs");
     let help = String::from_utf8(output.stdout).expect("text");
     let operations = include_str!("../docs/operations.md");
-    assert!(operations.contains(help.trim()), "docs/operations.md is to hold this:\n{help}");
+    assert!(operations.contains(help.trim()), "docs/operations.md must contain this:\n{help}");
 }
 
 #[tokio::test]
-async fn a_wrong_value_of_a_flag_is_told_and_ends_with_2() {
+async fn invalid_flag_value_is_reported_and_exits_with_2() {
     let wrong = [
         ("--leader-elect=perhaps", "perhaps"),
         ("--metrics-bind-address=8080", "8080"),
@@ -209,15 +209,15 @@ async fn a_wrong_value_of_a_flag_is_told_and_ends_with_2() {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
         command.args(["run", flag]);
         let output = testkit::process::output(&command, DEADLINE).await.expect("it runs");
-        let told = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(output.status.code(), Some(2), "{flag}: {told}");
+        let errors = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(2), "{flag}: {errors}");
         let name = flag.split('=').next().expect("a name");
-        assert!(told.contains(name) && told.contains(value), "{flag}: {told}");
+        assert!(errors.contains(name) && errors.contains(value), "{flag}: {errors}");
     }
 }
 
 #[tokio::test]
-async fn readiness_says_what_is_missing() {
+async fn readiness_reports_what_is_missing() {
     let world = World::new().await;
     world.ecs.fault(Fault::on(Action::GetCallerIdentity).access_denied());
     let served = serve(&world, &[]);
@@ -232,7 +232,7 @@ async fn readiness_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_region_that_never_answers_delays_no_other_and_is_found_again_within_10_s() {
+async fn hanging_region_delays_no_other_and_recovers_within_10_s() {
     let world = World::new().await;
     world.west.register_many("stuck", 40);
     for number in 1..=40 {
@@ -252,7 +252,7 @@ async fn a_region_that_never_answers_delays_no_other_and_is_found_again_within_1
         world.wait_ready(&name).await;
         println!("another region, while one hangs: {:.1} s", began.elapsed().as_secs_f64());
         let (status, text) = page(&format!("{}/healthz", served.probes)).await.expect("it answers");
-        assert_eq!((status, text.as_str()), (200, "ok\n"), "each call ends in time, and so all is well");
+        assert_eq!((status, text.as_str()), (200, "ok\n"), "each call ends in time");
     }
 
     world.ecs.clear_faults();
@@ -267,7 +267,7 @@ async fn a_region_that_never_answers_delays_no_other_and_is_found_again_within_1
 }
 
 #[tokio::test]
-async fn sigterm_while_ecs_hangs_ends_within_25_s() {
+async fn sigterm_while_ecs_hangs_ends_the_process_within_25_s() {
     let world = World::new().await;
     world.west.register("web");
     world.ecs.fault(Fault::on(DEREGISTER).hang());
@@ -281,7 +281,7 @@ async fn sigterm_while_ecs_hangs_ends_within_25_s() {
 }
 
 #[tokio::test]
-async fn what_was_in_flight_at_sigterm_is_answered_and_written() {
+async fn calls_in_flight_at_sigterm_are_awaited_and_recorded() {
     let world = World::new().await;
     world.west.register_many("web", 5);
     world.ecs.fault(Fault::on(DEREGISTER).delay(Duration::from_millis(500)));
@@ -293,7 +293,7 @@ async fn what_was_in_flight_at_sigterm_is_answered_and_written() {
     assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
     let seen = world.seen("web").await;
     assert_eq!(seen.row("web:1")["requestId"], calls[0].request_id, "{seen}");
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "no new work");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "no new call starts");
 }
 
 fn credentials(key: &str) -> String {
@@ -301,12 +301,12 @@ fn credentials(key: &str) -> String {
 }
 
 #[tokio::test]
-async fn rotated_credentials_are_used_by_the_next_call_and_asked_who_they_are() {
+async fn rotated_credentials_are_used_by_the_next_call_and_identified_again() {
     let world = World::new().await;
     world.west.register_many("web", 3);
     let folder = testkit::process::Folder::create().expect("a folder");
     let file = folder.join("credentials");
-    fs::write(&file, credentials(ACCESS_KEY)).expect("it can be written");
+    fs::write(&file, credentials(ACCESS_KEY)).expect("the file can be written");
     let path = file.display().to_string();
     let environment = [
         ("AWS_SHARED_CREDENTIALS_FILE", path.as_str()),
@@ -318,7 +318,7 @@ async fn rotated_credentials_are_used_by_the_next_call_and_asked_who_they_are() 
     world.wait_ready("first").await;
 
     world.ecs.set_account("AKIAROTATED", ACCOUNT);
-    fs::write(&file, credentials("AKIAROTATED")).expect("it can be written");
+    fs::write(&file, credentials("AKIAROTATED")).expect("the file can be written");
     world.ecs.clear_log();
     world.declare("second", &["web:2"]).await;
     world.wait_ready("second").await;
@@ -331,8 +331,8 @@ async fn rotated_credentials_are_used_by_the_next_call_and_asked_who_they_are() 
 
     let other = world.ecs.region("999999999999", "us-west-2");
     other.register_many("web", 3);
-    world.ecs.set_account("AKIAELSEWHERE", "999999999999");
-    fs::write(&file, credentials("AKIAELSEWHERE")).expect("it can be written");
+    world.ecs.set_account("AKIAOTHERACCOUNT", "999999999999");
+    fs::write(&file, credentials("AKIAOTHERACCOUNT")).expect("the file can be written");
     world.declare("third", &["arn:aws:ecs:us-west-2:012345678910:task-definition/web:3"]).await;
     let seen = world.wait_stalled("third").await;
     assert_eq!(seen.ready_reason(), "WrongAccount", "{seen}");

@@ -1,4 +1,4 @@
-//! Plain to read: one look at the resource, its events or the log says what was done, what waits, and on whom.
+//! Status, events and log: each reports what was done, what is waiting, and why.
 
 use std::{process::Command, time::Duration};
 
@@ -16,7 +16,7 @@ const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 #[tokio::test]
-async fn the_first_status_comes_soon_while_ecs_is_slow_and_many_are_at_work() {
+async fn first_status_is_written_soon_while_ecs_is_slow_and_all_workers_are_busy() {
     let world = World::new().await;
     world.west.register_many("web", 400);
     for number in 0..40 {
@@ -28,13 +28,13 @@ async fn the_first_status_comes_soon_while_ecs_is_slow_and_many_are_at_work() {
     let _controller = world.start();
     world.ecs.wait_for_calls(DESCRIBE, 14, DEADLINE).await;
     world.declare("new", &["web:1"]).await;
-    // Behind those at work it would wait for a minute.
+    // Behind the running reconciles it would wait for a minute.
     let seen = world.wait_for("new", "Ready", Duration::from_secs(4), |seen| !seen.ready().is_empty()).await;
     assert_eq!(seen.ready_reason(), "Pending");
 }
 
 #[tokio::test]
-async fn the_first_status_does_not_wait_for_ecs() {
+async fn first_status_does_not_wait_for_ecs() {
     let world = World::new().await;
     world.ecs.fault(Fault::on(Action::GetCallerIdentity).hang());
     let _controller = world.start();
@@ -42,15 +42,15 @@ async fn the_first_status_does_not_wait_for_ecs() {
     let seen = world.wait("web", "Ready", |seen| !seen.ready().is_empty()).await;
     assert_eq!((seen.ready(), seen.ready_reason()), ("False", "Pending"));
     assert_eq!(seen.text("progress"), "0/2");
-    let age = seen.condition("Ready").expect("it is there")["lastTransitionTime"].as_str().map(str::parse);
+    let age = seen.condition("Ready").expect("it exists")["lastTransitionTime"].as_str().map(str::parse);
     let written: k8s_openapi::jiff::Timestamp = age.expect("a time").expect("a time");
     let made = seen.0.metadata.creation_timestamp.as_ref().expect("the API server sets it").0;
     assert!(written.duration_since(made).as_secs() <= 1, "{seen}");
 }
 
-/// In every state: what Flux, kubectl and Argo CD make of it.
+/// Covers the verdicts of Flux, kubectl and Argo CD.
 #[tokio::test]
-async fn kstatus_and_argo_cd_come_to_the_right_verdict_in_every_state() {
+async fn kstatus_and_argo_cd_conclude_the_right_verdict_in_every_state() {
     let world = World::new().await;
     world.west.register_many("web", 9);
     world.west.set_status("web:7", Status::DeleteInProgress);
@@ -71,8 +71,8 @@ async fn kstatus_and_argo_cd_come_to_the_right_verdict_in_every_state() {
         ("missing", json!({ "revisions": ["web:10"] }), "NotFound", Verdict::Failed),
         ("foreign", json!({ "revisions": [foreign] }), "WrongAccount", Verdict::Failed),
         ("some", json!({ "revisions": ["web:1", "web:10"] }), "NotFound", Verdict::Failed),
-        ("held", json!({ "revisions": ["web:8"], "suspend": true }), "Suspended", Verdict::InProgress),
-        ("tried", json!({ "revisions": ["web:8"], "dryRun": true }), "DryRun", Verdict::InProgress),
+        ("suspended", json!({ "revisions": ["web:8"], "suspend": true }), "Suspended", Verdict::InProgress),
+        ("dry-run", json!({ "revisions": ["web:8"], "dryRun": true }), "DryRun", Verdict::InProgress),
     ];
     for (name, spec, ..) in &table {
         world.apply(name, spec.clone()).await.expect("admitted");
@@ -85,7 +85,7 @@ async fn kstatus_and_argo_cd_come_to_the_right_verdict_in_every_state() {
         assert_conventions(&seen);
     }
 
-    // Nobody has looked at the new spec yet.
+    // The new spec is not observed yet.
     stop(&mut controller).await;
     world.declare("retired", &["web:1", "web:9"]).await;
     world.declare("new", &["web:9"]).await;
@@ -98,7 +98,7 @@ async fn kstatus_and_argo_cd_come_to_the_right_verdict_in_every_state() {
     assert!(waited.is_ok_and(|text| text.contains("condition met")));
 }
 
-/// What Argo CD is to say where kstatus comes to `verdict`: it alone knows of what is held.
+/// Returns the health expected of Argo CD. Unlike kstatus it has a verdict for resources on hold.
 fn argo_cd_health(verdict: Verdict, reason: &str) -> &'static str {
     match (verdict, reason) {
         (Verdict::Current, _) => "Healthy",
@@ -114,14 +114,14 @@ fn assert_conventions(seen: &Seen) {
         assert_eq!(condition["observedGeneration"].as_i64(), seen.0.metadata.generation);
         assert!(condition["message"].as_str().is_some_and(|text| !text.is_empty()));
         if condition["type"] != "Ready" {
-            assert_eq!(condition["status"], "True", "there only while true");
+            assert_eq!(condition["status"], "True", "a condition is present only while it is true");
         }
     }
     assert!(seen.condition("Reconciling").is_none() || seen.condition("Stalled").is_none());
 }
 
 #[tokio::test]
-async fn transitions_are_events_and_waiting_is_none() {
+async fn transitions_cause_events_and_waiting_does_not() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.ecs.fault(Fault::on(DEREGISTER).times(1).throttle());
@@ -130,21 +130,27 @@ async fn transitions_are_events_and_waiting_is_none() {
     world.wait_stalled("web").await;
     let events: Api<Event> = world.namespace.api();
     let deadline = tokio::time::Instant::now() + DEADLINE;
-    let told = loop {
+    let published = loop {
         let list = events.list(&ListParams::default()).await.expect("events can be listed");
-        let told: Vec<(String, String, String)> =
+        let published: Vec<(String, String, String)> =
             list.into_iter().filter_map(|event| Some((event.type_?, event.reason?, event.note?))).collect();
-        if told.iter().any(|(_, reason, _)| reason == "NotFound") {
-            break told;
+        if published.iter().any(|(_, reason, _)| reason == "NotFound") {
+            break published;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{told:?}");
+        assert!(tokio::time::Instant::now() < deadline, "{published:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    assert!(told.iter().all(|(_, reason, _)| reason == "Retired" || reason == "NotFound"), "{told:?}");
-    let retired: Vec<_> = told.iter().filter(|(_, reason, _)| reason == "Retired").collect();
-    assert!(retired.iter().any(|(type_, _, note)| type_ == "Normal" && note.contains("web:1")), "{told:?}");
-    assert!(retired.iter().any(|(_, _, note)| note.contains("web:2")), "{told:?}");
-    let (type_, _, note) = told.iter().find(|(_, reason, _)| reason == "NotFound").expect("it is there");
+    assert!(
+        published.iter().all(|(_, reason, _)| reason == "Retired" || reason == "NotFound"),
+        "{published:?}"
+    );
+    let retired: Vec<_> = published.iter().filter(|(_, reason, _)| reason == "Retired").collect();
+    assert!(
+        retired.iter().any(|(type_, _, note)| type_ == "Normal" && note.contains("web:1")),
+        "{published:?}"
+    );
+    assert!(retired.iter().any(|(_, _, note)| note.contains("web:2")), "{published:?}");
+    let (type_, _, note) = published.iter().find(|(_, reason, _)| reason == "NotFound").expect("it exists");
     assert_eq!(type_, "Warning");
     assert!(note.starts_with("web:3: ECS has no such revision"), "{note}");
     let described = world.namespace.kubectl(&["describe", "tdr", "web"]).await.expect("kubectl describes");
@@ -152,7 +158,7 @@ async fn transitions_are_events_and_waiting_is_none() {
 }
 
 #[tokio::test]
-async fn the_columns_say_how_far_how_well_and_why_not_in_100_characters() {
+async fn columns_show_progress_readiness_and_reason_in_100_characters() {
     let world = World::new().await;
     world.west.register("web");
     world.declare("a-retirement-with-a-long-name-as-teams-make-them", &["web:1", "web:2"]).await;
@@ -174,7 +180,7 @@ async fn the_columns_say_how_far_how_well_and_why_not_in_100_characters() {
 }
 
 #[tokio::test]
-async fn container_definitions_are_told_nowhere_at_any_level() {
+async fn container_definitions_are_in_no_log_status_or_event() {
     let world = World::new().await;
     world.west.register_many("web", 3);
     world.ecs.fault(Fault::on(DESCRIBE).revision("web:2").times(1).server_error());
@@ -182,15 +188,15 @@ async fn container_definitions_are_told_nowhere_at_any_level() {
     let controller = world.start_with(&[("RUST_LOG", "trace")]);
     world.wait_stalled("web").await;
     let log = controller.log();
-    assert!(log.contains("TRACE"), "the log is at its most talkative");
-    assert!(!log.contains(SECRET), "in the log");
-    assert!(!format!("{}", world.seen("web").await).contains(SECRET), "in the status");
+    assert!(log.contains("TRACE"), "the log level is trace");
+    assert!(!log.contains(SECRET), "the log contains the secret");
+    assert!(!format!("{}", world.seen("web").await).contains(SECRET), "the status contains the secret");
     let events = world.namespace.kubectl(&["get", "events", "-o", "yaml"]).await.expect("kubectl gets");
-    assert!(!events.contains(SECRET), "in an event");
+    assert!(!events.contains(SECRET), "an event contains the secret");
 }
 
 #[tokio::test]
-async fn one_line_of_the_log_tells_of_each_call_that_deregistered() {
+async fn each_deregistration_is_logged_in_one_line() {
     let world = World::new().await;
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
@@ -199,34 +205,34 @@ async fn one_line_of_the_log_tells_of_each_call_that_deregistered() {
     stop(&mut controller).await;
     let lines: Vec<Value> =
         controller.log().lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
-    let told: Vec<_> = lines.iter().filter(|line| line["message"] == "deregistered").collect();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0]["revision"], world.west.arn("web:1"));
-    assert_eq!(told[0]["request_id"], seen.row("web:1")["requestId"]);
+    let logged: Vec<_> = lines.iter().filter(|line| line["message"] == "deregistered").collect();
+    assert_eq!(logged.len(), 1);
+    assert_eq!(logged[0]["revision"], world.west.arn("web:1"));
+    assert_eq!(logged[0]["request_id"], seen.row("web:1")["requestId"]);
 }
 
-/// Runs the binary to its end: its exit code, and what it says.
+/// Runs the binary until it exits. Returns its exit code, stdout and stderr.
 async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
     command.args(arguments).envs(environment.iter().copied());
-    let output = process::output(&command, DEADLINE).await.expect("it runs and ends");
+    let output = process::output(&command, DEADLINE).await.expect("it runs and exits");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_command_line_is_told_in_one_line() {
-    let (code, _, told) = run(&["run", "--no-such-flag"], &[]).await;
+async fn command_line_errors_are_reported_in_one_line() {
+    let (code, _, stderr) = run(&["run", "--no-such-flag"], &[]).await;
     assert_eq!(code, Some(2));
-    assert!(told.contains("--no-such-flag"), "{told}");
+    assert!(stderr.contains("--no-such-flag"), "{stderr}");
 
-    let (code, _, told) = run(&["run"], &[("KUBECONFIG", "/no/such/kubeconfig")]).await;
+    let (code, _, stderr) = run(&["run"], &[("KUBECONFIG", "/no/such/kubeconfig")]).await;
     assert_eq!(code, Some(1));
-    let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(errors.len(), 1, "{told}");
-    assert!(errors[0].contains("/no/such/kubeconfig"), "{told}");
+    let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{stderr}");
+    assert!(errors[0].contains("/no/such/kubeconfig"), "{stderr}");
 
-    let (code, _, told) = run(&["run"], &[("RUST_LOG", "kube=loud")]).await;
+    let (code, _, stderr) = run(&["run"], &[("RUST_LOG", "kube=loud")]).await;
     assert_eq!(code, Some(1));
-    assert!(told.starts_with("error: RUST_LOG must be like `info` or `info,kube=debug`"), "{told}");
+    assert!(stderr.starts_with("error: RUST_LOG must be like `info` or `info,kube=debug`"), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! The promises of the controller, proven on a real API server: the real binary runs, and what users and AWS see is looked at.
+//! End-to-end tests by guarantee: the real binary, a real API server and a simulated ECS.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Read and operated as people expect: documents, examples and what they tell people to run are true.
+//! Documents and examples: what they show is valid, and their commands do what they say.
 
 use std::{fs, path::PathBuf};
 
@@ -11,18 +11,18 @@ use crate::{
     the_house_is_in_order::{files, root},
 };
 
-/// A document of the repository, by its path.
+/// Reads a document of the repository.
 fn document(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The pages that people read.
+/// Returns the paths of the pages for users and contributors.
 fn documents() -> Vec<PathBuf> {
     let pages = ["README.md", "CONTRIBUTING.md"].map(|page| root().join(page));
     files(&root().join("docs")).into_iter().chain(pages).collect()
 }
 
-/// The fenced blocks of a document, each with its language.
+/// Returns the fenced blocks of a document, each with its language.
 fn blocks(markdown: &str) -> Vec<(&str, &str)> {
     let inside = markdown.split("```").skip(1).step_by(2);
     inside.filter_map(|block| block.split_once('\n')).collect()
@@ -49,7 +49,7 @@ fn every_reason_has_a_section_that_says_what_to_do() {
 }
 
 #[test]
-fn every_link_of_the_documents_leads_somewhere() {
+fn every_link_in_the_documents_resolves() {
     let anchor = |title: &str| {
         let kept = title.chars().filter(|char| char.is_alphanumeric() || " -".contains(*char));
         kept.collect::<String>().to_lowercase().replace(' ', "-")
@@ -71,7 +71,7 @@ fn every_link_of_the_documents_leads_somewhere() {
 }
 
 #[tokio::test]
-async fn argo_cd_is_given_the_check_and_nothing_else_of_its_is_touched() {
+async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
     let world = World::new().await;
     let guide = document("docs/gitops.md");
     let (_, guide) = guide.split_once("## Argo CD").expect("a section");
@@ -86,8 +86,8 @@ async fn argo_cd_is_given_the_check_and_nothing_else_of_its_is_touched() {
     let prepare = "kubectl create namespace argocd && \
         kubectl create configmap argocd-cm --namespace argocd --from-literal=url=https://argocd.example.com";
     for command in [prepare, command, command] {
-        let (is_done, told) = world.shell(command).await;
-        assert!(is_done, "{command}: {told}");
+        let (is_done, output) = world.shell(command).await;
+        assert!(is_done, "{command}: {output}");
     }
     let (_, config) = world.shell("kubectl get configmap argocd-cm --namespace argocd --output=json").await;
     let config: Value = serde_json::from_str(&config).expect("JSON");
@@ -96,7 +96,7 @@ async fn argo_cd_is_given_the_check_and_nothing_else_of_its_is_touched() {
 }
 
 #[tokio::test]
-async fn what_the_documents_show_is_legal_and_runs() {
+async fn manifests_and_commands_in_the_documents_are_valid() {
     let world = World::new().await;
     world.declare("cpu-wave", &["cpu-wave:1"]).await;
     let mut manifests = 0;
@@ -109,13 +109,13 @@ async fn what_the_documents_show_is_legal_and_runs() {
                     let command = format!(
                         "kubectl apply --dry-run=server --validate=strict -f - <<'END'\n{block}\nEND"
                     );
-                    let (is_done, told) = world.shell(&command).await;
-                    assert!(is_done, "{}: {told}:\n{block}", path.display());
+                    let (is_done, output) = world.shell(&command).await;
+                    assert!(is_done, "{}: {output}:\n{block}", path.display());
                 }
                 "yaml" => drop(yaml(block)),
                 "sh" if path.ends_with("troubleshooting.md") => {
-                    let (is_done, told) = world.shell(block).await;
-                    assert!(is_done, "{block}: {told}");
+                    let (is_done, output) = world.shell(block).await;
+                    assert!(is_done, "{block}: {output}");
                 }
                 _ => {}
             }
@@ -124,7 +124,8 @@ async fn what_the_documents_show_is_legal_and_runs() {
     assert!(manifests > 0, "no manifest was found");
 }
 
-/// What an example must become, and stay until its own commands are run; what only admission sees is tested below.
+/// Returns the reason that an example has until its own commands run; `None` if it is not a
+/// retirement that the controller handles.
 fn expected(example: &str) -> Option<&'static str> {
     match example {
         "cpu-wave" | "in-use" | "region-and-arn" => Some("Retired"),
@@ -133,7 +134,7 @@ fn expected(example: &str) -> Option<&'static str> {
         "suspend" => Some("Suspended"),
         "unused-for" => Some("CoolingDown"),
         "refused" | "admission-warnings" | "validating-admission-policy" => None,
-        other => panic!("say what must become of examples/{other}.yaml"),
+        other => panic!("add the expected reason of examples/{other}.yaml"),
     }
 }
 
@@ -152,8 +153,8 @@ async fn every_example_does_what_its_comment_says() {
         let commands = text.lines().filter_map(|line| line.strip_prefix("#   "));
         let apply = format!("kubectl apply -f examples/{name}.yaml");
         for command in [apply.as_str()].into_iter().chain(commands) {
-            let (is_done, told) = world.shell(command).await;
-            assert!(is_done, "{name}: {command}: {told}");
+            let (is_done, output) = world.shell(command).await;
+            assert!(is_done, "{name}: {command}: {output}");
             if command == apply {
                 world.wait(name, reason, |seen| seen.is_current() && seen.ready_reason() == reason).await;
             }
@@ -163,39 +164,40 @@ async fn every_example_does_what_its_comment_says() {
         assert_eq!(frankfurt.status(revision), Some(Status::Inactive), "{revision}");
     }
     assert_eq!(frankfurt.status("web:40"), Some(Status::Active));
-    world.wait("suspend", "what its command says", |seen| seen.ready_reason() == "Retired").await;
+    world.wait("suspend", "the effect of its command", |seen| seen.ready_reason() == "Retired").await;
     world
-        .wait("missing-revision", "an answer to its command", |seen| {
+        .wait("missing-revision", "the handled request", |seen| {
             !seen.text("lastHandledReconcileAt").is_empty()
         })
         .await;
-    let (is_admitted, told) = world.shell("kubectl apply -f examples/refused.yaml").await;
-    assert!(!is_admitted && told.contains("write family:revision"), "{told}");
+    let (is_admitted, output) = world.shell("kubectl apply -f examples/refused.yaml").await;
+    assert!(!is_admitted && output.contains("write family:revision"), "{output}");
 }
 
-/// Applies a retirement in the namespace `platform`: whether it is admitted, and what is said of it.
+/// Applies a retirement in the namespace `platform`. Returns whether it is admitted, and the
+/// output.
 async fn try_to_retire(world: &World<'_>, options: &str, name: &str, spec: &str) -> (bool, String) {
     let head = "apiVersion: ecs-retirement.dev/v1alpha1\nkind: TaskDefinitionRetirement";
     let manifest = format!("{head}\nmetadata: {{name: {name}, namespace: platform}}\nspec: {spec}");
     world.shell(&format!("kubectl apply {options} -f - <<'END'\n{manifest}\nEND")).await
 }
 
-/// Asks until a policy that was applied is in force, which it is a little later.
-async fn wait_until_told(world: &World<'_>, spec: &str, text: &str) {
+/// Waits until an applied policy is in force: until kubectl prints `text` for `spec`.
+async fn wait_for_output(world: &World<'_>, spec: &str, text: &str) {
     let began = Instant::now();
     loop {
-        let (_, told) = try_to_retire(world, "--dry-run=server", "probe", spec).await;
-        if told.contains(text) {
+        let (_, output) = try_to_retire(world, "--dry-run=server", "probe", spec).await;
+        if output.contains(text) {
             return;
         }
-        assert!(began.elapsed() < DEADLINE, "not said: {text}\nbut: {told}");
+        assert!(began.elapsed() < DEADLINE, "not printed: {text}\nbut: {output}");
         sleep(std::time::Duration::from_millis(100)).await;
     }
 }
 
-/// On a control plane of its own, since a policy holds for all of it.
+/// Uses its own control plane, since a policy applies to all of it.
 #[tokio::test]
-async fn admission_policies_limit_families_by_namespace_and_warn_of_what_is_not_meant() {
+async fn admission_policies_limit_families_by_namespace_and_warn_of_likely_mistakes() {
     let plane = ControlPlane::start().await.expect("a control plane starts");
     let world = World::on(&plane, CRD).await;
     let command = "kubectl create namespace platform && kubectl apply -f examples/admission-warnings.yaml";
@@ -213,17 +215,17 @@ async fn admission_policies_limit_families_by_namespace_and_warn_of_what_is_not_
         (&arns("arn:aws:ecs:us-west-2:999999999999:task-definition/web:1"), "will be WrongAccount"),
         (&arns("arn:aws:ecs:us-east-1:012345678910:task-definition/web:1"), "will be WrongRegion"),
     ] {
-        wait_until_told(&world, spec, text).await;
+        wait_for_output(&world, spec, text).await;
     }
-    let (is_admitted, told) = try_to_retire(&world, "", "early", "{revisions: ['api:1']}").await;
-    assert!(is_admitted && !told.contains("Warning"), "{told}");
+    let (is_admitted, output) = try_to_retire(&world, "", "early", "{revisions: ['api:1']}").await;
+    assert!(is_admitted && !output.contains("Warning"), "{output}");
 
     let policy = document("examples/validating-admission-policy.yaml");
     let annotate = policy.lines().find_map(|line| line.strip_prefix("#   ")).expect("a command");
     assert!(world.shell("kubectl apply -f examples/validating-admission-policy.yaml").await.0);
-    wait_until_told(&world, "{revisions: ['web-api:1']}", "ecs-retirement.dev/families allows nothing").await;
+    wait_for_output(&world, "{revisions: ['web-api:1']}", "ecs-retirement.dev/families allows nothing").await;
     assert!(world.shell(annotate).await.0);
-    wait_until_told(&world, "{revisions: ['web-api:1']}", "created").await;
+    wait_for_output(&world, "{revisions: ['web-api:1']}", "created").await;
     let many: Vec<String> = (1..=500).map(|number| format!("web-{}:{number}", "a".repeat(40))).collect();
     let table = [
         ("{revisions: ['cron:7', 'web-shop:2']}", None),
@@ -239,15 +241,15 @@ async fn admission_policies_limit_families_by_namespace_and_warn_of_what_is_not_
         ),
     ];
     for (spec, refused) in table {
-        let (is_admitted, told) = try_to_retire(&world, "", "tried", spec).await;
-        assert_eq!(is_admitted, refused.is_none(), "{spec}: {told}");
+        let (is_admitted, output) = try_to_retire(&world, "", "tried", spec).await;
+        assert_eq!(is_admitted, refused.is_none(), "{spec}: {output}");
         let text = refused.map(|revision| {
             format!("{revision} may not be retired from namespace platform: its annotation ecs-retirement.dev/families allows web-*, cron")
         });
-        assert!(text.is_none_or(|text| told.contains(&text)), "{told}");
+        assert!(text.is_none_or(|text| output.contains(&text)), "{output}");
     }
-    let look = "kubectl annotate tdr early --namespace platform ecs-retirement.dev/requestedAt=now";
-    assert!(world.shell(look).await.0, "what was there before can still be looked at");
+    let annotate = "kubectl annotate tdr early --namespace platform ecs-retirement.dev/requestedAt=now";
+    assert!(world.shell(annotate).await.0, "existing resources can still be annotated");
 }
 
 #[tokio::test]
@@ -260,17 +262,18 @@ async fn kubectl_explains_every_field() {
     }
 }
 
-/// `kubectl explain` has a description for every field at `path` and below.
+/// Asserts that `kubectl explain` describes every field at `path` and below.
 async fn assert_explained(world: &World<'_>, path: &str, schema: &Value) {
-    let told = world.namespace.kubectl(&["explain", path]).await.expect("kubectl explains");
-    let (_, fields) = told.split_once("FIELDS:\n").unwrap_or_else(|| panic!("{path} has no fields: {told}"));
+    let output = world.namespace.kubectl(&["explain", path]).await.expect("kubectl explains");
+    let (_, fields) =
+        output.split_once("FIELDS:\n").unwrap_or_else(|| panic!("{path} has no fields: {output}"));
     for (name, property) in schema["properties"].as_object().expect("fields") {
         let (_, rest) =
-            fields.split_once(&format!("  {name}\t")).unwrap_or_else(|| panic!("{path}.{name}: {told}"));
+            fields.split_once(&format!("  {name}\t")).unwrap_or_else(|| panic!("{path}.{name}: {output}"));
         let description = rest.lines().find(|line| line.starts_with("    ")).unwrap_or_default();
         let written: String =
             property["description"].as_str().expect("a description").chars().take(20).collect();
-        assert!(description.trim().starts_with(&written), "{path}.{name}: {told}");
+        assert!(description.trim().starts_with(&written), "{path}.{name}: {output}");
         for inner in [property, &property["items"]] {
             if inner["properties"].is_object() {
                 Box::pin(assert_explained(world, &format!("{path}.{name}"), inner)).await;
@@ -280,7 +283,7 @@ async fn assert_explained(world: &World<'_>, path: &str, schema: &Value) {
 }
 
 #[test]
-fn the_api_reference_says_what_the_crd_says() {
+fn api_reference_matches_the_crd() {
     let path = root().join("docs/api.md");
     let reference = api_reference::of(&yaml(CRD));
     if std::env::var_os("WRITE_API_REFERENCE").is_some() {

@@ -1,4 +1,4 @@
-//! Server-side apply: `spec.revisions` is what one manager wrote last, and never a union of what several wrote.
+//! Server-side apply: `spec.revisions` is the list of one manager, never a union of several.
 
 use kube::{
     Api, Error,
@@ -17,7 +17,7 @@ fn object(name: &str, spec: &Value) -> DynamicObject {
 
 async fn create(api: &Api<DynamicObject>, manager: &str, name: &str, spec: &Value) {
     let parameters = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
-    api.create(&parameters, &object(name, spec)).await.expect("it is admitted");
+    api.create(&parameters, &object(name, spec)).await.expect("the resource is admitted");
 }
 
 async fn apply(
@@ -78,7 +78,7 @@ async fn list_is_that_of_the_manager_that_applied_last() {
     }
 }
 
-/// The CRD of an earlier version, in which the list was a set.
+/// Returns the CRD of an earlier version, in which the list was a set.
 fn crd_with_a_set() -> String {
     let mut crd: Value = serde_saphyr::from_str(CRD).expect("the CRD is YAML");
     let revisions = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/revisions";

@@ -1,4 +1,4 @@
-//! SIGTERM ends the controller with code 0 within two seconds, whatever does not answer; only a deregistration is awaited.
+//! SIGTERM ends the controller with code 0 within two seconds; only deregistrations are awaited.
 
 use std::{fs, time::Duration};
 
@@ -108,7 +108,7 @@ async fn shutdown_is_possible_before_the_api_server_answers() {
         "contexts": [{ "name": "none", "context": { "cluster": "none", "user": "none" } }],
     });
     let path = folder.join("kubeconfig");
-    fs::write(&path, kubeconfig.to_string()).expect("it can be written");
+    fs::write(&path, kubeconfig.to_string()).expect("the file can be written");
     let path = path.display().to_string();
     let mut controller = world.start_with(&[("KUBECONFIG", &path), ("LEADER_ELECT", "true")]);
     let connection = tokio::time::timeout(DEADLINE, server.accept()).await.expect("it connects");

@@ -1,4 +1,4 @@
-//! A status always fits into etcd, and says what it leaves out.
+//! A status always fits into etcd, and reports what it omits.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use crate::support::{CRD, DEADLINE, Seen, World, kind};
 
 const REVISIONS: usize = 500;
 
-/// What the controller keeps of the texts of all rows.
+/// How much text the controller keeps in all rows together.
 const TEXT_BYTES: usize = 320 * 1024;
 
-/// The size of an object as the API server sends it.
+/// Returns the size of an object as the API server sends it.
 async fn stored_bytes(world: &World<'_>, name: &str) -> usize {
-    world.namespace.kubectl(&["get", "--raw", &path(world, name)]).await.expect("it is there").len()
+    world.namespace.kubectl(&["get", "--raw", &path(world, name)]).await.expect("it exists").len()
 }
 
 fn path(world: &World<'_>, name: &str) -> String {
@@ -73,7 +73,8 @@ async fn status_of_500_revisions_with_many_users_of_long_names_is_recorded() {
     assert!(stored_bytes(&world, "web").await < 1024 * 1024 * 3 / 2);
 }
 
-/// A value of the schema that is as long as possible. `text` is for what only the controller limits.
+/// Returns the longest value of the schema. `text` is the length of a `message`, which only the
+/// controller limits.
 fn longest(schema: &Value, name: &str, text: usize) -> Value {
     let length = |key: &str| schema[key].as_u64().and_then(|number| usize::try_from(number).ok());
     match (name, schema["type"].as_str()) {
@@ -135,5 +136,5 @@ async fn largest_legal_object_is_stored() {
     world.api().patch_status("largest", &manager, &Patch::Apply(patch)).await.expect("etcd stores it");
     let stored = world.seen("largest").await;
     assert_eq!(stored.status(), &status);
-    assert!(stored_bytes(&world, "largest").await > 1024 * 1024, "it is large");
+    assert!(stored_bytes(&world, "largest").await > 1024 * 1024, "the object is large");
 }

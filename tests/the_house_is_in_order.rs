@@ -1,4 +1,4 @@
-//! The house is in order: the rules that keep the code plain and its dangers in few places, checked on its source.
+//! Architecture rules, checked on the source: module boundaries, file size and names.
 
 use std::{
     fs,
@@ -6,15 +6,19 @@ use std::{
     process::Command,
 };
 
-/// The rooms that know the AWS SDK.
-const AWS_ROOMS: [&str; 1] = ["src/aws/"];
+/// The only modules that use the AWS SDK.
+const AWS_MODULES: [&str; 1] = ["src/aws/"];
 
-/// The shells: only they talk to Kubernetes.
-const SHELLS: [&str; 4] =
-    ["src/retirement/reconcile.rs", "src/retirement/apply.rs", "src/retirement/status_writer.rs", "src/runtime/"];
+/// The I/O modules: only they call Kubernetes.
+const IO_MODULES: [&str; 4] = [
+    "src/retirement/reconcile.rs",
+    "src/retirement/apply.rs",
+    "src/retirement/status_writer.rs",
+    "src/runtime/",
+];
 
-/// Who may read the clock; all others are told the time.
-const CLOCKS: [&str; 13] = [
+/// The modules that may read the clock. All others take the time as an argument.
+const CLOCK_MODULES: [&str; 13] = [
     "src/main.rs",
     "src/aws/credentials.rs",
     "src/aws/session.rs",
@@ -30,10 +34,10 @@ const CLOCKS: [&str; 13] = [
     "src/runtime/",
 ];
 
-const MOST_LINES: usize = 350;
+const MAX_LINES: usize = 350;
 
-/// Names that say nothing of what is inside.
-const EMPTY_NAMES: [&str; 7] = ["common", "helper", "helpers", "manager", "misc", "util", "utils"];
+/// Names that do not describe the content.
+const VAGUE_NAMES: [&str; 7] = ["common", "helper", "helpers", "manager", "misc", "util", "utils"];
 
 /// A source file, by its path from the root of the repository.
 struct Source {
@@ -45,7 +49,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The files under `folder`, in the order of their names.
+/// Returns the files under `folder`, ordered by name.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
@@ -53,7 +57,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     paths.into_iter().flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// The Rust files under `folders`.
+/// Returns the Rust files under `folders`.
 fn sources(folders: &[&str]) -> Vec<Source> {
     let paths = folders.iter().flat_map(|folder| files(&root().join(folder)));
     let rust = paths.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
@@ -71,14 +75,15 @@ fn everything() -> Vec<Source> {
     sources(&["src", "tests", "testkit"])
 }
 
-/// A line without what its strings and its comment say.
+/// Returns a line without its strings and its comment.
 fn code(line: &str) -> String {
     let line = line.replace(r#"\""#, "").replace(r#"'"'"#, "");
     let outside_strings: String = line.split('"').step_by(2).collect();
     outside_strings.split("//").next().unwrap_or_default().to_owned()
 }
 
-/// The lines of `sources` whose code contains `word`, as `path:line: text`. What is beside the code to test it does not count.
+/// Returns the lines of `sources` whose code contains `word`, as `path:line: text`. Unit tests do
+/// not count.
 fn mentions(sources: &[Source], word: &str) -> Vec<String> {
     let product = sources.iter().filter(|source| !source.path.ends_with("/tests.rs"));
     let lines = product.flat_map(|source| {
@@ -89,13 +94,13 @@ fn mentions(sources: &[Source], word: &str) -> Vec<String> {
     found.map(|(path, number, line)| format!("{path}:{number}: {}", line.trim())).collect()
 }
 
-/// Expects that no file of `src` but those that `allowed` names contains `word`, and that one of them does.
+/// Asserts that only files of `src` in `allowed` contain `word`, and that at least one does.
 fn assert_only(allowed: &[&str], word: &str) {
     let is_allowed = |mention: &String| allowed.iter().any(|prefix| mention.starts_with(prefix));
     let (inside, outside): (Vec<String>, Vec<String>) =
         mentions(&sources(&["src"]), word).into_iter().partition(is_allowed);
-    assert!(outside.is_empty(), "only {allowed:?} may name {word:?}:\n{}", outside.join("\n"));
-    assert!(!inside.is_empty(), "nothing names {word:?}: this rule guards nothing");
+    assert!(outside.is_empty(), "only {allowed:?} may contain {word:?}:\n{}", outside.join("\n"));
+    assert!(!inside.is_empty(), "no file contains {word:?}: this rule has no effect");
 }
 
 fn assert_none(offenders: &[String], rule: &str) {
@@ -103,54 +108,60 @@ fn assert_none(offenders: &[String], rule: &str) {
 }
 
 #[test]
-fn only_the_rooms_of_aws_know_its_sdk() {
-    assert_only(&AWS_ROOMS, "aws_");
+fn aws_sdk_is_used_only_by_the_aws_modules() {
+    assert_only(&AWS_MODULES, "aws_");
 }
 
 #[test]
-fn only_the_shells_talk_to_kubernetes() {
-    assert_only(&SHELLS, "Api<");
-    assert_only(&SHELLS, "Api::");
+fn kubernetes_is_called_only_by_the_io_modules() {
+    assert_only(&IO_MODULES, "Api<");
+    assert_only(&IO_MODULES, "Api::");
 }
 
 #[test]
-fn only_the_shells_read_the_clock() {
-    assert_only(&CLOCKS, "::now()");
+fn clock_is_read_only_by_the_listed_modules() {
+    assert_only(&CLOCK_MODULES, "::now()");
 }
 
 #[test]
-fn only_a_plan_gives_leave_to_deregister() {
+fn deregistration_is_created_only_by_the_plan() {
     assert_only(&["src/retirement/plan.rs"], "Deregistration {");
 }
 
 #[test]
-fn a_file_opens_with_a_sentence_that_says_its_job() {
+fn file_starts_with_one_sentence_that_describes_it() {
     let is_sentence = |line: &str| line.starts_with("//! ") && line.ends_with('.');
-    let mute = everything().into_iter().filter(|it| !it.text.lines().next().is_some_and(is_sentence));
-    assert_none(&mute.map(|source| source.path).collect::<Vec<_>>(), "line 1 is to be one `//!` sentence");
+    let undescribed = everything().into_iter().filter(|it| !it.text.lines().next().is_some_and(is_sentence));
+    assert_none(
+        &undescribed.map(|source| source.path).collect::<Vec<_>>(),
+        "line 1 must be one `//!` sentence",
+    );
 }
 
 #[test]
-fn a_file_has_one_job_and_so_few_lines() {
-    let long = everything().into_iter().filter(|source| source.text.lines().count() > MOST_LINES);
+fn file_is_short_enough_to_have_one_job() {
+    let long = everything().into_iter().filter(|source| source.text.lines().count() > MAX_LINES);
     let paths: Vec<String> = long.map(|source| source.path).collect();
-    assert_none(&paths, &format!("at most {MOST_LINES} lines: past that a file has two jobs"));
+    assert_none(&paths, &format!("a file has at most {MAX_LINES} lines: split it"));
 }
 
 #[test]
-fn a_name_says_what_is_inside() {
-    let is_empty = |part: &str| EMPTY_NAMES.contains(&part.trim_end_matches(".rs"));
+fn file_name_describes_the_content() {
+    let is_empty = |part: &str| VAGUE_NAMES.contains(&part.trim_end_matches(".rs"));
     let empty = everything().into_iter().filter(|source| source.path.split('/').any(is_empty));
-    assert_none(&empty.map(|source| source.path).collect::<Vec<_>>(), "these names say nothing");
+    assert_none(
+        &empty.map(|source| source.path).collect::<Vec<_>>(),
+        "choose names that describe the content",
+    );
 }
 
 #[test]
-fn nothing_is_unwrapped_without_a_reason() {
+fn unwrap_is_replaced_by_expect_with_a_reason() {
     assert_none(&mentions(&everything(), ".unwrap()"), "write `expect` with the reason");
 }
 
 #[test]
-fn the_crds_are_those_that_the_binary_prints() {
+fn committed_crds_are_those_that_the_binary_prints() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
     let output = command.arg("crd").output().expect("the binary runs");
     assert!(output.status.success(), "{output:?}");
@@ -160,7 +171,7 @@ fn the_crds_are_those_that_the_binary_prints() {
             crds.iter().map(|path| fs::read_to_string(path).expect("a readable CRD")).collect();
         assert!(
             committed == String::from_utf8_lossy(&output.stdout),
-            "run `make crds`: the types in src/api say something else than {folder}/"
+            "run `make crds`: {folder}/ differs from the types in src/api"
         );
     }
 }

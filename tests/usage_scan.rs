@@ -1,4 +1,4 @@
-//! Usage scans in accounts where ECS does not say everything clearly: what cannot be resolved is unknown, and unknown waits.
+//! Usage scans of incomplete ECS data: unresolved references are unknown usage, which waits.
 
 use serde_json::json;
 use testkit::simulated_ecs::{Action, Fault, Service, Status, Task, Vanished};
@@ -10,7 +10,7 @@ use crate::{
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
-/// Waits until the row of a revision has a reason; fails if the resource is reported as stalled before.
+/// Waits until the row of a revision has `reason`. Fails if the resource is stalled before.
 async fn wait_unstalled(world: &World<'_>, name: &str, revision: &str, reason: &str) -> Seen {
     world
         .wait_for(name, reason, NOTICED, |seen| {
@@ -20,7 +20,7 @@ async fn wait_unstalled(world: &World<'_>, name: &str, revision: &str, reason: &
         .await
 }
 
-/// The revisions that were deregistered, in order.
+/// Returns the deregistered revisions, in order.
 fn deregistered(world: &World<'_>) -> Vec<String> {
     let calls = world.ecs.calls_of(DEREGISTER).into_iter().filter_map(|call| call.task_definition);
     calls.map(|arn| arn.rsplit('/').next().unwrap_or_default().to_owned()).collect()

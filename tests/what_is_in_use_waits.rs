@@ -1,4 +1,4 @@
-//! What is in use waits: no user of a revision is overlooked, each is named, and when use ends nobody has to do anything.
+//! Revisions in use wait: every user is found and named, and the end of use needs no action.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::World;
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
-/// By when the end of use, or of a refusal, must have been noticed; scans are a minute apart.
+/// Within what time the end of use, or of a refusal, is noticed. Scans are a minute apart.
 pub const NOTICED: Duration = Duration::from_secs(90);
 
 const SCANS: [Action; 8] = [
@@ -23,7 +23,7 @@ const SCANS: [Action; 8] = [
     Action::DescribeServiceRevisions,
 ];
 
-/// The calls that looked for users, by how many there were of each action.
+/// Returns the number of usage scan calls by action.
 fn scan_calls(world: &World<'_>) -> Vec<(&'static str, usize)> {
     SCANS.iter().map(|action| (action.name(), world.ecs.calls_of(*action).len())).collect()
 }
@@ -33,7 +33,7 @@ pub async fn wait_in_use(world: &World<'_>, name: &str) -> crate::support::Seen 
 }
 
 #[tokio::test]
-async fn each_kind_of_user_keeps_a_revision_from_being_retired_and_is_named() {
+async fn every_kind_of_user_prevents_the_retirement_and_is_named() {
     let world = World::new().await;
     world.west.register_many("web", 12);
     let prod = world.west.cluster("prod");
@@ -50,7 +50,7 @@ async fn each_kind_of_user_keeps_a_revision_from_being_retired_and_is_named() {
     batch.put_task(Task::pending("a2", "web:7"));
     batch.put_task(Task::stopping("a3", "web:8"));
     batch.put_task(Task::running("a4", "web:9").of_service("gone"));
-    // What is over is no use.
+    // Stopped tasks and deleted services are not usage.
     batch.put_task(Task::stopped("a5", "web:10"));
     prod.put_service(Service::steady("deleted", "web:11").inactive());
     let declared: Vec<String> = (1..=12).map(|number| format!("web:{number}")).collect();
@@ -86,14 +86,14 @@ async fn each_kind_of_user_keeps_a_revision_from_being_retired_and_is_named() {
         assert_eq!(seen.reason(revision), "Retired", "{seen}");
         assert_eq!(seen.row(revision)["usedBy"], Value::Null);
     }
-    assert!(seen.condition("Reconciling").is_some(), "it gets on by itself: {seen}");
+    assert!(seen.condition("Reconciling").is_some(), "it is making progress: {seen}");
     let called: Vec<_> =
         world.ecs.calls_of(DEREGISTER).into_iter().filter_map(|call| call.task_definition).collect();
     assert_eq!(called.len(), 3, "{called:?}");
 }
 
 #[tokio::test]
-async fn of_many_users_five_are_named_and_the_rest_is_counted() {
+async fn row_names_five_users_and_counts_the_rest() {
     let world = World::new().await;
     world.west.register("web");
     let cluster = world.west.cluster("prod");
@@ -111,7 +111,7 @@ async fn of_many_users_five_are_named_and_the_rest_is_counted() {
 }
 
 #[tokio::test]
-async fn users_are_found_on_every_page_of_a_large_account_and_fifty_who_wait_cost_the_calls_of_one() {
+async fn usage_scan_reads_every_page_of_a_large_account_once_for_fifty_resources() {
     let world = World::new().await;
     world.west.register_many("web", 50);
     for cluster in ["first", "second", "third"] {
@@ -136,7 +136,7 @@ async fn users_are_found_on_every_page_of_a_large_account_and_fifty_who_wait_cos
     }
     let expected = [
         ("ListClusters", 1),
-        // One for the services that ECS manages.
+        // Each cluster once more for the services that ECS manages.
         ("ListServices", 6),
         ("DescribeServices", 27),
         // RUNNING on two pages, STOPPED on one.
@@ -147,12 +147,15 @@ async fn users_are_found_on_every_page_of_a_large_account_and_fifty_who_wait_cos
         ("DescribeServiceRevisions", 0),
     ];
     assert_eq!(scan_calls(&world), expected);
-    let looks = world.ecs.calls_of(Action::DescribeTaskDefinition).len();
-    assert!(looks <= 100, "{looks}: one, and one more for those that came before the scan was done");
+    let describes = world.ecs.calls_of(Action::DescribeTaskDefinition).len();
+    assert!(
+        describes <= 100,
+        "{describes}: one each, and one more for resources declared before the end of the scan"
+    );
 }
 
 #[tokio::test]
-async fn a_part_of_the_scan_that_fails_means_that_anything_may_be_in_use() {
+async fn usage_is_unknown_if_any_call_of_the_scan_fails() {
     for action in SCANS {
         let world = World::new().await;
         world.west.register("web");
@@ -177,18 +180,18 @@ async fn a_part_of_the_scan_that_fails_means_that_anything_may_be_in_use() {
             assert!(message.contains(part), "{message}");
         }
         assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
-        // The next scan succeeds, without anyone touching the resource.
+        // The next scan succeeds without a change to the resource.
         world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
     }
 }
 
 #[tokio::test]
-async fn a_user_that_appears_while_the_revision_waits_for_its_turn_still_keeps_it() {
+async fn usage_that_starts_while_a_permit_is_awaited_prevents_the_retirement() {
     let world = World::new().await;
     world.west.register("web");
     let cluster = world.west.cluster("prod");
     world.declare("web", &["web:1"]).await;
-    // The first turn comes after 80 s, and so after the second scan.
+    // The first permit is available after 80 s, which is after the second scan.
     let _controller =
         world.start_with(&[("DEREGISTRATIONS_PER_SECOND", "0.0125"), ("DEREGISTRATION_BURST", "1")]);
     world
@@ -203,7 +206,7 @@ async fn a_user_that_appears_while_the_revision_waits_for_its_turn_still_keeps_i
 }
 
 #[tokio::test]
-async fn who_says_so_retires_what_is_in_use_and_nobody_looks_for_users() {
+async fn in_use_retire_causes_no_usage_scan() {
     let world = World::new().await;
     world.west.register("web");
     world.west.cluster("prod").put_service(Service::steady("web", "web:1"));
@@ -215,7 +218,7 @@ async fn who_says_so_retires_what_is_in_use_and_nobody_looks_for_users() {
 }
 
 #[tokio::test]
-async fn nobody_looks_for_users_of_what_is_retired_suspended_or_missing() {
+async fn retired_suspended_and_missing_revisions_cause_no_usage_scan() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.west.set_status("web:1", testkit::simulated_ecs::Status::Inactive);
@@ -231,7 +234,7 @@ async fn nobody_looks_for_users_of_what_is_retired_suspended_or_missing() {
 }
 
 #[tokio::test]
-async fn a_dry_run_says_who_uses_a_revision_and_is_settled_then() {
+async fn dry_run_reports_the_users_of_a_revision_and_is_final() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.west.cluster("prod").put_service(Service::steady("web", "web:1"));
@@ -248,22 +251,22 @@ async fn a_dry_run_says_who_uses_a_revision_and_is_settled_then() {
     assert_eq!(seen.message("web:2"), "dry run: would be deregistered without spec.dryRun");
     world.wait_until_all_is_seen().await;
     assert_eq!(world.ecs.calls_of(Action::ListClusters).len(), 1);
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "that of the fence");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "only for the fence");
 }
 
 #[tokio::test]
-async fn what_nobody_uses_in_one_account_may_be_in_use_in_another() {
+async fn usage_known_of_one_account_is_not_applied_to_another() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     let other = world.ecs.region("999999999999", "us-west-2");
     other.register_many("web", 2);
     other.cluster("prod").put_service(Service::steady("web", "web:2"));
-    world.ecs.set_account("AKIAELSEWHERE", "999999999999");
+    world.ecs.set_account("AKIAOTHERACCOUNT", "999999999999");
     let folder = testkit::process::Folder::create().expect("a folder");
     let file = folder.join("credentials");
     let write = |key: &str| {
         let text = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = secret\n");
-        std::fs::write(&file, text).expect("it can be written");
+        std::fs::write(&file, text).expect("the file can be written");
     };
     write(testkit::simulated_ecs::ACCESS_KEY);
     let path = file.display().to_string();
@@ -275,11 +278,11 @@ async fn what_nobody_uses_in_one_account_may_be_in_use_in_another() {
     ]);
     world.wait_ready("first").await;
 
-    // Nobody knows for a moment who the controller is, and then it is of another account.
+    // The identity is unknown for a moment, and then it belongs to another account.
     std::fs::remove_file(&file).expect("it can be removed");
-    world.declare("nobody", &["web:1"]).await;
-    world.wait_stalled("nobody").await;
-    write("AKIAELSEWHERE");
+    world.declare("unidentified", &["web:1"]).await;
+    world.wait_stalled("unidentified").await;
+    write("AKIAOTHERACCOUNT");
     world.declare("second", &["web:2"]).await;
     let seen = wait_in_use(&world, "second").await;
     assert_eq!(seen.text("account"), "999999999999");

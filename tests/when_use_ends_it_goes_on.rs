@@ -1,4 +1,4 @@
-//! When use ends, what waited is retired by itself: soon, whoever shares it, and not before it has been quiet for long enough.
+//! The end of use: waiting revisions are retired soon, but not before `unusedFor` has elapsed.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 #[tokio::test]
-async fn when_use_ends_the_revision_is_retired_without_anyone_touching_the_resource() {
+async fn revision_is_retired_after_use_ends_without_a_change_to_the_resource() {
     let world = World::new().await;
     world.west.register("web");
     let cluster = world.west.cluster("prod");
@@ -31,7 +31,7 @@ async fn when_use_ends_the_revision_is_retired_without_anyone_touching_the_resou
     world.wait_until_all_is_seen().await;
     assert_eq!(world.seen("web").await.version(), first.version(), "the same use is not written again");
 
-    let looks = world.ecs.calls_of(Action::DescribeTaskDefinition).len();
+    let describes = world.ecs.calls_of(Action::DescribeTaskDefinition).len();
     cluster.put_service(Service::steady("web", "web:2"));
     let began = Instant::now();
     let seen = world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
@@ -39,13 +39,13 @@ async fn when_use_ends_the_revision_is_retired_without_anyone_touching_the_resou
     assert_eq!(seen.row("web:1")["usedBy"], Value::Null);
     assert_eq!(
         world.ecs.calls_of(Action::DescribeTaskDefinition).len(),
-        looks + 2,
+        describes + 2,
         "before and after the call"
     );
 }
 
 #[tokio::test]
-async fn quiet_time_counts_from_the_first_look_and_outlives_a_restart() {
+async fn cool_down_starts_at_the_first_scan_and_survives_a_restart() {
     let world = World::new().await;
     world.west.register("web");
     let spec = json!({ "revisions": ["web:1"], "unusedFor": "20s" });
@@ -62,7 +62,7 @@ async fn quiet_time_counts_from_the_first_look_and_outlives_a_restart() {
     world.wait_until_all_is_seen().await;
     let seen = world.seen("web").await;
     assert_eq!(seen.row("web:1")["unusedSince"], since, "{seen}");
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "that of the fence");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "only for the fence");
     let seen = world.wait_ready("web").await;
     assert!(began.elapsed() >= Duration::from_secs(20));
     assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
@@ -70,7 +70,7 @@ async fn quiet_time_counts_from_the_first_look_and_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn use_that_comes_back_begins_quiet_time_anew() {
+async fn renewed_use_restarts_the_cool_down() {
     let world = World::new().await;
     world.west.register("web");
     let cluster = world.west.cluster("prod");
@@ -89,7 +89,7 @@ async fn use_that_comes_back_begins_quiet_time_anew() {
 }
 
 #[tokio::test]
-async fn all_that_falls_out_of_use_together_is_retired_together() {
+async fn revisions_that_become_unused_together_are_retired_together() {
     let world = World::new().await;
     world.west.register_many("web", 25);
     let cluster = world.west.cluster("prod");
@@ -114,7 +114,7 @@ async fn all_that_falls_out_of_use_together_is_retired_together() {
 }
 
 #[tokio::test]
-async fn what_another_resource_retires_all_the_same_is_told_by_the_one_that_waits() {
+async fn revision_retired_by_another_resource_is_reported_by_the_waiting_one() {
     let world = World::new().await;
     world.west.register("web");
     world.west.cluster("prod").put_service(Service::steady("web", "web:1"));
@@ -130,34 +130,34 @@ async fn what_another_resource_retires_all_the_same_is_told_by_the_one_that_wait
 }
 
 #[tokio::test]
-async fn nobody_looks_for_users_once_nothing_waits_any_more() {
+async fn usage_scans_stop_once_no_resource_waits() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.west.cluster("prod").put_task(Task::running("a1", "web:1"));
     let metrics = format!("127.0.0.1:{}", free_port().expect("a port"));
     let _controller = world.start_with(&[("METRICS_BIND_ADDRESS", &metrics)]);
-    let says = async |text: &str| wait_for_page(&format!("{metrics}/metrics"), text).await;
-    let nobody_waits = "ecs_retirement_usage_age_seconds{region=\"us-west-2\"} 0\n";
+    let wait_for_metric = async |text: &str| wait_for_page(&format!("{metrics}/metrics"), text).await;
+    let no_resource_waits = "ecs_retirement_usage_age_seconds{region=\"us-west-2\"} 0\n";
     world.declare("retired", &["web:2"]).await;
     world.wait_ready("retired").await;
-    says(nobody_waits).await;
+    wait_for_metric(no_resource_waits).await;
 
     world.declare("waiting", &["web:1"]).await;
     wait_in_use(&world, "waiting").await;
-    says("ecs_retirement_usage_age_seconds{region=\"us-west-2\"} 0.").await;
+    wait_for_metric("ecs_retirement_usage_age_seconds{region=\"us-west-2\"} 0.").await;
     let spec = json!({ "revisions": ["web:1"], "suspend": true });
     world.apply("waiting", spec).await.expect("admitted");
-    says(nobody_waits).await;
+    wait_for_metric(no_resource_waits).await;
 }
 
-/// Whether a time in a status is so many seconds ago.
+/// Returns true if a time in a status is at least `seconds` ago.
 fn is_past(time: &Value, seconds: i64) -> bool {
     let time = time.as_str().and_then(|text| text.parse::<Timestamp>().ok());
     time.is_some_and(|time| Timestamp::now().duration_since(time).as_secs() >= seconds)
 }
 
 #[tokio::test]
-async fn a_task_that_starts_and_stops_between_two_scans_starts_the_cool_down_again() {
+async fn task_that_runs_only_between_two_scans_restarts_the_cool_down() {
     let world = World::new().await;
     world.west.register("web");
     let cluster = world.west.cluster("prod");
@@ -192,7 +192,7 @@ async fn cool_down_is_measured_by_the_clock_of_aws_even_if_it_is_hours_off() {
         let ahead = since.duration_since(Timestamp::now());
         let difference = (ahead - SignedDuration::from_hours(hours)).abs();
         assert!(difference < SignedDuration::from_mins(1), "{seen}");
-        // A second or two may pass between the clocks.
+        // The clocks are read up to two seconds apart.
         let skew = if hours > 0 {
             "ecs_retirement_clock_skew_seconds -10"
         } else {
@@ -203,13 +203,13 @@ async fn cool_down_is_measured_by_the_clock_of_aws_even_if_it_is_hours_off() {
         assert!(began.elapsed() >= Duration::from_secs(10));
         stop(&mut controller).await;
         let log = controller.log();
-        let told = log.matches("the clock of this pod differs from that of AWS").count();
-        assert_eq!(told, 1, "{log}");
+        let warnings = log.matches("the clock of this pod differs from that of AWS").count();
+        assert_eq!(warnings, 1, "{log}");
     }
 }
 
 #[tokio::test]
-async fn before_aws_has_told_the_time_no_cool_down_starts_and_all_else_goes_on() {
+async fn cool_down_starts_only_after_aws_has_reported_the_time() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.ecs.hide_date(true);
@@ -231,7 +231,7 @@ async fn before_aws_has_told_the_time_no_cool_down_starts_and_all_else_goes_on()
 }
 
 #[tokio::test]
-async fn cool_down_starts_again_once_a_dry_run_ends() {
+async fn cool_down_restarts_once_a_dry_run_ends() {
     let world = World::new().await;
     world.west.register("web");
     let spec = |dry_run| json!({ "revisions": ["web:1"], "unusedFor": "10s", "dryRun": dry_run });
@@ -240,7 +240,7 @@ async fn cool_down_starts_again_once_a_dry_run_ends() {
     let seen = world.wait("web", "DryRun", |seen| seen.reason("web:1") == "DryRun").await;
     let since = seen.row("web:1")["unusedSince"].clone();
     assert!(seen.message("web:1").contains(since.as_str().expect("a time")), "{seen}");
-    world.wait("web", "the time to pass", |seen| is_past(&seen.row("web:1")["unusedSince"], 12)).await;
+    world.wait("web", "the elapsed time", |seen| is_past(&seen.row("web:1")["unusedSince"], 12)).await;
     let ended = Instant::now();
     world.apply("web", spec(false)).await.expect("admitted");
     let seen = world
@@ -252,12 +252,12 @@ async fn cool_down_starts_again_once_a_dry_run_ends() {
 }
 
 #[tokio::test]
-async fn use_that_starts_right_before_the_call_is_seen_by_a_scan_that_is_at_most_15_s_old() {
+async fn use_right_before_the_call_is_found_by_a_scan_at_most_15_s_old() {
     let world = World::new().await;
     world.west.register("web");
     let cluster = world.west.cluster("prod");
     world.declare("web", &["web:1"]).await;
-    // The first permit is available after 40 s: the first scan would still be good for a report.
+    // The first permit is available after 40 s: for a report the first scan would still be fresh.
     let _controller =
         world.start_with(&[("DEREGISTRATIONS_PER_SECOND", "0.025"), ("DEREGISTRATION_BURST", "1")]);
     world

@@ -5,7 +5,7 @@
 //! | | moto | ministack |
 //! |---|---|---|
 //! | `registeredAt`, `deregisteredAt` | never reported | reported |
-//! | malformed revisions such as `web:01`, ARNs of another account or region | taken for a local revision | refused |
+//! | malformed revision (`web:01`), ARN of another account or region | resolved locally | refused |
 //! | running tasks | only on container instances | without any |
 //! | deployments in progress | not modelled | shown until the new tasks run |
 //! | `ListServiceDeployments` | not implemented | always empty |

@@ -1,4 +1,4 @@
-//! How a resource and its revision end on each emulator, as a table.
+//! Scenarios on each emulator, as a table: how a resource and its revision end.
 
 use aws_sdk_ecs::types::TaskDefinitionStatus::{self, Active, Inactive};
 use serde_json::{Value, json};

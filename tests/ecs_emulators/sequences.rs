@@ -39,7 +39,7 @@ async fn status_of_a_retired_revision_has_its_account_region_arn_and_request_id(
 
 /// On moto only: ministack reports the time.
 #[tokio::test]
-async fn deregistration_time_that_moto_never_reports_is_waited_for_only_so_long() {
+async fn deregistration_time_that_moto_never_reports_is_awaited_for_a_limited_time() {
     let setup = Setup::new(Product::Moto).await;
     let [revision] = setup.register("").await;
     setup.world.declare("web", &[&revision]).await;
@@ -101,7 +101,7 @@ async fn missing_revision_that_is_registered_later_is_retired_only_on_request() 
 }
 
 #[tokio::test]
-async fn suspended_and_dry_run_resources_retire_once_that_is_undone() {
+async fn suspended_and_dry_run_resources_retire_once_they_are_resumed() {
     for product in BOTH {
         let setup = Setup::new(product).await;
         let [first, second] = setup.register("").await;
@@ -146,8 +146,8 @@ async fn revision_is_retired_once_the_service_that_uses_it_is_deleted() {
     tokio::join!(delete(Product::Moto), delete(Product::Ministack));
 }
 
-/// On ministack only, since moto has neither; and on one of its own, since what ministack does not
-/// list of a deployment in progress may keep other revisions of the account waiting.
+/// On ministack only: moto models neither. Uses its own instance: ministack lists a deployment in
+/// progress incompletely, which may delay other revisions of the account.
 #[tokio::test]
 async fn revisions_are_retired_once_their_deployment_is_replaced_and_their_task_stopped() {
     let emulator = Emulator::start(Product::Ministack).await.expect("ministack starts");
@@ -156,7 +156,7 @@ async fn revisions_are_retired_once_their_deployment_is_replaced_and_their_task_
     let [replaced, deployed, run] = setup.register("").await;
     let cluster = setup.name("");
     setup.create_service(&cluster, &replaced, 1).await;
-    // Cannot complete: the one task must keep running, and there is no room for another.
+    // Cannot complete: the one task must keep running, and there is no capacity for another.
     let deployment = client.update_service().cluster(&cluster).service("web").task_definition(&deployed);
     deployment.send().await.expect("a service can be updated");
     // From here only the old deployment shows that the service may need the revision again.
@@ -181,8 +181,9 @@ async fn revisions_are_retired_once_their_deployment_is_replaced_and_their_task_
         setup.assert_status(revision, Some(&Active)).await;
     }
 
-    let room = DeploymentConfiguration::builder().maximum_percent(200).minimum_healthy_percent(0).build();
-    let deployment = client.update_service().cluster(&cluster).service("web").deployment_configuration(room);
+    let relaxed = DeploymentConfiguration::builder().maximum_percent(200).minimum_healthy_percent(0).build();
+    let deployment =
+        client.update_service().cluster(&cluster).service("web").deployment_configuration(relaxed);
     deployment.send().await.expect("a service can be updated");
     client.stop_task().cluster(&cluster).task(&task).send().await.expect("a task can be stopped");
     setup.world.wait_for("web", "two retired", NOTICED, |seen| seen.number("retired") == 2).await;

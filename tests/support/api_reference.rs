@@ -1,4 +1,4 @@
-//! The API reference in Markdown, made of a CRD. Pure.
+//! Generates the API reference in Markdown from a CRD. Pure.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ pub fn of(crd: &Value) -> String {
     head + &["spec", "status"].map(|part| section(part, &schema["properties"][part])).concat()
 }
 
-/// On the object at `path`, and on each object in it.
+/// Returns the section of the object at `path`, and of each object in it.
 fn section(path: &str, schema: &Value) -> String {
     let properties: Vec<(&String, &Value)> = schema["properties"].as_object().into_iter().flatten().collect();
     let required = schema["required"].as_array();
@@ -42,7 +42,7 @@ fn type_of(property: &Value) -> String {
     }
 }
 
-/// The description, and what admission says of values that it refuses.
+/// Returns the description, and the messages with which admission refuses values.
 fn text(schema: &Value) -> String {
     let default = schema.get("default").filter(|it| **it != "" && **it != 0 && !it.is_object());
     let values = schema["enum"].as_array().map(|values| values.iter().map(line).collect::<Vec<_>>());
@@ -57,7 +57,7 @@ fn text(schema: &Value) -> String {
     sentences.into_iter().flatten().chain(refusals).collect::<Vec<_>>().join(" ")
 }
 
-/// A text as one line of a table.
+/// Returns a text without line breaks, as a cell of a table.
 fn line(value: &Value) -> String {
     value.as_str().unwrap_or_default().replace('\n', " ").replace('|', "\\|")
 }

@@ -1,4 +1,4 @@
-//! What a test of a promise has at hand: a namespace, a simulated ECS, and the real binary between them.
+//! Support for the end-to-end tests: a namespace, a simulated ECS, and the real binary.
 
 pub mod api_reference;
 pub mod peer;
@@ -26,7 +26,7 @@ use tokio::{
 
 pub use seen::{HEALTH_CHECK, Seen, Verdict};
 
-/// How long a test waits for what must come.
+/// How long a test waits for a condition.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -39,7 +39,7 @@ pub const CRD: &str = include_str!("../../crds/ecs-retirement.dev_taskdefinition
 /// The Helm chart, from the root of the repository.
 pub const CHART: &str = "charts/ecs-retirement-controller";
 
-/// A namespace of its own, with an ECS of its own; a controller runs once one is started.
+/// A namespace and a simulated ECS for one test. A controller runs once it is started.
 pub struct World<'plane> {
     pub namespace: Namespace<'plane>,
     pub ecs: SimulatedEcs,
@@ -48,14 +48,14 @@ pub struct World<'plane> {
     folder: Folder,
 }
 
-/// The kind, as a stranger to the product's code names it.
+/// Returns the kind by its names, independently of the product's code.
 pub fn kind() -> ApiResource {
     let kind = GroupVersionKind::gvk("ecs-retirement.dev", "v1alpha1", "TaskDefinitionRetirement");
     ApiResource::from_gvk_with_plural(&kind, "taskdefinitionretirements")
 }
 
 impl World<'static> {
-    /// On the shared API server with the CRD as it is released.
+    /// Creates a namespace on the shared API server with the released CRD.
     pub async fn new() -> Self {
         Self::on(ControlPlane::shared().await, CRD).await
     }
@@ -75,12 +75,13 @@ impl<'plane> World<'plane> {
         self.start_with(&[])
     }
 
-    /// Starts the controller with more or other environment variables; an empty value takes one away.
+    /// Starts the controller with additional or changed environment variables. An empty value
+    /// removes one.
     pub fn start_with(&self, environment: &[(&str, &str)]) -> Process {
         self.start_as(&["run"], environment)
     }
 
-    /// Starts the controller with these arguments, which weigh more than environment variables.
+    /// Starts the controller with `arguments`, which take precedence over environment variables.
     pub fn start_as(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
         let mut variables = BTreeMap::from([
@@ -125,10 +126,10 @@ impl<'plane> World<'plane> {
     }
 
     pub async fn delete(&self, name: &str) {
-        self.api().delete(name, &DeleteParams::default()).await.expect("it can be deleted");
+        self.api().delete(name, &DeleteParams::default()).await.expect("the resource can be deleted");
     }
 
-    /// Asks for a look now, as `kubectl annotate` does.
+    /// Requests a reconcile, as `kubectl annotate` does.
     pub async fn request(&self, name: &str, value: &str) {
         let patch = json!({ "metadata": { "annotations": { "ecs-retirement.dev/requestedAt": value } } });
         self.api()
@@ -141,7 +142,7 @@ impl<'plane> World<'plane> {
         Seen(self.api().get(name).await.expect("the resource is there"))
     }
 
-    /// Waits until the resource looks as it should.
+    /// Waits until `is_so` returns true for the resource.
     pub async fn wait(&self, name: &str, what: &str, is_so: impl Fn(&Seen) -> bool) -> Seen {
         self.wait_for(name, what, DEADLINE, is_so).await
     }
@@ -164,8 +165,8 @@ impl<'plane> World<'plane> {
         }
     }
 
-    /// Runs a command as a document has it: kubectl is at hand and means this namespace, and the repository is the folder.
-    /// Gives what it printed, warnings included, and whether it succeeded.
+    /// Runs a command of a document in the root of the repository; kubectl uses this namespace.
+    /// Returns whether it succeeded, and its output with warnings.
     pub async fn shell(&self, command: &str) -> (bool, String) {
         let admin = fs::read_to_string(self.namespace.control_plane().kubeconfig()).expect("a kubeconfig");
         let mut kubeconfig: Value = serde_json::from_str(&admin).expect("JSON is YAML, too");
@@ -174,13 +175,12 @@ impl<'plane> World<'plane> {
         fs::write(&path, kubeconfig.to_string()).expect("a kubeconfig can be written");
         let kubectl = testkit::tools::find("kubectl").expect("kubectl");
         let programs = kubectl.parent().expect("a folder").display();
-        let mut shell = Command::new("bash");
-        shell
-            .args(["-c", &format!("exec 2>&1; set -o pipefail; PATH={programs}:$PATH; {command}")])
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &format!("exec 2>&1; set -o pipefail; PATH={programs}:$PATH; {command}")])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("KUBECONFIG", path)
             .env("HOME", self.folder.join(""));
-        let output = process::output(&shell, DEADLINE).await.expect("bash runs, and ends");
+        let output = process::output(&bash, DEADLINE).await.expect("bash runs and exits");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -189,12 +189,12 @@ impl<'plane> World<'plane> {
         self.wait(name, "Ready=True", |seen| seen.is_current() && seen.ready() == "True").await
     }
 
-    /// Waits until the controller says that only a person can help.
+    /// Waits until the controller reports that manual intervention is required.
     pub async fn wait_stalled(&self, name: &str) -> Seen {
         self.wait(name, "Stalled=True", |seen| seen.is_current() && seen.condition("Stalled").is_some()).await
     }
 
-    /// Waits until the controller has caught up: what was declared last, under another name, is done.
+    /// Waits until the controller has caught up: a resource that is declared now is ready.
     pub async fn wait_until_all_is_seen(&self) {
         let number = self.west.register("fence");
         let name = format!("fence-{number}");
@@ -203,14 +203,14 @@ impl<'plane> World<'plane> {
     }
 }
 
-/// Stops the controller as Kubernetes does, and expects it to end well.
+/// Stops the controller as Kubernetes does, and asserts that it exits with code 0.
 pub async fn stop(controller: &mut Process) {
     controller.signal(Signal::TERM).expect("a signal can be sent");
     let status = controller.wait(DEADLINE).await.expect("the controller stops");
     assert!(status.success(), "{status}: {}", controller.log());
 }
 
-/// The status and the text of a page, given as `HOST:PORT/PATH`; `None` while nobody listens.
+/// Returns the status and the body of the page at `HOST:PORT/PATH`; `None` if nothing listens.
 pub async fn page(url: &str) -> Option<(u16, String)> {
     let (address, path) = url.split_once('/').expect("a path");
     let mut stream = TcpStream::connect(address).await.ok()?;
@@ -223,7 +223,7 @@ pub async fn page(url: &str) -> Option<(u16, String)> {
     Some((status, body.to_owned()))
 }
 
-/// Waits until a page says `text`.
+/// Waits until a page contains `text`.
 pub async fn wait_for_page(url: &str, text: &str) {
     let began = Instant::now();
     loop {
@@ -231,7 +231,7 @@ pub async fn wait_for_page(url: &str, text: &str) {
         if page.as_ref().is_some_and(|(status, body)| *status == 200 && body.contains(text)) {
             return;
         }
-        assert!(began.elapsed() < DEADLINE, "{url} does not say {text}: {page:?}");
+        assert!(began.elapsed() < DEADLINE, "{url} does not contain {text}: {page:?}");
         sleep(PAUSE).await;
     }
 }

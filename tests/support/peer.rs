@@ -1,4 +1,4 @@
-//! A TCP server that answers every connection in the same way, in place of AWS or of a proxy.
+//! A TCP server that answers every connection in the same way, in place of AWS or a proxy.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use tokio::{
     net::TcpListener,
 };
 
-/// Serves on a port of its own, until dropped.
+/// A server on a port of its own, which stops when dropped.
 pub struct Peer {
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,
@@ -44,7 +44,7 @@ impl Peer {
         self.port
     }
 
-    /// The first line of each request so far.
+    /// Returns the first line of each request so far.
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! A resource as users see it, and the verdict that their tools come to.
+//! A resource as users see it, and the verdicts of their tools.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use testkit::kstatus;
 
-/// The check that users give to Argo CD.
+/// The health check for Argo CD.
 pub const HEALTH_CHECK: &str = include_str!("../../config/argocd/health.lua");
 
 /// A resource as it was read.
@@ -40,7 +40,7 @@ impl Seen {
         self.0.resource_version().unwrap_or_default()
     }
 
-    /// The row of a revision; null where there is none.
+    /// Returns the row of a revision; null if there is none.
     pub fn row(&self, revision: &str) -> &Value {
         let rows = self.status()["revisions"].as_array();
         rows.into_iter().flatten().find(|row| row["revision"] == revision).unwrap_or(&Value::Null)
@@ -58,7 +58,7 @@ impl Seen {
         self.status()["conditions"].as_array()?.iter().find(|condition| condition["type"] == type_)
     }
 
-    /// The status of the condition Ready, or nothing.
+    /// Returns the status of the condition Ready; empty if it is absent.
     pub fn ready(&self) -> &str {
         self.condition("Ready").and_then(|ready| ready["status"].as_str()).unwrap_or_default()
     }
@@ -71,7 +71,7 @@ impl Seen {
         self.condition("Ready").and_then(|ready| ready["message"].as_str()).unwrap_or_default()
     }
 
-    /// Whether the status speaks of the spec as it is now.
+    /// Returns true if the status describes the current spec.
     pub fn is_current(&self) -> bool {
         self.status()["observedGeneration"].as_i64() == self.0.metadata.generation
     }
@@ -86,16 +86,17 @@ impl Seen {
         serde_json::from_value(status.into()).expect("a status that an existing object can have")
     }
 
-    /// What Argo CD says, whose Lua is 5.1 and has no more of the standard library than this.
+    /// Returns the health that Argo CD concludes. Its Lua is 5.1, with only this part of the
+    /// standard library.
     /// Source: `runLua` in argoproj/argo-cd, `util/lua/lua.go`.
     pub fn health(&self) -> String {
         let lua = Lua::new_with(StdLib::TABLE, LuaOptions::default()).expect("an interpreter");
         let object = lua.to_value(&self.0).expect("JSON has a form in Lua");
         lua.globals().set("obj", object).expect("a global");
         let health: Table = lua.load(HEALTH_CHECK).eval().expect("the check answers with a table");
-        let told: String = health.get("message").expect("a message");
-        let is_told = told == format!("{}: {}", self.ready_reason(), self.ready_message());
-        assert_eq!(is_told, self.is_current() && !self.ready().is_empty(), "{told}");
+        let message: String = health.get("message").expect("a message");
+        let shows_ready = message == format!("{}: {}", self.ready_reason(), self.ready_message());
+        assert_eq!(shows_ready, self.is_current() && !self.ready().is_empty(), "{message}");
         health.get("status").expect("a status")
     }
 }
