@@ -199,7 +199,7 @@ impl State {
         *self.expired_watches.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     }
 
-    /// Returns true if this watch is to be answered with 410 Gone, and counts it.
+    /// Returns true if this watch must be answered with 410 Gone, and counts it.
     fn take_expired_watch(&self, request: &Request) -> bool {
         let mut remaining = self.expired_watches.lock().unwrap_or_else(PoisonError::into_inner);
         let is_expired = request.verb == Verb::Watch && *remaining > 0;

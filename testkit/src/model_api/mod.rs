@@ -52,26 +52,27 @@ impl ModelApi {
 
     /// Processes a request.
     #[must_use]
-    pub fn answer(&self, asked: &Asked) -> Answer {
-        let key = || Key::new(&asked.plural, &asked.namespace, asked.name.as_deref().unwrap_or_default());
-        let (status, body) = match asked.verb {
-            Verb::Watch => match asked.resource_version {
-                Some(since) => return Answer::Watch(self.watch(&asked.plural, since, asked.timeout)),
+    pub fn answer(&self, request: &Asked) -> Answer {
+        let key =
+            || Key::new(&request.plural, &request.namespace, request.name.as_deref().unwrap_or_default());
+        let (status, body) = match request.verb {
+            Verb::Watch => match request.resource_version {
+                Some(since) => return Answer::Watch(self.watch(&request.plural, since, request.timeout)),
                 None => failure(400, "BadRequest", "this model requires a resource version to watch from"),
             },
-            Verb::List => (200, self.list(asked)),
+            Verb::List => (200, self.list(request)),
             Verb::Get => self.get(&key()).map_or_else(|| missing(&key()), |object| (200, object)),
             Verb::Create => {
-                self.write(|store, now| store.create(&asked.plural, &asked.namespace, &asked.body, now))
+                self.write(|store, now| store.create(&request.plural, &request.namespace, &request.body, now))
             }
-            Verb::Replace => self.write(|store, _| store.replace(&key(), &asked.body)),
-            Verb::ApplyStatus if asked.field_manager.is_none() => failure(
+            Verb::Replace => self.write(|store, _| store.replace(&key(), &request.body)),
+            Verb::ApplyStatus if request.field_manager.is_none() => failure(
                 422,
                 "Invalid",
                 "PatchOptions.meta.k8s.io \"\" is invalid: \
                  fieldManager: Required value: is required for apply patch",
             ),
-            Verb::ApplyStatus => self.write(|store, _| store.apply_status(&key(), &asked.body)),
+            Verb::ApplyStatus => self.write(|store, _| store.apply_status(&key(), &request.body)),
             Verb::Unknown => failure(405, "MethodNotAllowed", "this model does not support the request"),
         };
         Answer::Whole(status, body)
@@ -126,12 +127,12 @@ impl ModelApi {
         Watch::new(self.store.clone(), self.changed.subscribe(), plural.to_owned(), since, timeout)
     }
 
-    fn list(&self, asked: &Asked) -> Value {
+    fn list(&self, request: &Asked) -> Value {
         let store = self.lock();
         let is_requested = |object: &&Value| {
-            asked.namespace.is_empty() || object["metadata"]["namespace"] == json!(asked.namespace)
+            request.namespace.is_empty() || object["metadata"]["namespace"] == json!(request.namespace)
         };
-        let items: Vec<&Value> = store.objects_of(&asked.plural).filter(is_requested).collect();
+        let items: Vec<&Value> = store.objects_of(&request.plural).filter(is_requested).collect();
         let api_version = items.first().map_or(json!("v1"), |it| it["apiVersion"].clone());
         json!({
             "kind": "List",

@@ -51,13 +51,13 @@ pub struct Received {
 /// How a response is delivered.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// Immediately.
+    /// Immediate delivery.
     Now(Received),
-    /// After a delay.
+    /// Delivery after a delay.
     Late(Duration, Received),
     /// The connection is closed instead.
     CutConnection,
-    /// There is no response.
+    /// No response.
     Never,
 }
 
