@@ -1,4 +1,5 @@
-//! A second hold on the socket of an HTTP connection, since the HTTP server offers no way to end one without a reply.
+//! A second handle on the socket of an HTTP connection: the HTTP server cannot close a connection
+//! without a reply.
 
 use std::{
     net::{Shutdown, TcpStream},
@@ -14,15 +15,14 @@ pub(crate) struct Connection(Arc<TcpStream>);
 
 impl Connection {
     pub(crate) fn cut(&self) {
-        // It fails when the caller has hung up, which is just as well.
+        // Fails if the client has disconnected, which is fine.
         drop(self.0.shutdown(Shutdown::Both));
     }
 }
 
 impl Connected<IncomingStream<'_, TcpListener>> for Connection {
     fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        let descriptor =
-            stream.io().as_fd().try_clone_to_owned().expect("the process may open another file descriptor");
+        let descriptor = stream.io().as_fd().try_clone_to_owned().expect("a file descriptor is available");
         Self(Arc::new(TcpStream::from(descriptor)))
     }
 }

@@ -1,4 +1,4 @@
-//! A real Kubernetes API server with its etcd, as processes beside the tests.
+//! A real Kubernetes API server with its etcd, run as processes.
 
 use std::{
     fs, io,
@@ -30,13 +30,14 @@ const START_DEADLINE: Duration = Duration::from_mins(1);
 const KUBECTL_DEADLINE: Duration = Duration::from_mins(2);
 const ADMIN_TOKEN: &str = "testkit-admin";
 
-/// A running API server; dropping it ends it and removes its data.
+/// A running API server, stopped and removed with its data when dropped.
 ///
 /// # Guarantees
-/// Its processes and its folder are gone when the process that started it is, however that process ends.
+/// Its processes and its folder do not outlive the process that started it, even if that process is
+/// killed.
 #[derive(Debug)]
 pub struct ControlPlane {
-    // Dropped in this order: the data goes last.
+    // Fields are dropped in this order: the data is removed last.
     servers: Mutex<Servers>,
     folder: Folder,
     url: String,
@@ -53,23 +54,23 @@ struct Servers {
 
 impl ControlPlane {
     /// # Errors
-    /// The tools are missing, or the servers do not become ready; the error says which and holds their logs.
+    /// Returns an error if a tool is missing, or with the logs if the servers do not become ready.
     pub async fn start() -> io::Result<Self> {
         let mut attempt = 1;
         loop {
             match Self::start_once().await {
-                // A port that was free may be taken by the time the server binds it.
+                // Another process may bind the port before the server does.
                 Err(error) if attempt < ATTEMPTS && error.kind() != io::ErrorKind::NotFound => attempt += 1,
                 outcome => return outcome,
             }
         }
     }
 
-    /// The one control plane of this process, started at the first call. Tests run side by side on it, each in a
-    /// [`crate::namespace::Namespace`] of its own.
+    /// Returns the control plane that all tests of this process share, and starts it at the first
+    /// call. Tests run in parallel on it, each in its own [`crate::namespace::Namespace`].
     ///
     /// # Panics
-    /// It does not start.
+    /// Panics if the control plane does not start.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
         SHARED
@@ -84,39 +85,42 @@ impl ControlPlane {
         &self.url
     }
 
-    /// The path of a kubeconfig with which kubectl, the controller or anyone is administrator.
+    /// Returns the path of a kubeconfig with administrator permissions.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("admin.kubeconfig")
     }
 
-    /// Writes a kubeconfig for whomever `token` stands, a service account for example, and returns its path.
+    /// Writes a kubeconfig for the user of `token`, such as a service account, and returns its
+    /// path.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn kubeconfig_for(&self, user: &str, token: &str) -> io::Result<PathBuf> {
         write_kubeconfig(&self.folder, &self.url, user, token)
     }
 
-    /// How an administrator connects, to be changed before a client is made of it.
+    /// Returns the client configuration of an administrator, which a test may change before
+    /// creating a client.
     #[must_use]
     pub fn config(&self) -> Config {
         self.config.clone()
     }
 
-    /// A new client, for the async runtime of the caller: one made in another test dies with that test's runtime.
+    /// Returns a new client for the caller's async runtime: a client stops working when the runtime
+    /// that created it ends.
     ///
     /// # Panics
-    /// The caller is in no async runtime.
+    /// Panics outside an async runtime.
     #[must_use]
     pub fn client(&self) -> Client {
-        Client::try_from(self.config()).expect("the configuration served a client before")
+        Client::try_from(self.config()).expect("the configuration is valid")
     }
 
-    /// Runs kubectl as administrator and returns what it printed, or what it complained about.
+    /// Runs kubectl as administrator and returns its output.
     ///
     /// # Errors
-    /// kubectl failed.
+    /// Returns kubectl's error output if it fails.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(tools::find("kubectl").map_err(|error| error.to_string())?);
         command
@@ -128,28 +132,31 @@ impl ControlPlane {
         process::text(&command, KUBECTL_DEADLINE).await
     }
 
-    /// The API server's process, to stop, continue or kill it in a control plane of the test's own.
+    /// Returns the API server's process, to stop, continue or kill it. Not for the shared control
+    /// plane.
     pub fn api_server(&mut self) -> &mut Process {
         &mut self.servers.get_mut().unwrap_or_else(PoisonError::into_inner).api_server
     }
 
-    /// Etcd's process, to stop, continue or kill it in a control plane of the test's own.
+    /// Returns etcd's process, to stop, continue or kill it. Not for the shared control plane.
     pub fn etcd(&mut self) -> &mut Process {
         &mut self.servers.get_mut().unwrap_or_else(PoisonError::into_inner).etcd
     }
 
-    /// Stops the servers of a control plane of the test's own, copies etcd's data, and starts them again.
+    /// Stops the servers, copies etcd's data, and starts the servers again. Not for the shared
+    /// control plane.
     ///
     /// # Errors
-    /// The data cannot be copied, or the servers do not become ready.
+    /// Returns an error if the data cannot be copied or the servers do not become ready.
     pub async fn back_up(&self) -> io::Result<()> {
         self.restart_with("etcd", "backup").await
     }
 
-    /// Stops the servers, replaces etcd's data by what [`Self::back_up`] copied, and starts them again.
+    /// Stops the servers, restores etcd's data from the copy of [`Self::back_up`], and starts the
+    /// servers again.
     ///
     /// # Errors
-    /// There is no backup, or the servers do not become ready.
+    /// Returns an error if there is no backup or the servers do not become ready.
     pub async fn restore(&self) -> io::Result<()> {
         self.restart_with("backup", "etcd").await
     }
@@ -188,7 +195,7 @@ impl ControlPlane {
     }
 }
 
-/// The way to connect, once both servers run and the API server is ready.
+/// Waits until both servers run and the API server is ready, and returns the client configuration.
 async fn wait_until_ready(servers: &Mutex<Servers>, kubeconfig: &PathBuf) -> io::Result<Config> {
     let began = Instant::now();
     loop {
@@ -211,7 +218,7 @@ async fn wait_until_ready(servers: &Mutex<Servers>, kubeconfig: &PathBuf) -> io:
     }
 }
 
-/// Replaces the folder `to`, if there is one, by a copy of `from`.
+/// Replaces the folder `to`, if it exists, with a copy of `from`.
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     if to.exists() {
         fs::remove_dir_all(to)?;
@@ -245,7 +252,8 @@ fn api_server_command(program: &str, folder: &Folder, etcd_url: &str, port: u16)
     let tokens = folder.join("tokens.csv");
     fs::write(&tokens, format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
     let certificates = folder.join("certificates");
-    // The server makes this key for its own certificate; signing the tokens of service accounts with it too saves a key.
+    // The server generates this key for its certificate. It also signs service account tokens,
+    // which saves a key.
     let key = certificates.join("apiserver.key");
     let mut command = Command::new(program);
     command
@@ -270,7 +278,7 @@ fn api_server_command(program: &str, folder: &Folder, etcd_url: &str, port: u16)
 
 fn write_kubeconfig(folder: &Folder, url: &str, user: &str, token: &str) -> io::Result<PathBuf> {
     let path = folder.join(&format!("{user}.kubeconfig"));
-    // The server signs its certificate itself and writes its authority into the same file.
+    // The certificate is self-signed, and the server writes the authority into the same file.
     let authority = folder.join("certificates").join("apiserver.crt");
     let kubeconfig = json!({
         "apiVersion": "v1",
@@ -284,11 +292,12 @@ fn write_kubeconfig(folder: &Folder, url: &str, user: &str, token: &str) -> io::
     Ok(path)
 }
 
-/// The way to connect, once the server says it is ready and has made the namespace `default`, which is a little later.
+/// Returns the client configuration if the server reports ready and has created the namespace
+/// `default`, which happens slightly later.
 async fn ready(kubeconfig: &PathBuf) -> Option<Config> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).ok()?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.ok()?;
-    // Read from HTTPS_PROXY, even for 127.0.0.1.
+    // Set from HTTPS_PROXY, even for 127.0.0.1.
     config.proxy_url = None;
     let client = Client::try_from(config.clone()).ok()?;
     let request = Request::get("/readyz").body(Vec::new()).ok()?;

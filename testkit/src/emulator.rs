@@ -1,4 +1,4 @@
-//! Emulators of Amazon ECS by other authors, each a process beside the tests.
+//! Third-party emulators of Amazon ECS, each run as a process.
 
 use std::{io, process::Command, time::Duration};
 
@@ -19,11 +19,11 @@ const ATTEMPTS: u32 = 3;
 const START_DEADLINE: Duration = Duration::from_mins(1);
 const KEY: &str = "testing";
 
-/// The programs that emulate ECS.
+/// The supported emulators.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Product {
-    /// Widely used, and the more lenient one: no timestamps, no service deployments, no tasks
-    /// without container instances.
+    /// Widely used and more lenient: no timestamps, no service deployments, no tasks without
+    /// container instances.
     Moto,
     /// Closer to ECS: timestamps, tasks, deployments of services. `ListTaskDefinitions` matches a
     /// prefix of the family, and `ListServiceDeployments` is always empty.
@@ -47,7 +47,7 @@ impl Product {
                     .env("GATEWAY_PORT", port)
                     .env("MINISTACK_ACCOUNT_ID", Emulator::ACCOUNT)
                     .env("MINISTACK_REGION", Emulator::REGION)
-                    // It writes a PID file there.
+                    // ministack writes a PID file there.
                     .env("TMPDIR", folder.path());
                 Ok(command)
             }
@@ -55,10 +55,10 @@ impl Product {
     }
 }
 
-/// A running emulator; dropping it ends it.
+/// A running emulator, killed when dropped.
 ///
 /// # Guarantees
-/// It ends when the process that started it ends, however that happens.
+/// It ends when the process that started it ends, even if that process is killed.
 #[derive(Debug)]
 pub struct Emulator {
     product: Product,
@@ -72,18 +72,18 @@ impl Emulator {
     pub const ACCOUNT: &'static str = "123456789012";
     pub const REGION: &'static str = "us-west-2";
 
-    /// Starts an emulator that nothing else uses.
+    /// Starts an emulator for exclusive use.
     ///
     /// # Errors
-    /// Returns an error if `product` is not installed, or with its log if it does not start.
+    /// Returns an error if `product` is not installed, or its log if it does not start.
     pub async fn start(product: Product) -> io::Result<Self> {
         let mut attempt = 1;
         loop {
             let folder = Folder::create()?;
             let port = free_port()?;
             let mut process = Process::start(&product.command(port, &folder)?, &folder.join("emulator.log"))?;
-            // Waits for its own log line: another process may have taken the port and may answer on
-            // it.
+            // Waits for the emulator's own log line: another process may have bound the port and
+            // may respond on it.
             match process.wait_for_log("Running on http://", START_DEADLINE).await {
                 Ok(()) => {
                     let emulator = Self { product, _process: process, _folder: folder, port };
@@ -97,11 +97,11 @@ impl Emulator {
     }
 
     /// Returns the emulator that all tests of this process share, and starts it at the first call.
-    /// Tests run in parallel on it: each registers families of its own, named after its namespace
-    /// for example.
+    /// Tests run in parallel on it: each must register its own families, for example named after
+    /// its namespace.
     ///
     /// # Panics
-    /// Panics if it does not start.
+    /// Panics if the emulator does not start.
     pub async fn shared(product: Product) -> &'static Self {
         static MOTO: OnceCell<Emulator> = OnceCell::const_new();
         static MINISTACK: OnceCell<Emulator> = OnceCell::const_new();
@@ -137,8 +137,8 @@ impl Emulator {
         ]
     }
 
-    /// Creates a client for the async runtime of the caller: a client stops working when the
-    /// runtime that created it ends.
+    /// Returns a new client for the caller's async runtime: a client stops working when the runtime
+    /// that created it ends.
     #[must_use]
     pub fn client(&self) -> Client {
         let config = Config::builder()
@@ -154,35 +154,34 @@ impl Emulator {
     /// Registers the next revision of `family` and returns it as `family:revision`.
     ///
     /// # Panics
-    /// Panics if the emulator refuses.
+    /// Panics if the emulator rejects the call.
     pub async fn register(&self, family: &str) -> String {
         let container = ContainerDefinition::builder().name("main").image("busybox").memory(64).build();
-        let answer = self
+        let response = self
             .client()
             .register_task_definition()
             .family(family)
             .container_definitions(container)
             .send()
             .await
-            .expect("the emulator registers a plain task definition");
-        let registered = answer.task_definition.expect("the emulator describes what it registered");
+            .expect("the emulator registers a task definition");
+        let registered = response.task_definition.expect("the response contains the task definition");
         format!("{family}:{}", registered.revision)
     }
 
     /// Returns the status of `revision`, or `None` if the emulator does not have it.
     ///
     /// # Panics
-    /// Panics if the emulator does not answer.
+    /// Panics if the call fails for another reason.
     pub async fn status(&self, revision: &str) -> Option<TaskDefinitionStatus> {
         match self.client().describe_task_definition().task_definition(revision).send().await {
-            Ok(answer) => answer.task_definition.and_then(|described| described.status),
+            Ok(response) => response.task_definition.and_then(|described| described.status),
             Err(error) if error.code() == Some("ClientException") => None,
             Err(error) => panic!("describe {revision}: {error:?}"),
         }
     }
 
-    /// Makes the first call, which takes seconds on moto: within a test it would use up the test's
-    /// deadline.
+    /// Makes the first call, which takes seconds on moto and would use up a test's deadline.
     async fn load_ecs(&self) -> io::Result<()> {
         self.client().list_clusters().send().await.map_err(io::Error::other)?;
         Ok(())

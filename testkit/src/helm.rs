@@ -1,4 +1,4 @@
-//! Helm, as a user of the chart runs it.
+//! Runs Helm as a user of the chart does.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -13,26 +13,26 @@ use crate::{
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Runs Helm as administrator of `plane` and returns what it printed.
+/// Runs Helm as administrator of `plane` and returns its output.
 ///
 /// # Errors
-/// What Helm complained about.
+/// Returns Helm's error output if it fails.
 pub async fn on(plane: &ControlPlane, arguments: &[&str]) -> Result<String, String> {
     run(arguments, &plane.kubeconfig()).await
 }
 
-/// Runs Helm without a cluster, to lint or to package, and returns what it printed.
+/// Runs Helm without a cluster, to lint or to package, and returns its output.
 ///
 /// # Errors
-/// What Helm complained about.
+/// Returns Helm's error output if it fails.
 pub async fn offline(arguments: &[&str]) -> Result<String, String> {
     run(arguments, Path::new("/dev/null")).await
 }
 
-/// The objects that `helm template` renders.
+/// Returns the objects that `helm template` renders.
 ///
 /// # Errors
-/// What Helm complained about.
+/// Returns Helm's error output if it fails.
 pub async fn template(arguments: &[&str]) -> Result<Vec<Value>, String> {
     documents(&offline(&[&["template"], arguments].concat()).await?)
 }

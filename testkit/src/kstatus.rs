@@ -1,4 +1,5 @@
-//! The kstatus library, which GitOps tools use to tell if an object is ready, as a process.
+//! A process that runs the kstatus library, which GitOps tools use to decide whether an object is
+//! ready.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -31,7 +32,7 @@ pub fn status(object: &impl Serialize) -> io::Result<String> {
     }
 }
 
-/// The process, which ends when its input closes: it cannot outlive this one.
+/// The kstatus process. It ends when its input closes, so it cannot outlive this process.
 struct Kstatus {
     _child: Child,
     input: ChildStdin,
@@ -43,11 +44,11 @@ impl Kstatus {
         let mut command = Command::new(tools::find("kstatus")?);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let pipes = child.stdin.take().zip(child.stdout.take());
-        let (input, output) = pipes.expect("both were requested");
+        let (input, output) = pipes.expect("both streams are piped");
         Ok(Self { _child: child, input, output: BufReader::new(output) })
     }
 
-    /// Sends an object and returns the line that answers it.
+    /// Sends an object and returns the response line.
     fn line(&mut self, object: &impl Serialize) -> io::Result<String> {
         serde_json::to_writer(&mut self.input, object)?;
         self.input.write_all(b"\n")?;

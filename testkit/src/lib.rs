@@ -1,4 +1,5 @@
-//! The parts that the tests of the controller use: a real control plane, emulators of ECS by other authors, a simulated ECS, and kstatus. It shares no code with the controller.
+//! Test support for the controller: a real control plane, ECS emulators, a simulated ECS, and
+//! kstatus. Shares no code with the controller.
 
 pub mod api_proxy;
 mod connection;

@@ -1,4 +1,4 @@
-//! A Kubernetes namespace of a test's own, and short ways to put objects into it.
+//! A Kubernetes namespace per test, and helpers that create objects in it.
 
 use std::{fmt::Display, time::Duration};
 
@@ -24,7 +24,8 @@ use crate::control_plane::ControlPlane;
 const FIELD_MANAGER: &str = "testkit";
 const SERVED_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A fresh namespace. It stays when the test is over: nothing else looks into it, and the control plane ends soon after.
+/// A new namespace. It is not deleted after the test: no other test uses it, and the control plane
+/// ends soon after.
 pub struct Namespace<'plane> {
     plane: &'plane ControlPlane,
     client: Client,
@@ -32,24 +33,24 @@ pub struct Namespace<'plane> {
 }
 
 impl Namespace<'static> {
-    /// One on the control plane that the tests of this process share.
+    /// Creates a namespace on the control plane that the tests of this process share.
     ///
     /// # Panics
-    /// The control plane does not start.
+    /// Panics if the control plane does not start.
     pub async fn fresh() -> Self {
         Self::on(ControlPlane::shared().await).await
     }
 }
 
 impl<'plane> Namespace<'plane> {
-    /// One on a control plane of the test's own.
+    /// Creates a namespace on `plane`.
     ///
     /// # Panics
-    /// The API server refuses.
+    /// Panics if the API server rejects the request.
     pub async fn on(plane: &'plane ControlPlane) -> Self {
         let client = plane.client();
         let namespace: CoreNamespace = serde_json::from_value(json!({"metadata": {"generateName": "test-"}}))
-            .expect("this is a namespace");
+            .expect("the manifest is a valid namespace");
         let created = Api::all(client.clone())
             .create(&PostParams::default(), &namespace)
             .await
@@ -67,13 +68,13 @@ impl<'plane> Namespace<'plane> {
         self.plane
     }
 
-    /// An administrator's client.
+    /// Returns a client with administrator permissions.
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// The objects of one kind in this namespace, as an administrator.
+    /// Returns the API of one kind in this namespace, with administrator permissions.
     #[must_use]
     pub fn api<K>(&self) -> Api<K>
     where
@@ -82,50 +83,54 @@ impl<'plane> Namespace<'plane> {
         Api::namespaced(self.client(), &self.name)
     }
 
-    /// Applies one object on the server's side, given as YAML or as a `serde_json::Value`. It lands in this namespace
-    /// unless it names another. Like kubectl, it refuses fields that the schema does not know.
+    /// Applies one object with server-side apply. `manifest` is YAML or a `serde_json::Value`. The
+    /// object is created in this namespace unless it names another. Unknown fields are rejected, as
+    /// with kubectl.
     ///
     /// # Errors
-    /// The text with which the API server refused.
+    /// Returns the message of the API server if it rejects the object.
     pub async fn apply(&self, manifest: impl Display) -> Result<DynamicObject, String> {
         match &documents(&manifest.to_string())?[..] {
             [object] => apply(&self.client, &self.name, object).await,
-            others => Err(format!("apply takes one object, not {}", others.len())),
+            others => Err(format!("expected one object, got {}", others.len())),
         }
     }
 
-    /// Installs the custom resource definitions in `yaml` for the whole control plane; see [`install_crds`].
+    /// Installs the custom resource definitions in `yaml` for the whole control plane; see
+    /// [`install_crds`].
     ///
     /// # Errors
-    /// As [`install_crds`].
+    /// Returns the same errors as [`install_crds`].
     pub async fn install_crds(&self, yaml: &str) -> Result<(), String> {
         install_crds(&self.client, yaml).await
     }
 
-    /// Runs kubectl in this namespace, as administrator, and returns what it printed.
+    /// Runs kubectl in this namespace as administrator and returns its output.
     ///
     /// # Errors
-    /// What kubectl complained about.
+    /// Returns kubectl's error output if it fails.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         self.plane.kubectl(&[&["--namespace", &self.name], arguments].concat()).await
     }
 }
 
-/// Installs each custom resource definition in `yaml`, and returns when its objects can be created. Again is harmless.
+/// Installs each custom resource definition in `yaml`, and returns once its objects can be created.
+/// Idempotent.
 ///
 /// # Errors
-/// The text with which the API server refused, or which definition it does not serve in time.
+/// Returns the message of the API server if it rejects a definition, or the name of the definition
+/// if it is not served in time.
 pub async fn install_crds(client: &Client, yaml: &str) -> Result<(), String> {
-    // Tests that install the same definition at the same moment would refuse each other.
+    // Concurrent installations of the same definition would conflict.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-    let _turn = ONE_AT_A_TIME.lock().await;
+    let _guard = ONE_AT_A_TIME.lock().await;
     for object in documents(yaml)? {
         let installed = apply(client, "", &object).await?;
         let definition: CustomResourceDefinition =
             installed.try_parse().map_err(|error| error.to_string())?;
         timeout(SERVED_DEADLINE, served(client, &definition))
             .await
-            .map_err(|_| format!("{} is not served", definition.name_any()))?;
+            .map_err(|_| format!("{} is not served within the deadline", definition.name_any()))?;
     }
     Ok(())
 }
@@ -145,7 +150,7 @@ async fn apply(client: &Client, namespace: &str, object: &Value) -> Result<Dynam
     api.patch(text("/metadata/name"), &parameters, &Patch::Apply(object)).await.map_err(message)
 }
 
-/// Established is a little less than served: the answer to a LIST is what a test relies on.
+/// Waits until LIST succeeds: the condition `Established` is set slightly earlier.
 async fn served(client: &Client, definition: &CustomResourceDefinition) {
     let spec = &definition.spec;
     for version in spec.versions.iter().filter(|version| version.served) {
@@ -162,10 +167,10 @@ async fn served(client: &Client, definition: &CustomResourceDefinition) {
     }
 }
 
-/// The documents of a YAML stream.
+/// Parses the documents of a YAML stream.
 ///
 /// # Errors
-/// Where it is none.
+/// Returns an error if `yaml` is invalid.
 pub fn documents(yaml: &str) -> Result<Vec<Value>, String> {
     serde_yaml_ng::Deserializer::from_str(yaml)
         .map(Value::deserialize)

@@ -1,4 +1,5 @@
-//! Programs, folders and ports that last no longer than the process that asked for them, however that process ends.
+//! Child processes, temporary folders and ports. Processes and folders never outlive the process
+//! that created them, even if it is killed.
 
 use std::{
     fmt, fs,
@@ -16,21 +17,24 @@ pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use tokio::time::sleep;
 
-/// All else stays behind: a proxy, a kubeconfig or an AWS profile of the developer's own must not reach a test.
+/// Inherited environment variables. Others are removed: a proxy, kubeconfig or AWS profile of the
+/// developer must not affect a test.
 const INHERITED: [&str; 4] = ["PATH", "TMPDIR", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
 
-/// A parent that dies before `setpriv` has done its work sends no signal; its child then has another parent already.
+/// Covers a parent that exits before `setpriv` sets the death signal: no signal is sent, but the
+/// child already has another parent.
 const RUN_IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
 
 const REMOVE_WHEN_INPUT_ENDS: &str = r#"cat; for _ in 1 2 3 4 5; do rm -rf -- "$0" && exit; sleep 1; done"#;
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-type Order = (Command, mpsc::Sender<io::Result<Child>>);
+type SpawnRequest = (Command, mpsc::Sender<io::Result<Child>>);
 
-/// The kernel ends a child with the thread that started it, not with the process; this thread lives as long as the process.
-static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
-    let (orders, inbox) = mpsc::channel::<Order>();
+/// Thread that spawns children. The kernel sends the death signal when the spawning thread ends,
+/// not the process; this thread lives as long as the process.
+static SPAWNER: LazyLock<mpsc::Sender<SpawnRequest>> = LazyLock::new(|| {
+    let (requests, inbox) = mpsc::channel::<SpawnRequest>();
     thread::Builder::new()
         .name("spawner".into())
         .spawn(move || {
@@ -38,11 +42,11 @@ static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
                 reply.send(command.spawn()).ok();
             }
         })
-        .expect("the system has room for one more thread");
-    orders
+        .expect("the thread starts");
+    requests
 });
 
-/// A running program; dropping it ends it.
+/// A running program, killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -50,12 +54,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program of `command` with its arguments, its folder and its environment, which holds what
-    /// `command` sets and little else. What the program prints goes to the file `log`; its input stays open.
+    /// Starts the program of `command` with its arguments, folder and environment. The environment
+    /// holds what `command` sets and a few inherited variables. The output goes to the file `log`;
+    /// standard input stays open.
     ///
     /// # Errors
-    /// The log cannot be written, or the system starts no more processes. That a program does not exist is seen later, in
-    /// its status 127 and its log.
+    /// Returns an error if the log cannot be written or the process cannot be started. A missing
+    /// program is reported later, by status 127 and in the log.
     pub fn start(command: &Command, log: &Path) -> io::Result<Self> {
         let file = fs::File::create(log)?;
         let mut bound = bind_to_this_process(command);
@@ -68,7 +73,7 @@ impl Process {
         self.child.id()
     }
 
-    /// What the program has printed so far.
+    /// Returns the output so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
@@ -78,10 +83,10 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Sends `signal`, unless the program has ended: its number may be another's by now.
+    /// Sends `signal` unless the program has ended: its PID may have been reused.
     ///
     /// # Errors
-    /// The system refuses.
+    /// Returns an error if the system call fails.
     pub fn signal(&mut self, signal: Signal) -> io::Result<()> {
         if self.is_running() {
             kill_process(Pid::from_child(&self.child), signal)?;
@@ -89,37 +94,38 @@ impl Process {
         Ok(())
     }
 
-    /// Ends the program as a power cut would, stopped or not, and returns when it has ended.
+    /// Kills the program, even if it is stopped, and waits until it has ended.
     pub fn kill(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
     }
 
-    /// Closes the program's input, for those that take it as their sign to leave.
+    /// Closes the program's standard input, which some programs take as a request to exit.
     pub fn close_input(&mut self) {
         self.child.stdin = None;
     }
 
-    /// The status the program ends with, or none when it still runs after `deadline`.
+    /// Waits for the program and returns its exit status, or `None` if it still runs after
+    /// `deadline`.
     pub async fn wait(&mut self, deadline: Duration) -> Option<ExitStatus> {
         wait(&mut self.child, deadline).await
     }
 
-    /// Waits until the program has printed `text`.
+    /// Waits until the output contains `text`.
     ///
     /// # Errors
-    /// It ended, or `deadline` passed; the error holds what it printed instead.
+    /// Returns an error with the output if the program ends or `deadline` passes.
     pub async fn wait_for_log(&mut self, text: &str, deadline: Duration) -> io::Result<()> {
         let began = Instant::now();
         loop {
-            // Asked first: what a program printed just before its end must count.
+            // Checked before the log: output that precedes the exit must count.
             let running = self.is_running();
             let log = self.log();
             if log.contains(text) {
                 return Ok(());
             }
             if !running || began.elapsed() > deadline {
-                return Err(io::Error::other(format!("{text:?} was not printed, but:\n{log}")));
+                return Err(io::Error::other(format!("{text:?} is not in the log:\n{log}")));
             }
             sleep(PAUSE).await;
         }
@@ -132,25 +138,26 @@ impl Drop for Process {
     }
 }
 
-/// Runs the program of `command` to its end and returns what it printed; its input is empty.
+/// Runs the program of `command` to completion and returns its output. Standard input is empty.
 ///
 /// # Errors
-/// It cannot be started, or runs longer than `deadline` and is ended.
+/// Returns an error if the program cannot be started or exceeds `deadline`, after which it is
+/// killed.
 pub async fn output(command: &Command, deadline: Duration) -> io::Result<Output> {
     let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let mut bound = bind_to_this_process(command);
     bound.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let mut process = Process { child: spawn(bound)?, log: PathBuf::new() };
     let status = process.wait(deadline).await.ok_or_else(|| {
-        io::Error::new(io::ErrorKind::TimedOut, format!("{command:?} still ran after {deadline:?}"))
+        io::Error::new(io::ErrorKind::TimedOut, format!("{command:?} did not finish within {deadline:?}"))
     })?;
     Ok(Output { status, stdout: read_back(&mut stdout)?, stderr: read_back(&mut stderr)? })
 }
 
-/// Runs the program of `command` to its end and returns its standard output.
+/// Runs the program of `command` to completion and returns its standard output.
 ///
 /// # Errors
-/// All that it printed, where it failed, or why it could not run.
+/// Returns all output if the program fails, or the reason if it cannot be run.
 pub async fn text(command: &Command, deadline: Duration) -> Result<String, String> {
     let output = output(command, deadline).await.map_err(|error| error.to_string())?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -158,15 +165,16 @@ pub async fn text(command: &Command, deadline: Duration) -> Result<String, Strin
     if output.status.success() { Ok(printed) } else { Err(text(&output.stderr) + &printed) }
 }
 
-/// A port of 127.0.0.1 that nobody listens on. Another may take it first: who binds it must be ready to ask again.
+/// Returns a free port of 127.0.0.1. Another process may bind it first, so callers must be able to
+/// retry.
 ///
 /// # Errors
-/// The system has none.
+/// Returns an error if no port is free.
 pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// A folder that is removed when it is dropped or, at the latest, when this process ends.
+/// A temporary folder, removed when dropped and at the latest when this process ends.
 pub struct Folder {
     path: PathBuf,
     remover: Child,
@@ -174,10 +182,11 @@ pub struct Folder {
 
 impl Folder {
     /// # Errors
-    /// The folder for temporary files takes no more.
+    /// Returns an error if the folder cannot be created.
     pub fn create() -> io::Result<Self> {
         let path = tempfile::Builder::new().prefix("ecs-retirement-").tempdir()?.keep();
-        // In a group of its own, since Ctrl-C at a terminal reaches the whole group and this one must outlive it.
+        // Runs in its own process group: Ctrl-C at a terminal reaches the whole group, and the
+        // remover must outlive it.
         let remover = Command::new("sh")
             .args(["-c", REMOVE_WHEN_INPUT_ENDS])
             .arg(&path)
@@ -202,7 +211,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Waiting closes the remover's input first.
+        // `wait` closes the remover's standard input first.
         self.remover.wait().ok();
     }
 }
@@ -230,9 +239,9 @@ fn bind_to_this_process(command: &Command) -> Command {
 }
 
 fn spawn(command: Command) -> io::Result<Child> {
-    let (reply, answer) = mpsc::channel();
-    SPAWNER.send((command, reply)).expect("the spawner lives as long as the process");
-    answer.recv().expect("the spawner answers each order")
+    let (reply, spawned) = mpsc::channel();
+    SPAWNER.send((command, reply)).expect("the spawner thread runs");
+    spawned.recv().expect("the spawner thread replies")
 }
 
 async fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {

@@ -1,4 +1,4 @@
-//! The tool of Prometheus that checks rules.
+//! promtool, which checks Prometheus rules.
 
 use std::{process::Command, time::Duration};
 
@@ -6,10 +6,10 @@ use crate::{process, tools};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Runs promtool and returns what it printed.
+/// Runs promtool and returns its output.
 ///
 /// # Errors
-/// What promtool complained about.
+/// Returns promtool's error output if it fails.
 pub async fn promtool(arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(tools::find("promtool").map_err(|error| error.to_string())?);
     command.args(arguments);

@@ -1,4 +1,4 @@
-//! A TCP proxy before a server, which can be told to cut off whoever comes through it.
+//! A TCP proxy in front of a server that can cut all connections.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -8,7 +8,7 @@ use tokio::{
     sync::watch,
 };
 
-/// A proxy on a port of its own, until dropped.
+/// A TCP proxy on its own port, stopped when dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -17,10 +17,10 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Begins to pass on connections to `server`, such as `127.0.0.1:6443`.
+    /// Starts forwarding connections to `server`, such as `127.0.0.1:6443`.
     ///
     /// # Errors
-    /// The system has no port.
+    /// Returns an error if no port can be bound.
     pub async fn before(server: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -28,24 +28,24 @@ impl Proxy {
         let (server, cut) = (server.to_owned(), is_cut.clone());
         let serving = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass_on(client, server.clone(), cut.subscribe()));
+                tokio::spawn(forward(client, server.clone(), cut.subscribe()));
             }
         });
         Ok(Self { address, is_cut, serving })
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Ends all connections, and accepts none until [`Self::mend`].
+    /// Closes all connections and accepts none until [`Self::mend`].
     pub fn cut(&self) {
         self.is_cut.send_replace(true);
     }
 
-    /// Passes on new connections again.
+    /// Forwards new connections again.
     pub fn mend(&self) {
         self.is_cut.send_replace(false);
     }
@@ -58,7 +58,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass_on(mut client: TcpStream, server: String, mut cut: watch::Receiver<bool>) {
+async fn forward(mut client: TcpStream, server: String, mut cut: watch::Receiver<bool>) {
     if *cut.borrow() {
         return;
     }

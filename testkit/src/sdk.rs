@@ -1,4 +1,4 @@
-//! What the AWS SDK needs to talk to a simulated ECS.
+//! AWS SDK settings for a simulated ECS.
 
 use aws_sdk_ecs::config::SharedHttpClient;
 use aws_smithy_http_client::{
@@ -6,7 +6,7 @@ use aws_smithy_http_client::{
     tls::{Provider, rustls_provider::CryptoMode},
 };
 
-/// An HTTP client that takes no proxy from the environment, not even to 127.0.0.1.
+/// Returns an HTTP client that ignores proxies from the environment, even for 127.0.0.1.
 #[must_use]
 pub fn http_client() -> SharedHttpClient {
     Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()

@@ -1,20 +1,22 @@
-//! Where the programs are that `make tools` provides; reads the file system, changes nothing.
+//! Finds the programs that `make tools` installs. Reads the file system only.
 
 use std::{
     env, io,
     path::{Path, PathBuf},
 };
 
-/// The path of `etcd`, `kube-apiserver`, `kubectl` or another program of `make tools`.
+/// Returns the path of `etcd`, `kube-apiserver`, `kubectl` or another program of `make tools`.
 ///
 /// # Errors
-/// It is neither in the folder that `KUBEBUILDER_ASSETS` names nor in `.tools/bin`.
+/// Returns an error if the program is neither in the folder of `KUBEBUILDER_ASSETS` nor in
+/// `.tools/bin`.
 pub fn find(program: &str) -> io::Result<PathBuf> {
     let assets = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     first_file(program, assets.into_iter().chain([folder().join("bin")])).ok_or_else(|| missing(program))
 }
 
-/// Returns the Python of a virtual environment that `make tools` made for a program, such as `moto`.
+/// Returns the Python of the virtual environment that `make tools` creates for a program, such as
+/// `moto`.
 ///
 /// # Errors
 /// Returns an error if it is not in `.tools`.
@@ -22,10 +24,11 @@ pub fn python(program: &str) -> io::Result<PathBuf> {
     first_file("python", [folder().join(program).join("bin")]).ok_or_else(|| missing(program))
 }
 
-/// The custom resource definitions of the Prometheus Operator for what a chart may ask it to scrape and to alert.
+/// Returns the path of the custom resource definitions of the Prometheus Operator that the chart
+/// can use for scraping and alerts.
 ///
 /// # Errors
-/// They are not in `.tools`.
+/// Returns an error if they are not in `.tools`.
 pub fn monitors() -> io::Result<PathBuf> {
     first_file("monitors.yaml", [folder()]).ok_or_else(|| missing("monitors.yaml"))
 }

@@ -1,4 +1,4 @@
-//! The proxy before kube-apiserver: what it passes on, and what it lets go wrong.
+//! The API proxy: forwarding, request faults, and watch faults.
 
 use std::time::Duration;
 
@@ -16,14 +16,15 @@ use testkit::{
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The config maps of a namespace, through a proxy, with no retries.
-async fn through(namespace: &Namespace<'_>) -> (ApiProxy, Api<ConfigMap>) {
-    let proxy = ApiProxy::before(namespace.control_plane()).await.expect("a proxy");
-    let kubeconfig = Kubeconfig::read_from(proxy.kubeconfig()).expect("a kubeconfig");
+/// Returns a proxy and the config maps of a namespace through it, without retries.
+async fn through_proxy(namespace: &Namespace<'_>) -> (ApiProxy, Api<ConfigMap>) {
+    let proxy = ApiProxy::before(namespace.control_plane()).await.expect("the proxy starts");
+    let kubeconfig = Kubeconfig::read_from(proxy.kubeconfig()).expect("the kubeconfig is valid");
     let options = KubeConfigOptions::default();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration");
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("the configuration is valid");
     (config.default_retry, config.proxy_url) = (false, None);
-    let client = Client::try_from(config).expect("a client");
+    let client = Client::try_from(config).expect("the client is created");
     (proxy, Api::namespaced(client, namespace.name()))
 }
 
@@ -34,21 +35,21 @@ async fn create(maps: &Api<ConfigMap>, name: &str) -> kube::Result<ConfigMap> {
 }
 
 #[tokio::test]
-async fn what_is_not_struck_is_passed_on_and_what_is_struck_is_not_or_not_answered() {
+async fn requests_are_forwarded_unless_a_fault_rejects_or_cuts_them() {
     let namespace = Namespace::fresh().await;
-    let (proxy, maps) = through(&namespace).await;
+    let (proxy, maps) = through_proxy(&namespace).await;
     let direct: Api<ConfigMap> = namespace.api();
-    create(&maps, "one").await.expect("it is passed on");
+    create(&maps, "one").await.expect("the request is forwarded");
 
     proxy.fault(Fault::request(Verb::Create, "configmaps", 1, Effect::Refuse(429)));
-    let refused = create(&maps, "two").await;
-    assert!(matches!(&refused, Err(kube::Error::Api(status)) if status.code == 429), "{refused:?}");
+    let rejected = create(&maps, "two").await;
+    assert!(matches!(&rejected, Err(kube::Error::Api(status)) if status.code == 429), "{rejected:?}");
     proxy.fault(Fault::write(1, Effect::CutBefore));
-    create(&maps, "two").await.expect_err("no answer");
-    assert!(direct.get_opt("two").await.expect("an answer").is_none());
+    create(&maps, "two").await.expect_err("there is no response");
+    assert!(direct.get_opt("two").await.expect("the API server responds").is_none());
     proxy.fault(Fault::write(1, Effect::CutAfter));
-    create(&maps, "two").await.expect_err("no answer");
-    direct.get("two").await.expect("it was passed on");
+    create(&maps, "two").await.expect_err("there is no response");
+    direct.get("two").await.expect("the request was forwarded");
 
     let log: Vec<_> = proxy.log().iter().map(|it| (it.request.verb, it.status)).collect();
     let create = |status| (Verb::Create, status);
@@ -57,17 +58,17 @@ async fn what_is_not_struck_is_passed_on_and_what_is_struck_is_not_or_not_answer
 }
 
 #[tokio::test]
-async fn an_event_can_come_twice_or_be_cut_off_and_lost() {
+async fn watch_events_can_be_repeated_or_lost() {
     let namespace = Namespace::fresh().await;
-    let (proxy, maps) = through(&namespace).await;
+    let (proxy, maps) = through_proxy(&namespace).await;
     let direct: Api<ConfigMap> = namespace.api();
     for name in ["one", "two"] {
-        create(&direct, name).await.expect("it is made");
+        create(&direct, name).await.expect("the config map is created");
     }
     proxy.fault(Fault::event(1, Effect::Repeat));
     proxy.fault(Fault::event(2, Effect::Lose));
-    let watch = maps.watch(&WatchParams::default(), "0").await.expect("a watch");
-    let events: Vec<_> = tokio::time::timeout(DEADLINE, watch.collect()).await.expect("it ends");
+    let watch = maps.watch(&WatchParams::default(), "0").await.expect("the watch starts");
+    let events: Vec<_> = tokio::time::timeout(DEADLINE, watch.collect()).await.expect("the watch ends");
     let name = |event: kube::Result<WatchEvent<ConfigMap>>| match event {
         Ok(WatchEvent::Added(map)) => map.metadata.name,
         _ => None,
@@ -75,7 +76,7 @@ async fn an_event_can_come_twice_or_be_cut_off_and_lost() {
     let names: Vec<_> = events.into_iter().map(name).collect();
     let one = Some("one".to_owned());
     assert_eq!(names, [one.clone(), one], "the connection is cut before the second");
-    let gone = maps.watch(&WatchParams::default(), "0").await.map(|_| ());
-    assert!(matches!(&gone, Err(kube::Error::Api(status)) if status.code == 410), "{gone:?}");
+    let expired = maps.watch(&WatchParams::default(), "0").await.map(|_| ());
+    assert!(matches!(&expired, Err(kube::Error::Api(status)) if status.code == 410), "{expired:?}");
     assert_eq!(proxy.events(), 2);
 }

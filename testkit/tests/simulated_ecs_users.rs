@@ -1,4 +1,4 @@
-//! Who uses a task definition in the simulated ECS, as the AWS SDK for Rust sees it.
+//! Users of task definitions in the simulated ECS, as the AWS SDK for Rust sees them.
 
 mod support;
 
@@ -13,7 +13,7 @@ use testkit::simulated_ecs::{
     ACCESS_KEY, ACCOUNT, Action, Cluster, Fault, Region, Service, SimulatedEcs, Status, Task,
 };
 
-/// A server, a region in it, its cluster `prod`, and a client that never retries.
+/// Returns a server, a region, its cluster `prod`, and a client that never retries.
 async fn start() -> (SimulatedEcs, Region, Cluster, Client) {
     let ecs = SimulatedEcs::start().await;
     let west = ecs.region(ACCOUNT, "us-west-2");
@@ -22,7 +22,7 @@ async fn start() -> (SimulatedEcs, Region, Cluster, Client) {
     (ecs, west, prod, client)
 }
 
-/// The ARN of anything in the region of [`start`].
+/// Returns the ARN of a resource in the region of [`start`].
 fn arn(resource: &str) -> String {
     format!("arn:aws:ecs:us-west-2:{ACCOUNT}:{resource}")
 }
@@ -32,10 +32,10 @@ fn revision(name: &str) -> String {
 }
 
 fn refusal<T: Debug, E: ProvideErrorMetadata>(reply: Result<T, SdkError<E>>) -> Refusal {
-    support::refusal(&reply.expect_err("it is refused"))
+    support::refusal(&reply.expect_err("the call is rejected"))
 }
 
-fn refused(code: &str, message: &str) -> Refusal {
+fn api_error(code: &str, message: &str) -> Refusal {
     (code.to_owned(), message.to_owned())
 }
 
@@ -51,22 +51,22 @@ async fn service(client: &Client, name: &str) -> aws_sdk_ecs::types::Service {
 }
 
 #[tokio::test]
-async fn three_clusters_of_250_services_come_page_by_page() {
+async fn clusters_and_services_are_listed_in_pages() {
     let (ecs, west, _prod, client) = start().await;
     for number in 0..250 {
         let service = Service::steady(&format!("web-{number}"), &format!("web-{number}:1"));
         west.cluster(["prod", "staging", "test"][number % 3]).put_service(service);
     }
     let pages = client.list_clusters().max_results(2).into_paginator().items().send();
-    let clusters: Vec<String> = pages.collect::<Result<_, _>>().await.expect("both pages");
+    let clusters: Vec<String> = pages.collect::<Result<_, _>>().await.expect("both pages are listed");
     assert_eq!(clusters, ["cluster/prod", "cluster/staging", "cluster/test"].map(arn));
     let mut described = Vec::new();
     for cluster in &clusters {
         let pages = client.list_services().cluster(cluster).max_results(50).into_paginator().items().send();
-        let arns: Vec<String> = pages.collect::<Result<_, _>>().await.expect("all pages");
+        let arns: Vec<String> = pages.collect::<Result<_, _>>().await.expect("all pages are listed");
         for batch in arns.chunks(10) {
             let call = client.describe_services().cluster(cluster).set_services(Some(batch.to_vec()));
-            let reply = call.send().await.expect("ten are not too many");
+            let reply = call.send().await.expect("ten names are allowed");
             assert_eq!(missing(reply.failures()), [""; 0]);
             described.extend(reply.services.unwrap_or_default().into_iter().map(|it| it.task_definition));
         }
@@ -80,7 +80,7 @@ async fn three_clusters_of_250_services_come_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_page_is_as_long_as_ecs_makes_it_and_goes_on_only_in_its_own_list() {
+async fn page_has_the_default_size_and_its_token_is_valid_only_for_the_same_list() {
     let (_ecs, west, prod, client) = start().await;
     for number in 0..25 {
         prod.put_service(Service::steady(&format!("web-{number}"), "web:1"));
@@ -89,14 +89,14 @@ async fn a_page_is_as_long_as_ecs_makes_it_and_goes_on_only_in_its_own_list() {
     let list = || client.list_services().cluster("prod");
     let page = list().send().await.expect("a page");
     assert_eq!(page.service_arns().len(), 10);
-    let token = page.next_token().expect("there are more");
-    let elsewhere = client.list_services().cluster("test").next_token(token).send().await;
-    assert_eq!(refusal(elsewhere).1, "Invalid token");
+    let token = page.next_token().expect("the page is not the last one");
+    let other_list = client.list_services().cluster("test").next_token(token).send().await;
+    assert_eq!(refusal(other_list).1, "Invalid token");
     assert_eq!(refusal(list().max_results(101).send().await).0, "InvalidParameterException");
 }
 
 #[tokio::test]
-async fn a_service_names_its_revision_its_deployments_and_its_task_sets() {
+async fn service_description_contains_its_revision_deployments_and_task_sets() {
     let (_ecs, west, prod, client) = start().await;
     west.register_many("web", 3);
     west.set_status("web:2", Status::Inactive);
@@ -126,7 +126,7 @@ async fn a_service_names_its_revision_its_deployments_and_its_task_sets() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_deleted_is_described_but_not_listed() {
+async fn deleted_service_is_described_but_not_listed() {
     let (_ecs, _west, prod, client) = start().await;
     prod.put_service(Service::steady("draining", "web:1").draining());
     prod.put_service(Service::steady("inactive", "web:1").inactive());
@@ -135,14 +135,14 @@ async fn a_service_that_is_deleted_is_described_but_not_listed() {
     let listed = client.list_services().cluster("prod").send().await.expect("the cluster exists");
     assert_eq!(listed.service_arns(), [""; 0]);
     let call = client.describe_services().cluster("prod").services("draining").services("inactive");
-    let reply = call.services("gone").send().await.expect("a missing one is no error");
+    let reply = call.services("gone").send().await.expect("missing names are not an error");
     let statuses: Vec<_> = reply.services().iter().filter_map(|it| it.status()).collect();
     assert_eq!(statuses, ["DRAINING", "INACTIVE"]);
     assert_eq!(missing(reply.failures()), [arn("service/prod/gone")]);
 }
 
 #[tokio::test]
-async fn only_the_service_deployments_tell_where_a_rollback_goes() {
+async fn rollback_target_appears_only_in_service_deployments() {
     let (_ecs, _west, prod, client) = start().await;
     prod.put_service(Service::steady("web", "web:3").rolling_back_to("web:2").deployed_before("web:1"));
     let described = format!("{:?}", service(&client, "web").await);
@@ -160,18 +160,18 @@ async fn only_the_service_deployments_tell_where_a_rollback_goes() {
     let call = call.status(ServiceDeploymentStatus::RollbackInProgress);
     let rolling_back = call.send().await.expect("the service exists");
     let [brief] = rolling_back.service_deployments() else { panic!("{rolling_back:?} is not one") };
-    let target = brief.target_service_revision_arn().expect("an ARN");
+    let target = brief.target_service_revision_arn().expect("the deployment has an ARN");
     let unknown = arn("service-deployment/prod/web/unknown");
     let call = client.describe_service_deployments().service_deployment_arns(&unknown);
-    let id = brief.service_deployment_arn().expect("an ARN");
-    let reply = call.service_deployment_arns(id).send().await.expect("a missing one is no error");
+    let id = brief.service_deployment_arn().expect("the deployment has an ARN");
+    let reply = call.service_deployment_arns(id).send().await.expect("missing names are not an error");
     assert_eq!(missing(reply.failures()), [unknown]);
     let deployment = &reply.service_deployments()[0];
-    let back = deployment.rollback().and_then(|it| it.service_revision_arn()).expect("it rolls back");
+    let back = deployment.rollback().and_then(|it| it.service_revision_arn()).expect("a rollback");
     assert_eq!(deployment.source_service_revisions()[0].arn(), Some(back));
 
     let call = client.describe_service_revisions().service_revision_arns(target).service_revision_arns(back);
-    let revisions = call.send().await.expect("both exist");
+    let revisions = call.send().await.expect("both revisions exist");
     let seen: Vec<_> = revisions.service_revisions().iter().filter_map(|it| it.task_definition()).collect();
     assert_eq!(seen, [revision("web:3"), revision("web:2")]);
     let arns = Some(vec![target.to_owned(); 21]);
@@ -180,7 +180,7 @@ async fn only_the_service_deployments_tell_where_a_rollback_goes() {
 }
 
 #[tokio::test]
-async fn a_service_revision_stays_the_same_while_its_service_goes_on() {
+async fn service_revision_arn_is_stable_while_its_service_changes() {
     let (_ecs, _west, prod, client) = start().await;
     let mut seen = Vec::new();
     for service in [
@@ -201,7 +201,7 @@ async fn a_service_revision_stays_the_same_while_its_service_goes_on() {
 }
 
 #[tokio::test]
-async fn a_task_is_listed_by_what_it_is_to_be_and_described_as_it_is() {
+async fn tasks_are_listed_by_desired_status_and_described_with_both() {
     let (_ecs, _west, prod, client) = start().await;
     prod.put_task(Task::running("1", "batch:4"));
     prod.put_task(Task::pending("2", "batch:4").started_by("nightly"));
@@ -226,12 +226,12 @@ async fn a_task_is_listed_by_what_it_is_to_be_and_described_as_it_is() {
     ] {
         assert_eq!(call.send().await.expect("the cluster exists").task_arns(), arns);
     }
-    let lonely = refusal(list().service_name("web").family("batch").send().await);
-    assert_eq!(lonely.1, "cannot specify serviceName with other arguments");
+    let exclusive = refusal(list().service_name("web").family("batch").send().await);
+    assert_eq!(exclusive.1, "cannot specify serviceName with other arguments");
     assert_eq!(refusal(list().service_name("api").send().await).0, "ServiceNotFoundException");
 
     let call = client.describe_tasks().cluster("prod").tasks("2").tasks(arn("task/prod/3"));
-    let reply = call.tasks("6").tasks("7").send().await.expect("a missing one is no error");
+    let reply = call.tasks("6").tasks("7").send().await.expect("missing names are not an error");
     assert_eq!(missing(reply.failures()), tasks(&["7"]));
     let states = reply.tasks().iter().map(|it| [it.desired_status(), it.last_status(), it.group()]);
     let expected = [
@@ -245,15 +245,15 @@ async fn a_task_is_listed_by_what_it_is_to_be_and_described_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_or_is_too_much_is_refused() {
+async fn calls_reject_missing_resources_and_oversized_batches() {
     let (_ecs, west, _prod, client) = start().await;
-    let cluster_not_found = refused("ClusterNotFoundException", "Cluster not found.");
-    let invalid = |message: &str| refused("InvalidParameterException", message);
+    let cluster_not_found = api_error("ClusterNotFoundException", "Cluster not found.");
+    let invalid = |message: &str| api_error("InvalidParameterException", message);
     assert_eq!(refusal(client.list_services().send().await), cluster_not_found);
     assert_eq!(refusal(client.list_tasks().cluster("nowhere").send().await), cluster_not_found);
-    let elsewhere = client.list_services().cluster(arn("cluster/prod").replace(ACCOUNT, "999999999999"));
+    let other_account = client.list_services().cluster(arn("cluster/prod").replace(ACCOUNT, "999999999999"));
     let message = "Identifier is for 999999999999. Your accountId is 012345678910";
-    assert_eq!(refusal(elsewhere.send().await), invalid(message));
+    assert_eq!(refusal(other_account.send().await), invalid(message));
     let deployments = client.list_service_deployments().cluster("prod").service("api");
     assert_eq!(refusal(deployments.send().await).0, "ServiceNotFoundException");
     let none = client.describe_tasks().cluster("prod").set_tasks(Some(Vec::new())).send().await;
@@ -263,20 +263,20 @@ async fn what_does_not_exist_or_is_too_much_is_refused() {
     let many = client.describe_tasks().cluster("prod").set_tasks(Some(vec!["1".to_owned(); 101]));
     assert_eq!(refusal(many.send().await), invalid("Specify at most 100 tasks."));
     let default = west.cluster("default");
-    client.list_services().send().await.expect("the default cluster exists now");
+    client.list_services().send().await.expect("the default cluster exists");
     default.remove();
     assert_eq!(refusal(client.list_services().send().await), cluster_not_found);
 }
 
 #[tokio::test]
-async fn a_fault_strikes_the_second_page_or_says_what_is_not_allowed() {
+async fn fault_applies_to_the_second_page_or_denies_a_permission() {
     let (ecs, _west, prod, client) = start().await;
     for number in 0..25 {
         prod.put_service(Service::steady(&format!("web-{number}"), "web:1"));
     }
     ecs.fault(Fault::on(Action::ListServices).nth(2).server_error());
     let mut pages = client.list_services().cluster("prod").into_paginator().send();
-    assert_eq!(pages.next().await.expect("a page").expect("it is the first").service_arns().len(), 10);
+    assert_eq!(pages.next().await.expect("a page").expect("no fault").service_arns().len(), 10);
     assert_eq!(refusal(pages.next().await.expect("a page")).0, "ServerException");
 
     for action in [Action::ListServices, Action::DescribeServices, Action::DescribeTasks] {
@@ -285,9 +285,10 @@ async fn a_fault_strikes_the_second_page_or_says_what_is_not_allowed() {
     let denied = |action: &str, resource: &str| {
         let message = format!(
             "User: arn:aws:sts::{ACCOUNT}:assumed-role/controller/session is not authorized to perform: \
-             ecs:{action} on resource: {resource} because no identity-based policy allows the ecs:{action} action"
+             ecs:{action} on resource: {resource} because no identity-based policy allows \
+             the ecs:{action} action"
         );
-        refused("AccessDeniedException", &message)
+        api_error("AccessDeniedException", &message)
     };
     let list = client.list_services().cluster("prod").send().await;
     assert_eq!(refusal(list), denied("ListServices", "*"));
@@ -298,7 +299,7 @@ async fn a_fault_strikes_the_second_page_or_says_what_is_not_allowed() {
 }
 
 #[tokio::test]
-async fn a_service_can_appear_between_two_pages() {
+async fn service_can_be_added_between_two_pages() {
     let (ecs, _west, prod, client) = start().await;
     prod.put_service(Service::steady("a", "web:1"));
     prod.put_service(Service::steady("b", "web:1"));
@@ -307,11 +308,11 @@ async fn a_service_can_appear_between_two_pages() {
         prod.put_service(Service::steady("c", "web:1"));
     });
     let pages = client.list_services().cluster("prod").max_results(1).into_paginator().items().send();
-    let arns = pages.collect::<Result<Vec<_>, _>>().await.expect("all pages");
+    let arns = pages.collect::<Result<Vec<_>, _>>().await.expect("all pages are listed");
     assert_eq!(arns, ["a", "b", "c"].map(|name| arn(&format!("service/prod/{name}"))));
 }
 
-/// The error code of each call about users, made once.
+/// Makes each call about users once, and returns their error codes.
 async fn read_all(client: &Client) -> [Option<String>; 8] {
     fn code<T, E: ProvideErrorMetadata>(reply: Result<T, SdkError<E>>) -> Option<String> {
         reply.err().map(|error| error.code().unwrap_or_default().to_owned())
@@ -330,7 +331,7 @@ async fn read_all(client: &Client) -> [Option<String>; 8] {
 }
 
 #[tokio::test]
-async fn each_kind_of_reading_is_throttled_by_itself() {
+async fn each_kind_of_read_is_throttled_separately() {
     let (ecs, _west, prod, client) = start().await;
     prod.put_service(Service::steady("web", "web:1"));
     ecs.throttle(1.0e-6);
@@ -339,12 +340,11 @@ async fn each_kind_of_reading_is_throttled_by_itself() {
         assert_eq!(read_all(&client).await, <[_; 8]>::default());
     }
     for _ in 25..50 {
-        // Deployments are listed and described out of one bucket of 50; the other pairs share one of 100.
         let mut expected = <[_; 8]>::default();
-        expected[5..7].fill(throttled.clone());
+        expected[5..7].fill(throttled.clone()); // Deployment calls share a bucket of 50.
         assert_eq!(read_all(&client).await, expected);
     }
     assert_eq!(read_all(&client).await, [(); 8].map(|()| throttled.clone()));
-    client.list_task_definitions().send().await.expect("task definitions have a bucket of their own");
+    client.list_task_definitions().send().await.expect("task definitions have their own bucket");
     assert!(ecs.calls().iter().all(|call| !call.changed));
 }

@@ -1,11 +1,11 @@
-//! What may go wrong with a request, or with an event of a watch, and which of them it goes wrong with; pure.
+//! Faults of requests and watch events, and which of them they apply to. No I/O.
 
 use std::time::Duration;
 
 use super::request::{Request, Verb};
 
-/// Something that goes wrong with the nth request, or the nth event, that matches from when it was planted; once, unless
-/// [`Self::times`] says otherwise.
+/// A fault of the nth matching request or event after the injection. Applies once unless
+/// [`Self::times`] is called.
 #[derive(Clone, Debug)]
 pub struct Fault {
     target: Target,
@@ -21,95 +21,97 @@ enum Target {
     Event,
 }
 
-/// What is done instead of passing a request on and its answer back.
+/// What happens to a request or event instead of forwarding it.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Answers with this HTTP status, such as 409, 410, 429, 500, 503 or 504, and passes nothing on.
+    /// Responds with this HTTP status, such as 409, 410, 429, 500, 503 or 504, without forwarding.
     Refuse(u16),
-    /// Passes nothing on, and never answers.
+    /// Neither forwards nor responds.
     Hang,
-    /// Passes nothing on, and cuts the connection.
+    /// Closes the connection without forwarding.
     CutBefore,
-    /// Passes it on, and cuts the connection instead of answering.
+    /// Forwards the request, then closes the connection instead of responding.
     CutAfter,
-    /// Passes it on, and never answers.
+    /// Forwards the request and never responds.
     HoldAnswer,
-    /// Answers that much later; an event, and those behind it, come that much later.
+    /// Delays the response, or an event and those after it.
     Delay(Duration),
-    /// Passes an event on twice.
+    /// Forwards an event twice.
     Repeat,
-    /// Cuts the watch before an event: it comes in the next watch.
+    /// Closes the watch before an event. The next watch receives the event.
     CutWatch,
-    /// Cuts the watch before an event, and says that the next one asks for what is gone: it never comes.
+    /// Closes the watch before an event, and answers the next watch with 410 Gone. The event is
+    /// lost.
     Lose,
 }
 
 impl Fault {
-    /// Strikes the nth request, from 1, of `verb` to `resource`, such as `taskdefinitionretirements/status`.
+    /// Applies to the nth request, counted from 1, of `verb` to `resource`, such as
+    /// `taskdefinitionretirements/status`.
     #[must_use]
     pub fn request(verb: Verb, resource: &str, nth: u32, effect: Effect) -> Self {
         Self { target: Target::Request(verb, resource.to_owned()), nth, times: 1, effect }
     }
 
-    /// Strikes the nth request, from 1, that may change something.
+    /// Applies to the nth request, counted from 1, that may change an object.
     #[must_use]
     pub fn write(nth: u32, effect: Effect) -> Self {
         Self { target: Target::Write, nth, times: 1, effect }
     }
 
-    /// Strikes the nth event of all watches, from 1; bookmarks do not count.
+    /// Applies to the nth event of all watches, counted from 1 without bookmarks.
     #[must_use]
     pub fn event(nth: u32, effect: Effect) -> Self {
         Self { target: Target::Event, nth, times: 1, effect }
     }
 
-    /// Strikes that many in a row, from the nth.
+    /// Applies to that many matches in a row, starting with the nth.
     #[must_use]
     pub fn times(self, times: u32) -> Self {
         Self { times, ..self }
     }
 }
 
-/// Every fault planted, in that order, each with how many it has met.
+/// All injected faults in order of injection, each with its number of matches.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    planted: Vec<(Fault, u32)>,
+    injected: Vec<(Fault, u32)>,
     events: u32,
 }
 
 impl Faults {
-    pub(super) fn plant(&mut self, fault: Fault) {
-        self.planted.push((fault, 0));
+    pub(super) fn inject(&mut self, fault: Fault) {
+        self.injected.push((fault, 0));
     }
 
     pub(super) fn clear(&mut self) {
-        self.planted.clear();
+        self.injected.clear();
     }
 
     pub(super) fn events(&self) -> u32 {
         self.events
     }
 
-    /// What goes wrong with this request, if anything does.
-    pub(super) fn strike(&mut self, request: &Request) -> Option<Effect> {
-        self.meet(|target| match target {
+    /// Returns the effect of the first fault that applies to this request, if any.
+    pub(super) fn request_effect(&mut self, request: &Request) -> Option<Effect> {
+        self.count_match(|target| match target {
             Target::Request(verb, resource) => *verb == request.verb && *resource == request.resource,
             Target::Write => request.verb.is_write(),
             Target::Event => false,
         })
     }
 
-    /// What goes wrong with the next event, if anything does.
-    pub(super) fn strike_event(&mut self) -> Option<Effect> {
+    /// Returns the effect of the first fault that applies to the next event, if any.
+    pub(super) fn next_event_effect(&mut self) -> Option<Effect> {
         self.events += 1;
-        self.meet(|target| matches!(target, Target::Event))
+        self.count_match(|target| matches!(target, Target::Event))
     }
 
-    fn meet(&mut self, matches: impl Fn(&Target) -> bool) -> Option<Effect> {
+    fn count_match(&mut self, matches: impl Fn(&Target) -> bool) -> Option<Effect> {
         let mut effect = None;
-        for (fault, met) in self.planted.iter_mut().filter(|(fault, _)| matches(&fault.target)) {
-            *met += 1;
-            if (fault.nth..fault.nth + fault.times).contains(met) && effect.is_none() {
+        for (fault, matches_so_far) in self.injected.iter_mut().filter(|(fault, _)| matches(&fault.target)) {
+            *matches_so_far += 1;
+            if (fault.nth..fault.nth + fault.times).contains(matches_so_far) && effect.is_none() {
                 effect = Some(fault.effect.clone());
             }
         }
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_strikes_the_nth_that_matches_and_no_other() {
+    fn fault_applies_only_to_the_nth_match() {
         let request = |verb, resource: &str| Request {
             verb,
             resource: resource.to_owned(),
@@ -131,17 +133,17 @@ mod tests {
         };
         let (get, patch) = (request(Verb::Get, "leases"), request(Verb::Patch, "leases"));
         let mut faults = Faults::default();
-        faults.plant(Fault::request(Verb::Get, "leases", 2, Effect::Hang));
-        faults.plant(Fault::write(1, Effect::CutAfter));
-        faults.plant(Fault::event(1, Effect::Repeat).times(2));
-        assert!(faults.strike(&get).is_none());
-        assert!(faults.strike(&request(Verb::Get, "events")).is_none());
-        assert!(matches!(faults.strike(&get), Some(Effect::Hang)));
-        assert!(faults.strike(&get).is_none());
-        assert!(matches!(faults.strike(&patch), Some(Effect::CutAfter)));
-        assert!(faults.strike(&patch).is_none());
-        assert!(matches!(faults.strike_event(), Some(Effect::Repeat)));
-        assert!(matches!(faults.strike_event(), Some(Effect::Repeat)));
-        assert!(faults.strike_event().is_none());
+        faults.inject(Fault::request(Verb::Get, "leases", 2, Effect::Hang));
+        faults.inject(Fault::write(1, Effect::CutAfter));
+        faults.inject(Fault::event(1, Effect::Repeat).times(2));
+        assert!(faults.request_effect(&get).is_none());
+        assert!(faults.request_effect(&request(Verb::Get, "events")).is_none());
+        assert!(matches!(faults.request_effect(&get), Some(Effect::Hang)));
+        assert!(faults.request_effect(&get).is_none());
+        assert!(matches!(faults.request_effect(&patch), Some(Effect::CutAfter)));
+        assert!(faults.request_effect(&patch).is_none());
+        assert!(matches!(faults.next_event_effect(), Some(Effect::Repeat)));
+        assert!(matches!(faults.next_event_effect(), Some(Effect::Repeat)));
+        assert!(faults.next_event_effect().is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The log of every request that came to the proxy, in that order.
+//! The log of all requests to the proxy, in order of arrival.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,27 +9,27 @@ use serde_json::Value;
 
 use super::{fault::Effect, request::Request};
 
-/// One request, and what came of it.
+/// One request and its outcome.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     pub at: Instant,
-    /// When the answer went out, or the client gave up; `None` while it waits.
+    /// When the response was sent or the client disconnected; `None` while the request is pending.
     pub ended: Option<Instant>,
     pub request: Request,
-    /// Null where there was none, or none in JSON.
+    /// The request body; null if it is empty or not JSON.
     pub body: Value,
-    /// What went wrong with it by plan.
+    /// The injected fault, if any.
     pub effect: Option<Effect>,
-    /// The HTTP status that the client got; `None` where it got none, or none yet.
+    /// The HTTP status of the response; `None` if there was no response, or none yet.
     pub status: Option<u16>,
-    /// What the client got; null for a watch.
+    /// The response body; null for a watch.
     pub answer: Value,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<Exchange>>>);
 
-/// An exchange under way: dropped, it has ended, whether it was answered or given up.
+/// A pending exchange. It is recorded as ended when dropped, with or without a response.
 pub(super) struct Open {
     log: Log,
     index: usize,
@@ -48,16 +48,16 @@ impl Log {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn change(&self, index: usize, change: impl FnOnce(&mut Exchange)) {
+    fn update(&self, index: usize, update: impl FnOnce(&mut Exchange)) {
         if let Some(exchange) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
-            change(exchange);
+            update(exchange);
         }
     }
 }
 
 impl Open {
-    pub(super) fn answered(&self, status: u16, answer: Value) {
-        self.log.change(self.index, |exchange| {
+    pub(super) fn record_response(&self, status: u16, answer: Value) {
+        self.log.update(self.index, |exchange| {
             exchange.status = Some(status);
             exchange.answer = answer;
         });
@@ -66,6 +66,6 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.log.change(self.index, |exchange| exchange.ended = Some(Instant::now()));
+        self.log.update(self.index, |exchange| exchange.ended = Some(Instant::now()));
     }
 }

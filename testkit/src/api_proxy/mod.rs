@@ -1,4 +1,4 @@
-//! A proxy before kube-apiserver that speaks HTTP, logs each request, and lets go wrong what it is told to.
+//! An HTTP proxy in front of kube-apiserver that logs each request and injects faults.
 
 mod fault;
 mod log;
@@ -42,10 +42,12 @@ use self::{
 };
 use crate::{connection::Connection, control_plane::ControlPlane, process::Folder};
 
-/// A proxy on a port of its own, until dropped. Its clients need no certificate and are administrators.
+/// An API proxy on its own port, stopped when dropped. Clients need no certificate and are
+/// administrators.
 ///
 /// # Guarantees
-/// A request that came in whole is passed on even if its client hangs up, unless a fault says otherwise.
+/// A request that was received completely is forwarded even if its client disconnects, unless a
+/// fault prevents it.
 pub struct ApiProxy {
     state: Arc<State>,
     address: SocketAddr,
@@ -57,17 +59,17 @@ struct State {
     server: Client,
     faults: Mutex<Faults>,
     log: Log,
-    /// How many watches are still to be told that what they ask for is gone.
-    gone: Mutex<u32>,
-    struck: signal::Sender<usize>,
+    /// Number of upcoming watch requests to answer with 410 Gone.
+    expired_watches: Mutex<u32>,
+    faults_applied: signal::Sender<usize>,
     is_cut: signal::Sender<bool>,
 }
 
 impl ApiProxy {
-    /// Begins to serve clients of `plane`, on the caller's runtime.
+    /// Starts a proxy for `plane` on the caller's runtime.
     ///
     /// # Errors
-    /// The system has no port, or takes no more files.
+    /// Returns an error if no port can be bound or the kubeconfig cannot be written.
     pub async fn before(plane: &ControlPlane) -> io::Result<Self> {
         let mut config = plane.config();
         config.default_retry = false;
@@ -76,8 +78,8 @@ impl ApiProxy {
             server,
             faults: Mutex::default(),
             log: Log::default(),
-            gone: Mutex::default(),
-            struck: signal::Sender::new(0),
+            expired_watches: Mutex::default(),
+            faults_applied: signal::Sender::new(0),
             is_cut: signal::Sender::new(false),
         });
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -102,57 +104,58 @@ impl ApiProxy {
         Ok(Self { state, address, folder, serving })
     }
 
-    /// The path of a kubeconfig that leads through here.
+    /// Returns the path of a kubeconfig that uses this proxy.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Plants a fault. When several meet one request, the one planted first strikes.
+    /// Injects a fault. If several faults match a request, the one injected first applies.
     pub fn fault(&self, fault: Fault) {
-        self.state.lock().plant(fault);
+        self.state.lock().inject(fault);
     }
 
-    /// Takes all faults away that have not struck yet.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         self.state.lock().clear();
     }
 
-    /// How many events, bookmarks apart, came from all watches.
+    /// Returns the number of events from all watches, without bookmarks.
     #[must_use]
     pub fn events(&self) -> u32 {
         self.state.lock().events()
     }
 
-    /// How many faults have struck.
+    /// Returns the number of faults applied so far.
     #[must_use]
     pub fn struck(&self) -> usize {
-        *self.state.struck.borrow()
+        *self.state.faults_applied.borrow()
     }
 
-    /// Waits until `count` faults have struck; false where that takes longer than `deadline`.
+    /// Waits until `count` faults have been applied. Returns false if that takes longer than
+    /// `deadline`.
     pub async fn wait_until_struck(&self, count: usize, deadline: Duration) -> bool {
-        let mut struck = self.state.struck.subscribe();
-        timeout(deadline, struck.wait_for(|struck| *struck >= count)).await.is_ok()
+        let mut applied = self.state.faults_applied.subscribe();
+        timeout(deadline, applied.wait_for(|applied| *applied >= count)).await.is_ok()
     }
 
-    /// Cuts all watches, and answers nobody until [`Self::mend`].
+    /// Closes all watches and answers no request until [`Self::mend`].
     pub fn cut(&self) {
         self.state.is_cut.send_replace(true);
     }
 
-    /// Serves again.
+    /// Serves requests again.
     pub fn mend(&self) {
         self.state.is_cut.send_replace(false);
     }
 
-    /// Every request so far.
+    /// Returns all requests so far.
     #[must_use]
     pub fn log(&self) -> Vec<Exchange> {
         self.state.log.all()
@@ -167,48 +170,48 @@ impl Drop for ApiProxy {
 }
 
 impl State {
-    fn strike(&self, request: &Request) -> Option<Effect> {
-        let effect = self.lock().strike(request);
-        // One that is to be passed on first has struck only then.
+    fn request_effect(&self, request: &Request) -> Option<Effect> {
+        let effect = self.lock().request_effect(request);
+        // A fault of a forwarded request counts as applied once the request has been forwarded.
         if effect.as_ref().is_some_and(|effect| !matches!(effect, Effect::HoldAnswer)) {
-            self.count();
+            self.count_applied();
         }
         effect
     }
 
-    fn strike_event(&self) -> Option<Effect> {
-        let effect = self.lock().strike_event();
+    fn next_event_effect(&self) -> Option<Effect> {
+        let effect = self.lock().next_event_effect();
         if effect.is_some() {
-            self.count();
+            self.count_applied();
         }
         effect
     }
 
-    fn count(&self) {
-        self.struck.send_modify(|struck| *struck += 1);
+    fn count_applied(&self) {
+        self.faults_applied.send_modify(|applied| *applied += 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn say_gone(&self) {
-        *self.gone.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    fn expire_next_watch(&self) {
+        *self.expired_watches.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     }
 
-    /// Whether this watch asks for what is gone.
-    fn is_gone(&self, request: &Request) -> bool {
-        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_gone = request.verb == Verb::Watch && *gone > 0;
-        *gone -= u32::from(is_gone);
-        is_gone
+    /// Returns true if this watch must be answered with 410 Gone, and counts it.
+    fn take_expired_watch(&self, request: &Request) -> bool {
+        let mut remaining = self.expired_watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_expired = request.verb == Verb::Watch && *remaining > 0;
+        *remaining -= u32::from(is_expired);
+        is_expired
     }
 
-    async fn cut_off(&self) {
+    async fn wait_until_cut(&self) {
         self.is_cut.subscribe().wait_for(|is_cut| *is_cut).await.ok();
     }
 
-    async fn pass_on(&self, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    async fn forward(&self, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
         let mut request = axum::http::Request::new(kube::client::Body::from(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
@@ -216,7 +219,7 @@ impl State {
         request.headers_mut().extend(kept.filter(|(name, _)| name != "host"));
         match self.server.send(request).await {
             Ok(answer) => answer.map(Body::new),
-            Err(error) => refusal(502, &error.to_string()),
+            Err(error) => error_response(502, &error.to_string()),
         }
     }
 }
@@ -231,7 +234,11 @@ async fn handle(
 ) -> Response<Body> {
     let request = Request::read(&method, &uri);
     let is_watch = request.verb == Verb::Watch;
-    let effect = if state.is_gone(&request) { Some(Effect::Refuse(410)) } else { state.strike(&request) };
+    let effect = if state.take_expired_watch(&request) {
+        Some(Effect::Refuse(410))
+    } else {
+        state.request_effect(&request)
+    };
     let json = serde_json::from_slice(&body).unwrap_or_default();
     let open = state.log.open(request, json, effect.clone());
     if *state.is_cut.borrow() || matches!(effect, Some(Effect::CutBefore)) {
@@ -240,51 +247,51 @@ async fn handle(
     }
     match effect {
         Some(Effect::Refuse(status)) => {
-            open.answered(status, Value::Null);
-            return refusal(status, "refused by the test");
+            open.record_response(status, Value::Null);
+            return error_response(status, "rejected by the test");
         }
         Some(Effect::Hang) => return pending().await,
         _ => {}
     }
-    let passing = {
+    let forwarding = {
         let state = state.clone();
-        tokio::spawn(async move { state.pass_on(method, uri, headers, body).await })
+        tokio::spawn(async move { state.forward(method, uri, headers, body).await })
     };
-    let Ok(answer) = passing.await else { return refusal(502, "the proxy is about to end") };
+    let Ok(answer) = forwarding.await else { return error_response(502, "the proxy is shutting down") };
     if is_watch && answer.status() == StatusCode::OK {
-        open.answered(200, Value::Null);
+        open.record_response(200, Value::Null);
         let (parts, body) = answer.into_parts();
         let events = watch::events(state, body, open);
         return with_type(Response::builder().status(parts.status), &parts.headers)
             .body(Body::from_stream(events))
-            .expect("a response of parts that are valid");
+            .expect("the response is valid");
     }
-    let answer = whole(answer).await;
+    let answer = read_body(answer).await;
     match effect {
         Some(Effect::CutAfter) => {
             connection.cut();
             return pending().await;
         }
         Some(Effect::HoldAnswer) => {
-            state.count();
+            state.count_applied();
             return pending().await;
         }
         Some(Effect::Delay(delay)) => sleep(delay).await,
         _ => {}
     }
-    deliver(answer, &open)
+    respond(answer, &open)
 }
 
-async fn whole(answer: Response<Body>) -> (StatusCode, HeaderMap, Bytes) {
+async fn read_body(answer: Response<Body>) -> (StatusCode, HeaderMap, Bytes) {
     let (parts, body) = answer.into_parts();
     (parts.status, parts.headers, to_bytes(body, usize::MAX).await.unwrap_or_default())
 }
 
-fn deliver((status, headers, body): (StatusCode, HeaderMap, Bytes), open: &Open) -> Response<Body> {
-    open.answered(status.as_u16(), serde_json::from_slice(&body).unwrap_or_default());
+fn respond((status, headers, body): (StatusCode, HeaderMap, Bytes), open: &Open) -> Response<Body> {
+    open.record_response(status.as_u16(), serde_json::from_slice(&body).unwrap_or_default());
     with_type(Response::builder().status(status), &headers)
         .body(Body::from(body))
-        .expect("a response of parts that are valid")
+        .expect("the response is valid")
 }
 
 fn with_type(response: Builder, headers: &HeaderMap) -> Builder {
@@ -294,8 +301,8 @@ fn with_type(response: Builder, headers: &HeaderMap) -> Builder {
     }
 }
 
-/// As the API server refuses.
-fn refusal(code: u16, message: &str) -> Response<Body> {
+/// Returns an error in the format of the API server.
+fn error_response(code: u16, message: &str) -> Response<Body> {
     let reason = match code {
         409 => "Conflict",
         410 => "Expired",
@@ -304,7 +311,10 @@ fn refusal(code: u16, message: &str) -> Response<Body> {
         504 => "Timeout",
         _ => "InternalError",
     };
-    let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message });
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "code": code, "reason": reason, "message": message,
+    });
     let response = Response::builder().status(code).header(CONTENT_TYPE, "application/json");
-    response.body(Body::from(status.to_string())).expect("a response of parts that are valid")
+    response.body(Body::from(status.to_string())).expect("the response is valid")
 }

@@ -1,8 +1,8 @@
-//! What a request asks of the API server, read from its method and its URI; pure.
+//! Parses the method and the URI of an API server request. No I/O.
 
 use axum::http::{Method, Uri};
 
-/// What is done, in the words of Kubernetes' authorization.
+/// The verb, as in Kubernetes authorization.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Verb {
     Get,
@@ -15,27 +15,28 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether it may change something.
+    /// Returns true for verbs that may change an object.
     #[must_use]
     pub fn is_write(self) -> bool {
         !matches!(self, Self::Get | Self::List | Self::Watch)
     }
 }
 
-/// A request as it came in.
+/// A parsed request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Request {
     pub verb: Verb,
-    /// The plural, with the subresource behind a slash, such as `taskdefinitionretirements/status`.
+    /// The plural, followed by a slash and the subresource if there is one, such as
+    /// `taskdefinitionretirements/status`.
     pub resource: String,
-    /// Empty where none is named.
+    /// Empty if the request does not name one.
     pub namespace: String,
-    /// Empty where none is named.
+    /// Empty if the request does not name one.
     pub name: String,
 }
 
 impl Request {
-    /// Reads `/api/V/...` and `/apis/GROUP/V/...`; what is neither is a resource by its whole path.
+    /// Parses `/api/V/...` and `/apis/GROUP/V/...`. Any other path is used as the resource.
     #[must_use]
     pub fn read(method: &Method, uri: &Uri) -> Self {
         let mut parts = uri.path().trim_matches('/').split('/');
@@ -46,7 +47,7 @@ impl Request {
         if first == "namespaces"
             && let Some(named) = parts.next()
         {
-            // A namespace itself, where nothing follows, is of no interest here.
+            // A path that ends here names a namespace itself, which is not distinguished.
             named.clone_into(&mut namespace);
             first = parts.next().unwrap_or(first);
         }
@@ -74,15 +75,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_read_from_its_method_and_its_path() {
-        let ours = "/apis/ecs-retirement.dev/v1alpha1/namespaces/test/taskdefinitionretirements";
+    fn read_parses_verb_resource_namespace_and_name() {
+        let retirements = "/apis/ecs-retirement.dev/v1alpha1/namespaces/test/taskdefinitionretirements";
         let leases = "/apis/coordination.k8s.io/v1/namespaces/test/leases/controller";
         let table = [
-            (Method::GET, format!("{ours}/web"), Verb::Get, "taskdefinitionretirements", "test", "web"),
-            (Method::GET, format!("{ours}?limit=5"), Verb::List, "taskdefinitionretirements", "test", ""),
             (
                 Method::GET,
-                format!("{ours}?limit=5&watch=true"),
+                format!("{retirements}/web"),
+                Verb::Get,
+                "taskdefinitionretirements",
+                "test",
+                "web",
+            ),
+            (
+                Method::GET,
+                format!("{retirements}?limit=5"),
+                Verb::List,
+                "taskdefinitionretirements",
+                "test",
+                "",
+            ),
+            (
+                Method::GET,
+                format!("{retirements}?limit=5&watch=true"),
                 Verb::Watch,
                 "taskdefinitionretirements",
                 "test",
@@ -90,7 +105,7 @@ mod tests {
             ),
             (
                 Method::PATCH,
-                format!("{ours}/web/status?force=true"),
+                format!("{retirements}/web/status?force=true"),
                 Verb::Patch,
                 "taskdefinitionretirements/status",
                 "test",

@@ -1,4 +1,4 @@
-//! The events of a watch on their way to the client, and what goes wrong with them.
+//! Forwards the events of a watch and applies faults to them.
 
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
@@ -13,14 +13,15 @@ const FLUSH: Duration = Duration::from_millis(20);
 struct Events {
     state: Arc<State>,
     source: axum::body::BodyDataStream,
-    /// What has come in and is no whole line yet.
+    /// The received part of an incomplete line.
     partial: Vec<u8>,
     lines: VecDeque<Bytes>,
     is_cut: bool,
     _open: Open,
 }
 
-/// The same events, but for the faults planted; ends with an error, and so cuts the connection, where one says so.
+/// Returns the events of `source` with faults applied. Ends with an error, which closes the
+/// connection, if a fault requires it.
 pub(super) fn events(
     state: Arc<State>,
     source: Body,
@@ -41,14 +42,14 @@ impl Events {
         if line.starts_with(br#"{"type":"BOOKMARK""#) {
             return Some(Ok(line));
         }
-        match self.state.strike_event() {
+        match self.state.next_event_effect() {
             Some(Effect::Delay(delay)) => {
                 sleep(delay).await;
                 Some(Ok(line))
             }
             Some(Effect::Repeat) => Some(Ok([line.clone(), line].concat().into())),
             Some(Effect::Lose) => {
-                self.state.say_gone();
+                self.state.expire_next_watch();
                 Some(self.cut().await)
             }
             Some(_) => Some(self.cut().await),
@@ -58,12 +59,13 @@ impl Events {
 
     async fn cut(&mut self) -> io::Result<Bytes> {
         self.is_cut = true;
-        // What came before goes out while nothing else is at hand.
+        // Preceding events are flushed while the stream is idle.
         sleep(FLUSH).await;
         Err(io::ErrorKind::ConnectionReset.into())
     }
 
-    /// The next whole line; `Some(None)` at the end, and `None` where the connection, to either side, is cut.
+    /// Returns the next whole line, `Some(None)` at the end of the stream, or `None` if either side
+    /// of the connection is cut.
     async fn line(&mut self) -> Option<Option<Bytes>> {
         loop {
             if let Some(line) = self.lines.pop_front() {
@@ -71,7 +73,7 @@ impl Events {
             }
             let chunk = tokio::select! {
                 chunk = self.source.next() => chunk,
-                () = self.state.cut_off() => return None,
+                () = self.state.wait_until_cut() => return None,
             };
             let Some(chunk) = chunk else { return Some(None) };
             self.partial.extend_from_slice(&chunk.ok()?);

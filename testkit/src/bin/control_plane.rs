@@ -1,8 +1,8 @@
-//! `control-plane [FILE]`: a real API server and a simulated ECS, for as long as standard input stays open.
+//! `control-plane [FILE]`: runs a real API server and an ECS emulator while standard input is open.
 //!
-//! When both are ready, one line of `NAME=value` pairs that tell kubectl, the controller and the AWS command line where
-//! they are goes to FILE, or else to standard output. It stays until its input closes or SIGINT or SIGTERM comes, and
-//! leaves nothing behind.
+//! When both are ready, writes one line of `NAME=value` pairs to FILE, or to standard output
+//! without FILE. The pairs configure kubectl, the controller and the AWS command line. Runs until
+//! standard input closes or SIGINT or SIGTERM arrives, and removes everything that it created.
 
 use std::{
     env, fs,
@@ -38,7 +38,7 @@ async fn run(file: Option<PathBuf>) -> io::Result<()> {
     let serve = async {
         let (plane, moto) = tokio::try_join!(ControlPlane::start(), Emulator::start(Product::Moto))?;
         announce(file, &line(&plane, &moto))?;
-        // Kept until the caller lets go of this future.
+        // Kept until the caller drops this future.
         std::future::pending::<()>().await;
         drop((plane, moto));
         Ok(())
@@ -60,7 +60,7 @@ fn line(plane: &ControlPlane, moto: &Emulator) -> String {
     words.join(" ")
 }
 
-/// A reader of the file sees the whole line or no file.
+/// Writes atomically: a reader sees the whole line or no file.
 fn announce(file: Option<PathBuf>, line: &str) -> io::Result<()> {
     let Some(file) = file else {
         return writeln!(io::stdout(), "{line}");
@@ -70,12 +70,12 @@ fn announce(file: Option<PathBuf>, line: &str) -> io::Result<()> {
     fs::rename(unfinished, file)
 }
 
-/// On a thread of its own, since one that waits for input would keep the runtime from ending.
+/// Waits on a separate thread: a blocked read would keep the runtime from shutting down.
 fn input_closed() -> oneshot::Receiver<()> {
-    let (closed, told) = oneshot::channel();
+    let (closed, receiver) = oneshot::channel();
     thread::spawn(move || {
         io::copy(&mut io::stdin(), &mut io::sink()).ok();
         closed.send(()).ok();
     });
-    told
+    receiver
 }

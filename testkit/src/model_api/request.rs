@@ -1,63 +1,63 @@
-//! Reads an HTTP request as one of Kubernetes; pure.
+//! Parses an HTTP request as a Kubernetes API request. No I/O.
 
 use axum::http::Request;
 use kube::client::Body;
 use serde_json::Value;
 use std::time::Duration;
 
-/// What is asked for.
+/// The operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
-    /// One object.
+    /// Reads one object.
     Get,
-    /// All objects of a kind.
+    /// Lists all objects of a kind.
     List,
-    /// The changes of all objects of a kind.
+    /// Watches all objects of a kind.
     Watch,
-    /// To make an object.
+    /// Creates an object.
     Create,
-    /// To put an object in the place of another.
+    /// Replaces an object.
     Replace,
-    /// A server-side apply of the status by its one owner.
+    /// Applies the status with server-side apply, as its only owner.
     ApplyStatus,
-    /// Whatever the model does not know.
+    /// Any request that the model does not support.
     Unknown,
 }
 
-/// One request as it came in.
+/// One parsed request.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// What is asked for.
+    /// The operation.
     pub verb: Verb,
     /// The kind, such as `leases`.
     pub plural: String,
-    /// Empty for all of them.
+    /// Empty for all namespaces.
     pub namespace: String,
-    /// Of the object, where there is one.
+    /// The name of the object, or `None` for a collection.
     pub name: Option<String>,
-    /// Where a watch begins.
+    /// The resource version from which a watch starts.
     pub resource_version: Option<u64>,
-    /// How long a watch lasts.
+    /// The duration of a watch.
     pub timeout: Duration,
-    /// Who writes, where the request says so.
+    /// The field manager, or `None` if the request does not name one.
     pub field_manager: Option<String>,
-    /// Null without one.
+    /// Null without a body.
     pub body: Value,
 }
 
 impl Asked {
-    /// Receives a request of kube's client.
+    /// Reads and parses a request of kube's client.
     ///
     /// # Errors
     ///
-    /// Where its body cannot be had.
+    /// Returns an error if the body cannot be read.
     pub async fn receive(request: Request<Body>) -> kube::Result<Self> {
         let (head, body) = request.into_parts();
         let body = body.collect_bytes().await?;
         Ok(Self::read(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or_default(), &body))
     }
 
-    /// Reads a request for a kind of any API group.
+    /// Parses a request for a kind of any API group.
     #[must_use]
     pub fn read(method: &str, path: &str, query: &str, body: &[u8]) -> Self {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_of_a_controller_are_read() {
+    fn read_parses_watch_list_and_status_apply_requests() {
         let all = "/apis/ecs-retirement.dev/v1alpha1/taskdefinitionretirements";
         let watch = Asked::read("GET", all, "&watch=true&timeoutSeconds=25&resourceVersion=7", b"");
         assert_eq!((watch.verb, watch.resource_version), (Verb::Watch, Some(7)));

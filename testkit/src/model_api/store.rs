@@ -1,18 +1,18 @@
-//! The objects, and every version they had; pure.
+//! The objects and their version history. No I/O.
 
 use super::{failure, missing};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Which object.
+/// The object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// Its kind, such as `leases`.
+    /// The plural of the kind, such as `leases`.
     pub plural: String,
-    /// Its namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
 }
 
@@ -22,14 +22,14 @@ impl Key {
     }
 }
 
-/// What a watch calls a write.
+/// The event type of a write in a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It was made.
+    /// The object was created.
     Added,
-    /// It was changed.
+    /// The object was changed.
     Modified,
-    /// It was deleted; the version is the last one it had.
+    /// The object was deleted; the version is its last one.
     Deleted,
 }
 
@@ -43,16 +43,16 @@ impl Change {
     }
 }
 
-/// One object as a write left it.
+/// One object after a write.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// Which object.
+    /// The object.
     pub key: Key,
-    /// Of the write.
+    /// The resource version of the write.
     pub resource_version: u64,
-    /// Which kind of write.
+    /// The kind of write.
     pub change: Change,
-    /// The object after it.
+    /// The object after the write.
     pub object: Value,
 }
 
@@ -61,10 +61,10 @@ pub(super) struct Store {
     pub(super) objects: BTreeMap<Key, Value>,
     pub(super) history: Vec<Version>,
     pub(super) resource_version: u64,
-    made: u64,
+    created: u64,
 }
 
-type Written = (u16, Value);
+type Response = (u16, Value);
 
 impl Store {
     pub(super) fn objects_of(&self, plural: &str) -> impl Iterator<Item = &Value> {
@@ -77,12 +77,12 @@ impl Store {
         namespace: &str,
         object: &Value,
         now: Timestamp,
-    ) -> Written {
-        self.made += 1;
+    ) -> Response {
+        self.created += 1;
         let prefix = object["metadata"]["generateName"].as_str();
         let name = match (object["metadata"]["name"].as_str(), prefix) {
             (Some(name), _) => name.to_owned(),
-            (None, prefix) => format!("{}{:05}", prefix.unwrap_or_default(), self.made),
+            (None, prefix) => format!("{}{:05}", prefix.unwrap_or_default(), self.created),
         };
         let key = Key::new(plural, namespace, &name);
         if self.objects.contains_key(&key) {
@@ -92,28 +92,28 @@ impl Store {
         let metadata = &mut object["metadata"];
         metadata["name"] = json!(name);
         metadata["namespace"] = json!(namespace);
-        metadata["uid"] = json!(format!("00000000-0000-4000-9000-{:012x}", self.made));
+        metadata["uid"] = json!(format!("00000000-0000-4000-9000-{:012x}", self.created));
         metadata["generation"] = json!(1);
         metadata["creationTimestamp"] = json!(second(now));
-        (201, self.keep(key, Change::Added, object))
+        (201, self.append(key, Change::Added, object))
     }
 
-    pub(super) fn replace(&mut self, key: &Key, object: &Value) -> Written {
-        let Some(held) = self.objects.get(key) else { return missing(key) };
-        if let Some(conflict) = conflict(held, object) {
+    pub(super) fn replace(&mut self, key: &Key, object: &Value) -> Response {
+        let Some(current) = self.objects.get(key) else { return missing(key) };
+        if let Some(conflict) = conflict(current, object) {
             return conflict;
         }
         let mut object = object.clone();
         for field in ["uid", "generation", "creationTimestamp"] {
-            object["metadata"][field] = held["metadata"][field].clone();
+            object["metadata"][field] = current["metadata"][field].clone();
         }
         self.change(key, object)
     }
 
-    /// A person's write: the status stays, and a new spec is a new generation.
-    pub(super) fn edit(&mut self, key: &Key, spec: &Value, annotations: &Value) -> Written {
-        let Some(held) = self.objects.get(key) else { return missing(key) };
-        let mut object = held.clone();
+    /// Writes as a user: keeps the status, and increments the generation if the spec changes.
+    pub(super) fn edit(&mut self, key: &Key, spec: &Value, annotations: &Value) -> Response {
+        let Some(current) = self.objects.get(key) else { return missing(key) };
+        let mut object = current.clone();
         if object["spec"] != *spec {
             let generation = object["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
             object["metadata"]["generation"] = json!(generation);
@@ -123,21 +123,21 @@ impl Store {
         self.change(key, object)
     }
 
-    pub(super) fn apply_status(&mut self, key: &Key, patch: &Value) -> Written {
-        let Some(held) = self.objects.get(key) else { return missing(key) };
-        if let Some(conflict) = conflict(held, patch) {
+    pub(super) fn apply_status(&mut self, key: &Key, patch: &Value) -> Response {
+        let Some(current) = self.objects.get(key) else { return missing(key) };
+        if let Some(conflict) = conflict(current, patch) {
             return conflict;
         }
-        let mut object = held.clone();
-        // The whole status has one owner: what it does not apply is gone.
+        let mut object = current.clone();
+        // The whole status has one owner, so fields that it does not apply are removed.
         object["status"] = patch["status"].clone();
         self.change(key, object)
     }
 
-    pub(super) fn delete(&mut self, key: &Key) -> Written {
+    pub(super) fn delete(&mut self, key: &Key) -> Response {
         match self.objects.get(key).cloned() {
             Some(object) => {
-                let object = self.keep(key.clone(), Change::Deleted, object);
+                let object = self.append(key.clone(), Change::Deleted, object);
                 self.objects.remove(key);
                 (200, object)
             }
@@ -145,13 +145,17 @@ impl Store {
         }
     }
 
-    fn change(&mut self, key: &Key, mut object: Value) -> Written {
-        let held = &self.objects[key];
-        object["metadata"]["resourceVersion"] = held["metadata"]["resourceVersion"].clone();
-        if *held == object { (200, object) } else { (200, self.keep(key.clone(), Change::Modified, object)) }
+    fn change(&mut self, key: &Key, mut object: Value) -> Response {
+        let current = &self.objects[key];
+        object["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
+        if *current == object {
+            (200, object)
+        } else {
+            (200, self.append(key.clone(), Change::Modified, object))
+        }
     }
 
-    fn keep(&mut self, key: Key, change: Change, mut object: Value) -> Value {
+    fn append(&mut self, key: Key, change: Change, mut object: Value) -> Value {
         self.resource_version += 1;
         object["metadata"]["resourceVersion"] = json!(self.resource_version.to_string());
         let resource_version = self.resource_version;
@@ -161,18 +165,18 @@ impl Store {
     }
 }
 
-/// A write that speaks of another version, or of another object of that name.
-fn conflict(held: &Value, written: &Value) -> Option<Written> {
+/// Returns a conflict if the write names another resource version or UID.
+fn conflict(current: &Value, requested: &Value) -> Option<Response> {
     let differs = |field: &str| {
-        let written = &written["metadata"][field];
-        !written.is_null() && *written != held["metadata"][field]
+        let requested = &requested["metadata"][field];
+        !requested.is_null() && *requested != current["metadata"][field]
     };
     let field = ["uid", "resourceVersion"].into_iter().find(|field| differs(field))?;
     let message = format!("Operation cannot be fulfilled: {field} in precondition differs from the object's");
     Some(failure(409, "Conflict", &message))
 }
 
-/// Kubernetes keeps no fractions of a second.
+/// Kubernetes timestamps have no fractions of a second.
 fn second(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
@@ -183,7 +187,7 @@ mod tests {
 
     const KIND: &str = "taskdefinitionretirements";
 
-    fn made() -> (Store, Key, Value) {
+    fn created() -> (Store, Key, Value) {
         let mut store = Store::default();
         let object = json!({"metadata": {"name": "web"}, "spec": {"revisions": ["web:1"]}});
         let (status, object) = store.create(KIND, "platform", &object, Timestamp::UNIX_EPOCH);
@@ -196,8 +200,8 @@ mod tests {
     }
 
     #[test]
-    fn a_status_made_from_an_older_version_or_for_another_object_is_a_conflict() {
-        let (mut store, key, first) = made();
+    fn status_apply_conflicts_if_it_names_an_older_version_or_another_object() {
+        let (mut store, key, first) = created();
         let (code, second) = store.apply_status(&key, &status(&first, "0/1"));
         assert_eq!((code, &second["metadata"]["generation"]), (200, &json!(1)));
         assert_eq!(store.apply_status(&key, &status(&first, "1/1")).0, 409);
@@ -208,8 +212,8 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_nothing_is_no_version_and_a_new_spec_is_a_new_generation() {
-        let (mut store, key, object) = made();
+    fn write_without_changes_adds_no_version_and_a_new_spec_increments_the_generation() {
+        let (mut store, key, object) = created();
         let (_, object) = store.apply_status(&key, &status(&object, "0/1"));
         let (_, same) = store.apply_status(&key, &status(&object, "0/1"));
         assert_eq!(same, object);

@@ -1,4 +1,4 @@
-//! A watch: the changes after a resource version, as they come.
+//! A watch: the changes after a resource version, as they occur.
 
 use super::store::Store;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The changes of a kind, each given once.
+/// The changes of a kind, each returned once.
 pub struct Watch {
     store: Arc<Mutex<Store>>,
     changed: signal::Receiver<u64>,
@@ -31,7 +31,7 @@ impl Watch {
         Self { store, changed, plural, since, end: Instant::now() + timeout }
     }
 
-    /// The next event as it goes over the wire; `None` once the time of the watch is over.
+    /// Returns the next event in wire format, or `None` once the watch has timed out.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             self.changed.borrow_and_update();
@@ -47,7 +47,7 @@ impl Watch {
     }
 
     fn take(&mut self) -> Option<Value> {
-        let store = self.store.lock().expect("no holder of the lock panics");
+        let store = self.store.lock().expect("the mutex is not poisoned");
         let first = store.history.partition_point(|version| version.resource_version <= self.since);
         let mut later = store.history[first..].iter();
         let version = later.find(|version| version.key.plural == self.plural);

@@ -1,41 +1,41 @@
-//! The calls the simulation answers, by the names AWS gives them.
+//! The calls that the simulation supports, with their AWS names.
 
 use super::throttling::Bucket;
 
-/// A call of the API of ECS or STS.
+/// A call of the ECS or STS API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// ECS: one task definition, by family, by `family:revision` or by ARN.
+    /// ECS: describes one task definition, given by family, by `family:revision` or by ARN.
     DescribeTaskDefinition,
     /// ECS: makes one revision INACTIVE.
     DeregisterTaskDefinition,
-    /// ECS: makes a new revision of a family.
+    /// ECS: creates a revision of a family.
     RegisterTaskDefinition,
-    /// ECS: the ARNs of the revisions of one status, page by page.
+    /// ECS: lists the ARNs of the revisions of one status, in pages.
     ListTaskDefinitions,
     /// ECS: moves INACTIVE revisions to `DELETE_IN_PROGRESS`.
     DeleteTaskDefinitions,
-    /// ECS: the ARNs of the clusters, page by page.
+    /// ECS: lists the ARNs of the clusters, in pages.
     ListClusters,
-    /// ECS: the ARNs of the ACTIVE services of a cluster, page by page.
+    /// ECS: lists the ARNs of the ACTIVE services of a cluster, in pages.
     ListServices,
-    /// ECS: services of a cluster, with their deployments and task sets.
+    /// ECS: describes services of a cluster, with their deployments and task sets.
     DescribeServices,
-    /// ECS: the ARNs of the tasks of a cluster that a filter lets through, page by page.
+    /// ECS: lists the ARNs of the tasks of a cluster that match a filter, in pages.
     ListTasks,
-    /// ECS: tasks of a cluster.
+    /// ECS: describes tasks of a cluster.
     DescribeTasks,
-    /// ECS: how a service was deployed, the newest first, page by page.
+    /// ECS: lists the deployments of a service, newest first, in pages.
     ListServiceDeployments,
-    /// ECS: the source, the target and the rollback of service deployments.
+    /// ECS: describes the source, the target and the rollback of service deployments.
     DescribeServiceDeployments,
-    /// ECS: what service revisions are made of.
+    /// ECS: describes service revisions.
     DescribeServiceRevisions,
-    /// STS: who the caller is.
+    /// STS: returns the identity of the caller.
     GetCallerIdentity,
-    /// STS: credentials of a role for a token; needs no signature.
+    /// STS: returns credentials of a role for a token; needs no signature.
     AssumeRoleWithWebIdentity,
-    /// Any call that the simulation does not know and refuses.
+    /// Any unsupported call, which is rejected.
     Unknown,
 }
 
@@ -58,7 +58,7 @@ impl Action {
         Self::AssumeRoleWithWebIdentity,
     ];
 
-    /// The name on the wire.
+    /// Returns the name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -81,13 +81,13 @@ impl Action {
         }
     }
 
-    /// The action of that name, of either service.
+    /// Returns the action of that name, of either service.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::KNOWN.into_iter().find(|action| action.name() == name)
     }
 
-    /// The action of that name, if `service` has it.
+    /// Returns the action of that name if `service` has it, or `Unknown`.
     pub(super) fn of(service: Service, name: &str) -> Self {
         Self::KNOWN
             .into_iter()
@@ -102,7 +102,7 @@ impl Action {
         }
     }
 
-    /// The bucket that pays for the call; `None` for a call that is never throttled.
+    /// Returns the token bucket of the call; `None` if the call is never throttled.
     pub(super) const fn bucket(self) -> Option<Bucket> {
         match self {
             Self::DeregisterTaskDefinition | Self::RegisterTaskDefinition => Some(Bucket::Modify),
@@ -120,7 +120,7 @@ impl Action {
     }
 }
 
-/// The two services behind the one endpoint: each has a protocol and error codes of its own.
+/// The two services of the endpoint, each with its own protocol and error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
     Ecs,
@@ -128,7 +128,7 @@ pub(super) enum Service {
 }
 
 impl Service {
-    /// The name in a signature's credential scope and in an IAM action.
+    /// Returns the name in the credential scope of a signature and in IAM actions.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Ecs => "ecs",

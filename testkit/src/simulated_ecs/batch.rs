@@ -1,27 +1,27 @@
-//! What the calls that list page by page, and those that describe in batches, have in common; pure.
+//! Shared code of the calls that list pages and describe batches. No I/O.
 
-use super::reply::{Answer, Done, Failure};
+use super::reply::{CallResult, Done, Failure};
 use serde_json::{Value, json};
 
-const LARGEST_PAGE: usize = 100;
+const MAX_PAGE_SIZE: usize = 100;
 
-/// One page of `field`: the items with their keys, in the order of the keys.
+/// Returns one page of `field`: items in the order of their keys.
 ///
-/// `scope` is what is listed, such as a cluster: its token is refused by any other list.
+/// `scope` identifies the list, such as a cluster. A token of another scope is rejected.
 pub(super) fn list(
     input: &Value,
     field: &str,
     scope: &str,
-    usual_page: usize,
+    default_size: usize,
     items: impl IntoIterator<Item = (String, Value)>,
-) -> Answer {
+) -> CallResult {
     let size = match &input["maxResults"] {
-        Value::Null => usual_page,
+        Value::Null => default_size,
         value => value
             .as_u64()
             .and_then(|size| usize::try_from(size).ok())
-            .filter(|size| (1..=LARGEST_PAGE).contains(size))
-            .ok_or_else(|| Failure::invalid_parameter(format!("maxResults must be 1 to {LARGEST_PAGE}.")))?,
+            .filter(|size| (1..=MAX_PAGE_SIZE).contains(size))
+            .ok_or_else(|| Failure::invalid_parameter(format!("maxResults must be 1 to {MAX_PAGE_SIZE}.")))?,
     };
     let prefix = format!("{field}/{scope}/");
     let after = match &input["nextToken"] {
@@ -42,7 +42,7 @@ pub(super) fn list(
     Ok(Done { body: body.to_string(), changed: false })
 }
 
-/// The names in a field of the input: at least one, and at most `limit`.
+/// Returns the names in a field of the input: at least one, at most `limit`.
 pub(super) fn names<'a>(input: &'a Value, field: &str, limit: usize) -> Result<Vec<&'a str>, Failure> {
     let names: Vec<&str> = input[field].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if names.is_empty() {
@@ -54,11 +54,11 @@ pub(super) fn names<'a>(input: &'a Value, field: &str, limit: usize) -> Result<V
     Ok(names)
 }
 
-/// A thing's description, or the ARN of what does not exist.
+/// The description of a resource, or the ARN of a missing one.
 pub(super) type Found = Result<Value, String>;
 
-/// The descriptions in `field`; that something does not exist is no error of the call.
-pub(super) fn describe(field: &str, found: impl Iterator<Item = Result<Found, Failure>>) -> Answer {
+/// Returns the descriptions in `field`. A missing resource is reported in `failures`.
+pub(super) fn describe(field: &str, found: impl Iterator<Item = Result<Found, Failure>>) -> CallResult {
     let (mut descriptions, mut failures) = (Vec::new(), Vec::new());
     for item in found {
         match item? {

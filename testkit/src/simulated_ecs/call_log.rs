@@ -1,53 +1,54 @@
-//! The log of every call, in the order in which the calls took effect; pure.
+//! The log of all calls, in the order in which they took effect. No I/O.
 
 use super::action::Action;
 use jiff::Timestamp;
 use std::time::Instant;
 
-/// One call that came in, and what came of it.
+/// One call and its outcome.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Counts from 1 over the life of the simulation, [`clear_log`] notwithstanding.
+    /// Number of the call since the simulation was created, starting with 1. Not reset by
+    /// [`clear_log`].
     ///
     /// [`clear_log`]: super::SimulatedEcs::clear_log
     pub sequence: u64,
-    /// When the call took effect, to measure by.
+    /// When the call took effect, for measuring.
     pub at: Instant,
-    /// The same moment, to read.
+    /// The same time, for display.
     pub time: Timestamp,
-    /// What was called.
+    /// The action.
     pub action: Action,
-    /// The account of the access key; `None` when no account has it.
+    /// The account of the access key; `None` if the key is unknown.
     pub account: Option<String>,
-    /// The region the call was signed for; empty without a signature.
+    /// The region that the call was signed for; empty without a signature.
     pub region: String,
-    /// The access key the call was signed with; empty without a signature.
+    /// The access key that signed the call; empty without a signature.
     pub access_key: String,
-    /// The task definition as the call named it; several are joined by commas.
+    /// The task definition as named by the call; several are separated by commas.
     pub task_definition: Option<String>,
-    /// What the caller got.
+    /// The response.
     pub outcome: Outcome,
-    /// The id on the reply.
+    /// The request ID of the response.
     pub request_id: String,
-    /// Whether the call changed anything in the account.
+    /// True if the call changed anything in the account.
     pub changed: bool,
 }
 
-/// What a caller got for a call.
+/// The response to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A successful reply.
+    /// Success.
     Ok,
-    /// This error code; `ServiceUnavailable` for the page of a load balancer.
+    /// An error with this code; `ServiceUnavailable` for the page of a load balancer.
     Error(String),
-    /// A cut connection, after the call was carried out.
+    /// The connection was closed after the call was carried out.
     Dropped,
-    /// Nothing, ever.
+    /// No response.
     Hung,
 }
 
 impl Outcome {
-    /// The error code, if the call was answered with one.
+    /// Returns the error code of an error response.
     #[must_use]
     pub fn error_code(&self) -> Option<&str> {
         match self {

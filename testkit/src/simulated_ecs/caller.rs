@@ -1,6 +1,6 @@
-//! Who calls: an account in a region, and the names that follow from them; pure.
+//! The caller: an account in a region, and the ARNs derived from them. No I/O.
 
-/// The account and region that the signature of a call names.
+/// The account and region that a call is signed for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Caller {
     pub(super) account: String,
@@ -18,7 +18,8 @@ impl Caller {
         }
     }
 
-    /// The ARN that STS gives, that IAM names in a refusal, and that ECS notes as `registeredBy`.
+    /// Returns the ARN of the caller, as reported by STS, named by IAM in a denial, and recorded by
+    /// ECS as `registeredBy`.
     pub(super) fn arn(&self) -> String {
         format!("arn:{}:sts::{}:assumed-role/controller/session", self.partition(), self.account)
     }
@@ -27,7 +28,7 @@ impl Caller {
         self.ecs_arn(&format!("task-definition/{family}:{revision}"))
     }
 
-    /// The ARN of anything that ECS has in this account and region.
+    /// Returns the ARN of an ECS resource in this account and region.
     pub(super) fn ecs_arn(&self, resource: &str) -> String {
         format!("arn:{}:ecs:{}:{}:{resource}", self.partition(), self.region, self.account)
     }

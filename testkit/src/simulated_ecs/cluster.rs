@@ -1,4 +1,4 @@
-//! The test's own way to the services and tasks of a cluster: no call, no throttling, no log.
+//! Access to the services and tasks of a cluster by the test: no calls, no throttling, no log.
 
 use super::{
     clusters::{Members, Vanished},
@@ -7,7 +7,7 @@ use super::{
     task::Task,
 };
 
-/// One cluster of a region. Cheap to clone, so that a hook can own one.
+/// One cluster of a region. Cheap to clone, for use in hooks.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     region: Region,
@@ -21,52 +21,53 @@ impl Cluster {
         cluster
     }
 
-    /// Puts a service in the place of the one of that name, if there is one.
+    /// Adds a service, or replaces the service of that name.
     ///
     /// # Panics
     ///
-    /// When what it uses is not the name of a task definition revision.
+    /// Panics if a revision that it uses is not a valid name.
     pub fn put_service(&self, service: Service) {
         let service = service.with_arns(|revision| self.region.arn(revision), self.region.now());
         self.with_members(|members| members.services.insert(service.name.clone(), service));
     }
 
-    /// Makes a service vanish, as ECS does long after a deletion.
+    /// Removes a service, as ECS does long after a deletion.
     ///
     /// # Panics
     ///
-    /// When there is no such service.
+    /// Panics if the service does not exist.
     pub fn remove_service(&self, name: &str) {
         let removed = self.with_members(|members| members.services.remove(name));
         assert!(removed.is_some(), "service {name} does not exist");
     }
 
-    /// Puts a task in the place of the one of that id, if there is one.
+    /// Adds a task, or replaces the task of that ID.
     ///
     /// # Panics
     ///
-    /// When what it uses is not the name of a task definition revision.
+    /// Panics if a revision that it uses is not a valid name.
     pub fn put_task(&self, task: Task) {
         let task = task.with_arn(|revision| self.region.arn(revision), self.region.now());
         self.with_members(|members| members.tasks.insert(task.id.clone(), task));
     }
 
-    /// Makes a task vanish, as ECS does an hour after it stopped.
+    /// Removes a task, as ECS does an hour after it stopped.
     ///
     /// # Panics
     ///
-    /// When there is no such task.
+    /// Panics if the task does not exist.
     pub fn remove_task(&self, id: &str) {
         let removed = self.with_members(|members| members.tasks.remove(id));
         assert!(removed.is_some(), "task {id} does not exist");
     }
 
-    /// Makes the cluster vanish with all that is in it; to put something into it makes it anew.
+    /// Removes the cluster and its contents. Adding something to it creates it again.
     pub fn remove(&self) {
         self.region.with_clusters(|clusters| clusters.remove(&self.name));
     }
 
-    /// Makes the cluster vanish with all that is in it, but for its place in the list; to put something into it makes it anew.
+    /// Removes the contents of the cluster but keeps listing it. Adding something to it creates it
+    /// again.
     pub fn vanish(&self, vanished: Vanished) {
         self.region.with_clusters(|clusters| {
             *clusters.members_of(&self.name) = Members { vanished: Some(vanished), ..Members::default() };

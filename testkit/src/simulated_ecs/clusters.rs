@@ -1,21 +1,21 @@
-//! The clusters of one account and region, what runs in them, and the call that lists them; pure.
+//! The clusters of one account and region, their contents, and `ListClusters`. No I/O.
 
 use super::{
     batch,
     caller::Caller,
     identifier::name_in_arn,
-    reply::{Answer, Failure},
+    reply::{CallResult, Failure},
     service::Service,
     task::Task,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Every cluster by its name.
+/// All clusters by name.
 #[derive(Default)]
 pub(super) struct Clusters(BTreeMap<String, Members>);
 
-/// What is in one cluster, by name and by id.
+/// The contents of one cluster, by name and by ID.
 #[derive(Default)]
 pub(super) struct Members {
     pub(super) services: BTreeMap<String, Service>,
@@ -23,12 +23,13 @@ pub(super) struct Members {
     pub(super) vanished: Option<Vanished>,
 }
 
-/// What calls in a cluster answer that is listed, but does not exist any more: some are for days.
+/// The error of calls for a cluster that is listed but does not exist. ECS may list such clusters
+/// for days.
 #[derive(Clone, Copy, Debug)]
 pub enum Vanished {
     /// `ClusterNotFoundException`.
     NotFound,
-    /// `InvalidParameterException` with ECS's text on inactive clusters.
+    /// `InvalidParameterException` with the message of ECS for inactive clusters.
     Inactive,
 }
 
@@ -44,7 +45,7 @@ impl Vanished {
 }
 
 impl Clusters {
-    /// What is in a cluster, which is made where it does not exist.
+    /// Returns the contents of a cluster, which is created if it does not exist.
     pub(super) fn members_of(&mut self, cluster: &str) -> &mut Members {
         self.0.entry(cluster.to_owned()).or_default()
     }
@@ -57,31 +58,31 @@ impl Clusters {
         self.0.get(cluster)
     }
 
-    /// The name of the cluster a call names, short or as an ARN, and what is in it.
-    pub(super) fn named<'a>(
+    /// Returns the name and the contents of the cluster that a call names, by name or ARN.
+    pub(super) fn resolve<'a>(
         &'a self,
-        named: &'a Value,
+        value: &'a Value,
         caller: &Caller,
     ) -> Result<(&'a str, &'a Members), Failure> {
-        let name = cluster_name(named, caller)?;
+        let name = cluster_name(value, caller)?;
         Ok((name, self.members(name)?))
     }
 
-    /// What is in a cluster that exists.
+    /// Returns the contents of an existing cluster.
     pub(super) fn members(&self, name: &str) -> Result<&Members, Failure> {
         let members = self.get(name).ok_or_else(|| Failure::not_found("Cluster"))?;
         members.vanished.map_or(Ok(members), |vanished| Err(vanished.failure()))
     }
 }
 
-/// The cluster a call names; `default` for a call that names none.
-pub(super) fn cluster_name<'a>(named: &'a Value, caller: &Caller) -> Result<&'a str, Failure> {
-    let name = named.as_str().unwrap_or("default");
+/// Returns the name of the cluster in a call; `default` if it names none.
+pub(super) fn cluster_name<'a>(value: &'a Value, caller: &Caller) -> Result<&'a str, Failure> {
+    let name = value.as_str().unwrap_or("default");
     if name.starts_with("arn:") { name_in_arn(name, "cluster/", caller) } else { Ok(name) }
 }
 
-/// The cluster and the name in `name` or in the ARN of a thing that belongs to a cluster, which must be this
-/// one where one is given.
+/// Returns the cluster and the name of a resource given by name or ARN. If `cluster` is given, an
+/// ARN must name that cluster.
 pub(super) fn name_in_cluster<'a>(
     text: &'a str,
     kind: &str,
@@ -93,14 +94,14 @@ pub(super) fn name_in_cluster<'a>(
     }
     let path = name_in_arn(text, kind, caller)?;
     let invalid = || Failure::invalid_parameter(format!("Invalid identifier: {text}"));
-    let (owner, name) = path.split_once('/').ok_or_else(invalid)?;
-    if cluster.is_some_and(|cluster| cluster != owner) {
+    let (arn_cluster, name) = path.split_once('/').ok_or_else(invalid)?;
+    if cluster.is_some_and(|cluster| cluster != arn_cluster) {
         return Err(invalid());
     }
-    Ok((owner, name))
+    Ok((arn_cluster, name))
 }
 
-pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value) -> Answer {
+pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value) -> CallResult {
     let arns =
         clusters.0.keys().map(|name| (name.clone(), json!(caller.ecs_arn(&format!("cluster/{name}")))));
     batch::list(input, "clusterArns", "", 100, arns)

@@ -1,8 +1,8 @@
-//! What a call may name a task definition by, and how ECS refuses anything else; pure.
+//! Parses the names of task definitions in calls. No I/O.
 
 use super::{caller::Caller, reply::Failure};
 
-const LONGEST_FAMILY_NAME: usize = 255;
+const MAX_FAMILY_NAME_LENGTH: usize = 255;
 
 /// A family, or one revision of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub(super) struct Identifier {
 }
 
 impl Identifier {
-    /// Reads `family`, `family:revision`, or the ARN of either, as the caller may use it.
+    /// Parses `family`, `family:revision`, or the ARN of either, and checks it against the caller.
     pub(super) fn parse(text: &str, caller: &Caller) -> Result<Self, Failure> {
         if text.trim().is_empty() {
             return Err(Failure::invalid_parameter("TaskDefinition can not be blank."));
@@ -30,13 +30,13 @@ impl Identifier {
     }
 }
 
-/// Whether ECS accepts it as the name of a family.
+/// Returns true for valid family names.
 pub(super) fn is_family_name(name: &str) -> bool {
-    (1..=LONGEST_FAMILY_NAME).contains(&name.len())
+    (1..=MAX_FAMILY_NAME_LENGTH).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// What follows `kind`, such as `cluster/`, in an ARN that the caller may use.
+/// Returns the part after `kind`, such as `cluster/`, of an ARN of the caller's account and region.
 pub(super) fn name_in_arn<'a>(arn: &'a str, kind: &str, caller: &Caller) -> Result<&'a str, Failure> {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
     let &[_, partition, service, region, account, resource] = parts.as_slice() else {
@@ -64,12 +64,12 @@ pub(super) fn name_in_arn<'a>(arn: &'a str, kind: &str, caller: &Caller) -> Resu
 }
 
 fn parse_revision(number: &str) -> Result<i32, Failure> {
-    let refused = || Failure::invalid_parameter(format!("Invalid revision number. Number: {number}"));
+    let invalid_number = || Failure::invalid_parameter(format!("Invalid revision number. Number: {number}"));
     let canonical = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');
     if !canonical {
-        return Err(refused());
+        return Err(invalid_number());
     }
-    number.parse().map_err(|_| refused())
+    number.parse().map_err(|_| invalid_number())
 }
 
 fn invalid(text: &str) -> Failure {
@@ -85,13 +85,13 @@ mod tests {
     }
 
     fn refusal(text: &str) -> String {
-        let failure = Identifier::parse(text, &caller("us-west-2")).expect_err("it is refused");
+        let failure = Identifier::parse(text, &caller("us-west-2")).expect_err("the identifier is invalid");
         assert_eq!(failure.code, "InvalidParameterException", "{text}");
         failure.message
     }
 
     #[test]
-    fn the_short_form_and_the_arn_name_the_same_revision() {
+    fn parse_accepts_the_short_form_and_the_arn() {
         let west = caller("us-west-2");
         let expected = Identifier { family: "cpu-wave".to_owned(), revision: Some(7) };
         let arn = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-wave:7";
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_partition_follows_the_region() {
+    fn parse_expects_the_partition_of_the_region() {
         let arn = "arn:aws-us-gov:ecs:us-gov-west-1:012345678910:task-definition/cpu-wave:7";
         assert!(Identifier::parse(arn, &caller("us-gov-west-1")).is_ok());
         let wrong = "arn:aws:ecs:cn-north-1:012345678910:task-definition/cpu-wave:7";
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_plain_positive_number_is_a_revision() {
+    fn parse_rejects_revisions_other_than_plain_positive_numbers() {
         for number in ["latest", "0", "07", "+7", "-7", " 7", "7 ", "", "7:8", "2147483648"] {
             assert_eq!(
                 refusal(&format!("cpu-wave:{number}")),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arn_of_elsewhere_is_refused() {
+    fn parse_rejects_arns_of_another_region_or_account() {
         assert_eq!(
             refusal("arn:aws:ecs:us-east-1:012345678910:task-definition/cpu-wave:7"),
             "Invalid Region in ARN"
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_task_definition_is_an_invalid_identifier() {
+    fn parse_rejects_names_that_are_not_task_definitions() {
         for text in [
             "arn:aws:sqs:us-west-2:012345678910:task-definition/cpu-wave:7",
             "arn:aws:ecs:us-west-2:012345678910:service/cpu-wave",

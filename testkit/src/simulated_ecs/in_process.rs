@@ -1,4 +1,4 @@
-//! The simulation without a socket: calls are carried out where they are made, and a clock of the test says when.
+//! The simulation without a socket: calls are carried out in process, with a clock of the test.
 
 use super::{
     ACCESS_KEY, SimulatedEcs,
@@ -28,84 +28,85 @@ use std::{
 };
 use tokio::time::sleep;
 
-/// A call as it leaves the SDK.
+/// A request sent by the SDK.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// The headers, of which the signature and the target count.
+    /// The headers. Only the signature and the target matter.
     pub headers: HeaderMap,
     /// JSON for ECS, a form for STS.
     pub body: Bytes,
 }
 
-/// What a call is answered with.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Received {
     /// The HTTP status.
     pub status: u16,
-    /// The headers that the SDK looks at.
+    /// The headers that the SDK reads.
     pub headers: Vec<(&'static str, String)>,
-    /// JSON, XML or, of a load balancer, HTML.
+    /// JSON, XML, or the HTML of a load balancer.
     pub body: String,
 }
 
-/// How an answer gets to the caller, or does not.
+/// How a response is delivered.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// At once.
+    /// Immediate delivery.
     Now(Received),
-    /// After that long.
+    /// Delivery after a delay.
     Late(Duration, Received),
-    /// The connection is cut instead.
+    /// The connection is closed instead.
     CutConnection,
-    /// Never.
+    /// No response.
     Never,
 }
 
 impl SimulatedEcs {
-    /// A simulation that has nothing yet, and is called by [`Self::answer`] only. `clock` tells it the time.
+    /// Creates an empty simulation without a server. `clock` returns the current time.
     #[must_use]
     pub fn in_process(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        let (began, since) = (Instant::now(), clock());
+        let (start, clock_start) = (Instant::now(), clock());
         let moment = move || {
             let time = clock();
-            let passed = Duration::try_from(time.duration_since(since)).unwrap_or_default();
-            Moment { at: began + passed, time }
+            let passed = Duration::try_from(time.duration_since(clock_start)).unwrap_or_default();
+            Moment { at: start + passed, time }
         };
-        Self::of(Arc::new(Simulation::new(moment)), None)
+        Self::with_server(Arc::new(Simulation::new(moment)), None)
     }
 
-    /// Carries a call out. Hooks are not run.
+    /// Carries out a call without hooks.
     #[must_use]
     pub fn answer(&self, sent: &Sent) -> Answer {
         match self.simulation.carry_out(&Request::read(&sent.headers, &sent.body)) {
-            Delivery::Now(reply) => Answer::Now(reply.into()),
-            Delivery::Late(delay, reply) => Answer::Late(delay, reply.into()),
+            Delivery::Immediate(reply) => Answer::Now(reply.into()),
+            Delivery::Delayed(delay, reply) => Answer::Late(delay, reply.into()),
             Delivery::CutConnection => Answer::CutConnection,
-            Delivery::Never => Answer::Never,
+            Delivery::NoResponse => Answer::Never,
         }
     }
 }
 
-/// How calls get from the SDK to [`SimulatedEcs::answer`]; `None` is a connection that broke.
+/// Carries a request of the SDK to the simulation; `None` is a broken connection.
 pub type Transport = Arc<dyn Fn(Sent) -> BoxFuture<'static, Option<Received>> + Send + Sync>;
 
 impl SimulatedEcs {
-    /// Carries calls out, hooks included, and delivers each answer as its fault has it, by tokio's clock.
+    /// Returns a transport that runs hooks, carries out calls, and delivers responses by tokio's
+    /// clock.
     #[must_use]
     pub fn transport(&self) -> Transport {
         let simulation = Arc::clone(&self.simulation);
         Arc::new(move |sent| {
             let request = Request::read(&sent.headers, &sent.body);
-            let delivery = Arc::clone(&simulation).take_call(request);
+            let delivery = Arc::clone(&simulation).process(request);
             async move {
                 match delivery.await {
-                    Delivery::Now(reply) => Some(reply.into()),
-                    Delivery::Late(delay, reply) => {
+                    Delivery::Immediate(reply) => Some(reply.into()),
+                    Delivery::Delayed(delay, reply) => {
                         sleep(delay).await;
                         Some(reply.into())
                     }
                     Delivery::CutConnection => None,
-                    Delivery::Never => pending().await,
+                    Delivery::NoResponse => pending().await,
                 }
             }
             .boxed()
@@ -113,7 +114,7 @@ impl SimulatedEcs {
     }
 }
 
-/// The configuration of an SDK in a region, with the credentials of [`ACCESS_KEY`].
+/// Returns an SDK configuration for a region, with the credentials of [`ACCESS_KEY`].
 #[must_use]
 pub fn config(region: &'static str, transport: Transport) -> SdkConfig {
     let credentials = Credentials::new(ACCESS_KEY, "secret", None, None, "test");
@@ -126,7 +127,7 @@ pub fn config(region: &'static str, transport: Transport) -> SdkConfig {
         .build()
 }
 
-/// An HTTP client for the configuration of the SDK.
+/// Returns an HTTP client for the configuration of the SDK.
 fn http_client(transport: Transport) -> SharedHttpClient {
     let connector = SharedHttpConnector::new(Connector(transport));
     http_client_fn(move |_, _| connector.clone())

@@ -1,4 +1,5 @@
-//! A simulated Amazon ECS (and the one call of STS): an HTTP server for the AWS SDK to talk to.
+//! A simulated Amazon ECS, with the STS calls that a controller makes: an HTTP server for the AWS
+//! SDK.
 
 mod action;
 mod batch;
@@ -46,124 +47,125 @@ use self::{
 use jiff::SignedDuration;
 use std::{sync::Arc, thread, time::Duration};
 
-/// The access key that works from the start.
+/// The access key that is valid from the start.
 pub const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 
 /// The account of [`ACCESS_KEY`].
 pub const ACCOUNT: &str = "012345678910";
 
-/// In the environment of every revision that [`Region::register`] makes, to look for leaks of.
+/// A secret in the environment of every revision that [`Region::register`] creates, to detect
+/// leaks.
 pub const SECRET: &str = "a-secret-that-must-never-leak";
 
-/// The server, and the test's hold on it. It stops when dropped.
+/// A handle on the server. The server stops when it is dropped.
 ///
 /// # Guarantees
 ///
-/// Calls take effect one by one, in the order of the log. A call that came in whole is carried out
-/// even if its caller hangs up.
+/// Calls take effect one at a time, in the order of the log. A call that was received completely is
+/// carried out even if its caller disconnects.
 ///
 /// # Panics
 ///
-/// When dropped after a hook panicked, so that a failed assertion in a hook fails the test.
+/// Panics on drop if a hook panicked, so that a failed assertion in a hook fails the test.
 pub struct SimulatedEcs {
     simulation: Arc<Simulation>,
     server: Option<Server>,
 }
 
 impl SimulatedEcs {
-    /// Starts a server that has nothing yet on a free port of 127.0.0.1.
+    /// Starts an empty server on a free port of 127.0.0.1.
     pub async fn start() -> Self {
         let simulation = Arc::new(Simulation::new(Moment::now));
         let server = Server::start(Arc::clone(&simulation)).await;
-        Self::of(simulation, Some(server))
+        Self::with_server(simulation, Some(server))
     }
 
-    fn of(simulation: Arc<Simulation>, server: Option<Server>) -> Self {
+    fn with_server(simulation: Arc<Simulation>, server: Option<Server>) -> Self {
         let ecs = Self { simulation, server };
         ecs.set_account(ACCESS_KEY, ACCOUNT);
         ecs
     }
 
-    /// The URL of both services, for `AWS_ENDPOINT_URL`.
+    /// Returns the URL of both services, for `AWS_ENDPOINT_URL`.
     ///
     /// # Panics
     ///
-    /// Where there is no server, since the simulation is in the process of the test.
+    /// Panics if the simulation runs in process, without a server.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        let server = self.server.as_ref().expect("this simulation is called in process");
+        let server = self.server.as_ref().expect("the simulation has a server");
         format!("http://{}", server.address)
     }
 
-    /// Gives an access key to an account, from the next call on.
+    /// Assigns an access key to an account, from the next call on.
     pub fn set_account(&self, access_key: &str, account: &str) {
         let mut state = self.simulation.lock();
         state.accounts.insert(access_key.to_owned(), account.to_owned());
     }
 
-    /// Takes an access key away: from the next call on AWS does not know it.
+    /// Revokes an access key: from the next call on it is unknown to AWS.
     pub fn revoke(&self, access_key: &str) {
         self.simulation.lock().accounts.remove(access_key);
     }
 
-    /// A region of an account, to arrange and to look at without a call.
+    /// Returns a region of an account, to modify and inspect without calls.
     #[must_use]
     pub fn region(&self, account: &str, region: &str) -> Region {
         Region::new(Arc::clone(&self.simulation), account, region)
     }
 
-    /// Switches the token buckets of ECS on, all full; their clock runs `speed` times as fast.
+    /// Enables the token buckets of ECS, all full. They refill at `speed` times the real rate.
     pub fn throttle(&self, speed: f64) {
         self.simulation.lock().throttling = Some(Throttling::new(speed));
     }
 
-    /// Sets by how much the clock of ECS is ahead of the true time, in all times that it shows and in the header `Date`.
+    /// Sets how far the clock of ECS is ahead, in all its timestamps and in the header `Date`.
     pub fn set_clock_skew(&self, skew: SignedDuration) {
         self.simulation.set_skew(skew);
     }
 
-    /// Sets whether the header `Date` is left out of the answers: a date that cannot be read takes its place.
+    /// Sets whether responses carry an unreadable `Date` header instead of the time.
     pub fn hide_date(&self, hides_date: bool) {
         self.simulation.lock().hides_date = hides_date;
     }
 
-    /// Whether to deregister a revision that is not ACTIVE any more is a `ClientException`. From
-    /// the start it succeeds.
+    /// Sets whether deregistering a revision that is not ACTIVE is a `ClientException`. Initially
+    /// it succeeds.
     pub fn refuse_repeated_deregistration(&self, refuse: bool) {
         self.simulation.lock().refuse_repeated_deregistration = refuse;
     }
 
-    /// Plants a fault.
+    /// Injects a fault.
     pub fn fault(&self, fault: Fault) {
-        self.simulation.lock().faults.plant(fault);
+        self.simulation.lock().faults.inject(fault);
     }
 
-    /// Takes all faults away. A call that hangs already stays hung.
+    /// Removes all faults. Calls that already hang are not released.
     pub fn clear_faults(&self) {
         self.simulation.lock().faults.clear();
     }
 
-    /// Runs `hook` to its end before the nth call of the action, from 1, is carried out.
+    /// Runs `hook` to completion before the nth call of the action is carried out.
     ///
-    /// Counts the calls from now on. The hook runs on the server's runtime.
+    /// Counts calls from now on, starting with 1. The hook runs on the server's runtime.
     pub fn before(&self, action: Action, nth: u32, hook: impl Future<Output = ()> + Send + 'static) {
         let hook = Box::pin(hook);
-        self.simulation.lock().hooks.plant(action, nth, hook);
+        self.simulation.lock().hooks.add(action, nth, hook);
     }
 
-    /// Every call so far, or since the log was cleared.
+    /// Returns every call so far, or since the log was cleared.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         self.simulation.lock().log.clone()
     }
 
-    /// The last call so far, if there was one since the log was cleared.
+    /// Returns the last call, or `None` if the log is empty.
     #[must_use]
     pub fn last_call(&self) -> Option<Call> {
         self.simulation.lock().log.last().cloned()
     }
 
-    /// The calls of one action.
+    /// Returns the calls of one action.
     #[must_use]
     pub fn calls_of(&self, action: Action) -> Vec<Call> {
         let state = self.simulation.lock();
@@ -171,16 +173,16 @@ impl SimulatedEcs {
         calls.cloned().collect()
     }
 
-    /// Empties the log; the numbers go on.
+    /// Clears the log. Sequence numbers continue.
     pub fn clear_log(&self) {
         self.simulation.lock().log.clear();
     }
 
-    /// Waits until the log has `count` calls of the action, and gives all it has by then.
+    /// Waits until the log has `count` calls of the action, and returns all of them.
     ///
     /// # Panics
     ///
-    /// When that takes longer than `deadline`.
+    /// Panics if that takes longer than `deadline`.
     pub async fn wait_for_calls(&self, action: Action, count: usize, deadline: Duration) -> Vec<Call> {
         let mut logged = self.simulation.calls_logged.subscribe();
         let reached = logged.wait_for(|_| self.count_of(action) >= count);

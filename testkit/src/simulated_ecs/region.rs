@@ -1,4 +1,4 @@
-//! The test's own way to what a region has: no call, no throttling, no log.
+//! Access to a region by the test: no calls, no throttling, no log.
 
 use super::{
     SECRET,
@@ -14,31 +14,31 @@ use jiff::Timestamp;
 use serde_json::json;
 use std::{fmt, sync::Arc};
 
-/// One region of one account. Cheap to clone, so that a hook can own one.
+/// One region of one account. Cheap to clone, for use in hooks.
 ///
-/// Revisions go by `family:revision`; the ARN does as well.
+/// Revisions are named by `family:revision` or by ARN.
 #[derive(Clone)]
 pub struct Region {
     simulation: Arc<Simulation>,
     caller: Caller,
 }
 
-/// What there is to know about one revision.
+/// All facts about one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The full ARN.
     pub arn: String,
-    /// The family's name.
+    /// The family.
     pub family: String,
-    /// The number in the family.
+    /// The revision number.
     pub revision: i32,
-    /// Where in its life it is.
+    /// The status.
     pub status: Status,
     /// When it was registered.
     pub registered_at: Timestamp,
     /// When it was deregistered.
     pub deregistered_at: Option<Timestamp>,
-    /// When its deletion was asked for.
+    /// When its deletion was requested.
     pub delete_requested_at: Option<Timestamp>,
 }
 
@@ -48,14 +48,15 @@ impl Region {
         Self { simulation, caller }
     }
 
-    /// Registers a revision with [`SECRET`] in its environment; gives its number.
-    #[expect(clippy::must_use_candidate, reason = "a test that registers the first one knows its number")]
+    /// Registers a revision with [`SECRET`] in its environment, and returns its number.
+    #[expect(clippy::must_use_candidate, reason = "tests know the number of the first revision")]
     pub fn register(&self, family: &str) -> i32 {
         self.register_many(family, 1)
     }
 
-    /// Registers that many revisions alike; gives the number of the last one, or 0 for none.
-    #[expect(clippy::must_use_candidate, reason = "a test that registers the first one knows its number")]
+    /// Registers `count` equal revisions, and returns the number of the last one, or 0 if `count`
+    /// is 0.
+    #[expect(clippy::must_use_candidate, reason = "tests know the number of the first revision")]
     pub fn register_many(&self, family: &str, count: usize) -> i32 {
         let input = json!({
             "containerDefinitions": [{
@@ -73,31 +74,31 @@ impl Region {
         self.with_store(|store| (0..count).fold(0, |_, _| store.add(family, Arc::clone(&definition), now)))
     }
 
-    /// Everything about a revision, if it exists.
+    /// Returns all facts about a revision, or `None` if it does not exist.
     #[must_use]
     pub fn describe(&self, revision: &str) -> Option<Record> {
         let key = self.key(revision);
         self.with_store(|store| store.get(&key).map(|found| self.record(&key, found)))
     }
 
-    /// The status of a revision, if it exists.
+    /// Returns the status of a revision, or `None` if it does not exist.
     #[must_use]
     pub fn status(&self, revision: &str) -> Option<Status> {
         self.describe(revision).map(|record| record.status)
     }
 
-    /// The ARN of a revision, existing or not.
+    /// Returns the ARN of a revision, whether or not it exists.
     #[must_use]
     pub fn arn(&self, revision: &str) -> String {
         let (family, number) = self.key(revision);
         self.caller.task_definition_arn(&family, number)
     }
 
-    /// Moves a revision to a status, even to one that ECS would not move it to.
+    /// Sets the status of a revision, including transitions that ECS does not allow.
     ///
     /// # Panics
     ///
-    /// When there is no such revision.
+    /// Panics if the revision does not exist.
     pub fn set_status(&self, revision: &str, status: Status) {
         let key = self.key(revision);
         let now = self.simulation.now().time;
@@ -105,19 +106,19 @@ impl Region {
         assert!(found.is_some(), "{revision} does not exist");
     }
 
-    /// Makes a revision vanish; its number is never given out again.
+    /// Removes a revision. Its number is never reused.
     ///
     /// # Panics
     ///
-    /// When there is no such revision.
+    /// Panics if the revision does not exist.
     pub fn remove(&self, revision: &str) {
         let key = self.key(revision);
         let removed = self.with_store(|store| store.remove(&key));
         assert!(removed.is_some(), "{revision} does not exist");
     }
 
-    /// A cluster, to put users of task definitions into; it is made where it does not exist.
-    #[expect(clippy::must_use_candidate, reason = "a test may want no more than a cluster that is empty")]
+    /// Returns a cluster, which is created if it does not exist.
+    #[expect(clippy::must_use_candidate, reason = "tests may only need an empty cluster")]
     pub fn cluster(&self, name: &str) -> Cluster {
         Cluster::new(self.clone(), name)
     }

@@ -1,4 +1,4 @@
-//! What a call is answered with, and how each protocol writes it; pure.
+//! The result of a call, and its encoding in each protocol. No I/O.
 
 use super::{
     action::{Action, Service},
@@ -15,40 +15,40 @@ use axum::{
 };
 use serde_json::json;
 
-/// What carrying out a call gives.
-pub(super) type Answer = Result<Done, Failure>;
+/// The result of a call.
+pub(super) type CallResult = Result<Done, Failure>;
 
-/// A call that succeeded.
+/// A successful result.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Done {
     /// JSON for ECS, the XML of the result for STS.
     pub(super) body: String,
-    /// Whether anything is different from before.
+    /// True if the call changed anything.
     pub(super) changed: bool,
 }
 
-/// A call that failed, with an error code of AWS.
+/// A failure with an AWS error code.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) status: StatusCode,
     pub(super) code: String,
     pub(super) message: String,
-    /// Whether it is a page of HTML, not of AWS.
+    /// True for an HTML page that does not come from AWS.
     is_page: bool,
 }
 
-/// An answer as it goes over the wire.
+/// An encoded response.
 pub(super) struct Reply {
     status: StatusCode,
     content_type: &'static str,
     request_id: String,
-    /// The time by ECS's clock.
+    /// The time of ECS's clock.
     date: String,
     body: String,
 }
 
 impl Failure {
-    /// Any error of the caller.
+    /// Creates a client error (status 400).
     pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code: code.into(), message: message.into(), is_page: false }
     }
@@ -61,7 +61,7 @@ impl Failure {
         Self::new("InvalidParameterException", message)
     }
 
-    /// A cluster or a service that does not exist.
+    /// Creates the error for a missing cluster or service.
     pub(super) fn not_found(kind: &str) -> Self {
         Self::new(format!("{kind}NotFoundException"), format!("{kind} not found."))
     }
@@ -81,7 +81,7 @@ impl Failure {
         Self::new(code, message).with_status(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// What a load balancer, a proxy or a firewall answers in place of AWS.
+    /// Creates the HTML page of a load balancer, proxy or firewall.
     pub(super) fn page(status: StatusCode) -> Self {
         let page = format!(
             "<html>\r\n<head><title>{status}</title></head>\r\n\
@@ -148,14 +148,14 @@ impl Failure {
 }
 
 impl Done {
-    /// A success that says nothing.
-    pub(super) fn nothing() -> Self {
+    /// Creates an empty success.
+    pub(super) fn empty() -> Self {
         Self { body: String::new(), changed: false }
     }
 }
 
 impl Reply {
-    pub(super) fn new(request: &Request, request_id: String, date: String, answer: Answer) -> Self {
+    pub(super) fn new(request: &Request, request_id: String, date: String, answer: CallResult) -> Self {
         const JSON: &str = "application/x-amz-json-1.1";
         const XML: &str = "text/xml";
         let (status, content_type, body) = match (request.service, answer) {

@@ -1,4 +1,4 @@
-//! Reads an HTTP request as a call of ECS (awsJson 1.1) or STS (awsQuery); pure.
+//! Parses an HTTP request as a call of ECS (awsJson 1.1) or STS (awsQuery). No I/O.
 
 use super::{
     action::{Action, Service},
@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 
 const TARGET_PREFIX: &str = "AmazonEC2ContainerServiceV20141113.";
 
-/// One call as it came in.
+/// One parsed call.
 pub(super) struct Request {
     pub(super) service: Service,
     pub(super) action: Action,
     pub(super) action_name: String,
     /// `None` without a signature.
     pub(super) scope: Option<CredentialScope>,
-    /// `None` for a body that is no JSON object; for STS, the role of a web identity.
+    /// `None` if the body is not a JSON object. For STS, the role of a web identity.
     pub(super) input: Option<Value>,
 }
 
-/// The part of a signature that says whose it is, and for what.
+/// The credential scope of a signature.
 pub(super) struct CredentialScope {
     pub(super) access_key: String,
     pub(super) region: String,
@@ -40,8 +40,8 @@ impl Request {
                 serde_json::from_slice(body).ok().filter(Value::is_object),
             )
         } else {
-            let role = field_in_form(body, "RoleArn=").replace("%3A", ":").replace("%2F", "/");
-            (Service::Sts, field_in_form(body, "Action="), Some(json!({ "RoleArn": role })))
+            let role = form_field(body, "RoleArn=").replace("%3A", ":").replace("%2F", "/");
+            (Service::Sts, form_field(body, "Action="), Some(json!({ "RoleArn": role })))
         };
         Self {
             service,
@@ -52,15 +52,15 @@ impl Request {
         }
     }
 
-    /// Who calls without a signature, by the role that a web identity takes on.
+    /// Returns the caller of `AssumeRoleWithWebIdentity`, which has no signature, from the role.
     pub(super) fn web_identity(&self) -> Option<Caller> {
         let role = self.input.as_ref()?["RoleArn"].as_str()?;
         let account = role.split(':').nth(4).filter(|_| self.action == Action::AssumeRoleWithWebIdentity)?;
         Some(Caller { account: account.to_owned(), region: String::new() })
     }
 
-    /// What IAM checks the call's permission for: the first thing it names, or `*` for a call that IAM
-    /// cannot limit to one.
+    /// Returns the resource of the IAM check: the first one that the call names, or `*` if IAM does
+    /// not support resource-level permissions for the call.
     pub(super) fn resource(&self, caller: &Caller) -> String {
         let field = match self.action {
             Action::DescribeServices => "services",
@@ -80,7 +80,7 @@ impl Request {
         caller.ecs_arn(&format!("{kind}/{cluster}/{first}"))
     }
 
-    /// Every task definition the call names, as it wrote them.
+    /// Returns all task definitions that the call names, as written.
     pub(super) fn task_definitions(&self) -> Vec<&str> {
         let Some(input) = &self.input else {
             return Vec::new();
@@ -92,7 +92,7 @@ impl Request {
 }
 
 impl CredentialScope {
-    /// Reads `AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/SERVICE/aws4_request, ...`.
+    /// Parses `AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/SERVICE/aws4_request, ...`.
     fn parse(authorization: &str) -> Option<Self> {
         let (_, credential) = authorization.split_once("Credential=")?;
         let credential = credential.split([',', ' ']).next()?;
@@ -108,7 +108,7 @@ impl CredentialScope {
     }
 }
 
-fn field_in_form<'body>(body: &'body [u8], field: &str) -> &'body str {
+fn form_field<'body>(body: &'body [u8], field: &str) -> &'body str {
     std::str::from_utf8(body)
         .unwrap_or_default()
         .split('&')

@@ -1,9 +1,9 @@
-//! What STS answers; pure.
+//! STS responses. No I/O.
 
 use super::{caller::Caller, reply::Done};
 use jiff::{SignedDuration, Timestamp};
 
-/// How long the credentials of a role are valid, unless the call says otherwise.
+/// Validity of the credentials of a role, unless the call specifies another one.
 const SESSION: SignedDuration = SignedDuration::from_hours(1);
 
 pub(super) fn assume_role_with_web_identity(caller: &Caller, access_key: &str, now: Timestamp) -> Done {

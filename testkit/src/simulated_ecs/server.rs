@@ -1,4 +1,4 @@
-//! The HTTP side: reads calls, delivers answers, and cuts or holds connections.
+//! The HTTP server: parses calls, delivers responses, and closes connections or leaves them open.
 
 use super::{
     request::Request,
@@ -22,9 +22,9 @@ use std::{
 };
 use tokio::{net::TcpListener, runtime::Builder, sync::oneshot, time::sleep};
 
-/// A server in a thread of its own, on a runtime of its own; it stops when dropped.
+/// An HTTP server in its own thread, with its own runtime. It stops when dropped.
 ///
-/// So neither a test that blocks nor a test whose runtime ends can stop it.
+/// A test that blocks, or whose runtime ends, therefore does not stop it.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -41,12 +41,12 @@ impl Server {
                 .thread_name("simulated-ecs")
                 .enable_all()
                 .build()
-                .expect("a runtime can be built");
+                .expect("the runtime is created");
             runtime.block_on(serve(simulation, announce, stopped));
             runtime.shutdown_timeout(Duration::from_secs(1));
         });
         Self {
-            address: announced.await.expect("the server gets a port"),
+            address: announced.await.expect("the server reports its address"),
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -57,7 +57,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic in there was printed already, and a second one here would abort.
+            // A panic of the thread was already printed, and panicking again could abort.
             drop(thread.join());
         }
     }
@@ -68,13 +68,13 @@ async fn serve(
     announce: oneshot::Sender<SocketAddr>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("the loopback interface has a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("a bound listener has an address");
     let service = Router::new()
         .route("/", post(handle))
         .with_state(simulation)
         .into_make_service_with_connect_info::<Connection>();
-    // Nobody listens any more when the start was given up; then `stopped` resolves at once.
+    // The receiver is gone if the start was cancelled; then `stopped` resolves at once.
     let _ = announce.send(address);
     tokio::select! {
         _ = stopped => {}
@@ -89,11 +89,11 @@ async fn handle(
     body: Bytes,
 ) -> Response {
     let request = Request::read(&headers, &body);
-    // In a task of its own, because AWS too carries out a call whose caller has hung up.
-    let taken = tokio::spawn(simulation.take_call(request)).await;
-    match taken {
-        Ok(Delivery::Now(reply)) => reply.into_response(),
-        Ok(Delivery::Late(delay, reply)) => {
+    // Runs in its own task: AWS also carries out calls whose caller has disconnected.
+    let delivery = tokio::spawn(simulation.process(request)).await;
+    match delivery {
+        Ok(Delivery::Immediate(reply)) => reply.into_response(),
+        Ok(Delivery::Delayed(delay, reply)) => {
             sleep(delay).await;
             reply.into_response()
         }
@@ -101,7 +101,7 @@ async fn handle(
             connection.cut();
             pending().await
         }
-        Ok(Delivery::Never) => pending().await,
-        Err(defect) => (StatusCode::INTERNAL_SERVER_ERROR, defect.to_string()).into_response(),
+        Ok(Delivery::NoResponse) => pending().await,
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

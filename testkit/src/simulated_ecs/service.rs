@@ -1,13 +1,13 @@
-//! A service as a test arranges it and as ECS describes it; pure.
+//! A service, as configured by a test and described by ECS. No I/O.
 
 use super::{caller::Caller, service_deployments::Rollout, store::epoch_seconds};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// A service, with all that uses a task definition revision through it.
+/// A service, with everything that uses a task definition revision through it.
 ///
-/// Revisions go by `family:revision`; the ARN does as well. They need not exist.
+/// Revisions are named by `family:revision` or by ARN and need not exist.
 #[derive(Clone, Debug)]
 pub struct Service {
     pub(super) name: String,
@@ -22,8 +22,8 @@ pub struct Service {
     /// Oldest first.
     pub(super) rollouts: Vec<Rollout>,
     /// Task definitions whose service revisions ECS reports as MISSING.
-    pub(super) lost: Vec<String>,
-    pub(super) put_at: Timestamp,
+    pub(super) missing_revisions: Vec<String>,
+    pub(super) added_at: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ struct TaskSet {
 }
 
 impl Service {
-    /// A service that runs one task of this revision, and is not about to change.
+    /// Creates a service that runs one task of this revision, without a deployment in progress.
     #[must_use]
     pub fn steady(name: &str, revision: &str) -> Self {
         Self {
@@ -58,18 +58,18 @@ impl Service {
             strategy: "ROLLING",
             is_express: false,
             rollouts: vec![Rollout::new("SUCCESSFUL", revision)],
-            lost: Vec::new(),
-            put_at: Timestamp::UNIX_EPOCH,
+            missing_revisions: Vec::new(),
+            added_at: Timestamp::UNIX_EPOCH,
         }
     }
 
-    /// How many tasks it is to run; none is a number, too.
+    /// Sets the desired number of tasks, which may be 0.
     #[must_use]
     pub fn desired_count(self, desired_count: i32) -> Self {
         Self { desired_count, ..self }
     }
 
-    /// Its deployment is in progress, and the one of this revision is still there.
+    /// Starts a deployment that replaces this revision; the previous deployment is still there.
     #[must_use]
     pub fn deploying_from(self, revision: &str) -> Self {
         let mut service = self.replacing("IN_PROGRESS", revision);
@@ -81,23 +81,23 @@ impl Service {
         service
     }
 
-    /// Its deployment has failed, and ECS is about to go back to this revision.
+    /// Fails the deployment; ECS is rolling back to this revision.
     ///
-    /// Only the service deployments tell: neither the service nor its deployments name the revision.
+    /// The revision appears only in the service deployments, not in the service or its deployments.
     #[must_use]
     pub fn rolling_back_to(self, revision: &str) -> Self {
         self.replacing("ROLLBACK_IN_PROGRESS", revision)
     }
 
-    /// Its deployment is in progress, and would go back to this revision, of which no tasks are left.
+    /// Starts a deployment that would roll back to this revision, of which no tasks are left.
     ///
-    /// Only the service deployments tell: neither the service nor its deployments name the revision.
+    /// The revision appears only in the service deployments, not in the service or its deployments.
     #[must_use]
     pub fn replacing_all_of(self, revision: &str) -> Self {
         self.replacing("IN_PROGRESS", revision)
     }
 
-    /// Its first deployment is in progress: there is nothing to roll back to.
+    /// Creates a service whose first deployment is in progress, without a rollback target.
     #[must_use]
     pub fn first_deployment(name: &str, revision: &str) -> Self {
         let mut service = Self::steady(name, revision);
@@ -106,7 +106,7 @@ impl Service {
         service
     }
 
-    /// Its successful deployments are older than 90 days: described by ARN, but not listed.
+    /// Makes its successful deployments older than 90 days: described by ARN, but not listed.
     /// Source: `ListServiceDeployments`, Amazon ECS API Reference.
     #[must_use]
     pub fn with_successes_older_than_90_days(mut self) -> Self {
@@ -116,43 +116,47 @@ impl Service {
         self
     }
 
-    /// The service revision of this task definition revision is MISSING, as are those made before 2024-10-25.
-    /// Source: `failures` of `DescribeServiceDeployments` and `DescribeServiceRevisions`, Amazon ECS API Reference.
+    /// Makes the service revision of this task definition revision MISSING, like those created
+    /// before 2024-10-25.
+    /// Source: `failures` of `DescribeServiceDeployments` and `DescribeServiceRevisions`, Amazon
+    /// ECS API Reference.
     #[must_use]
     pub fn without_service_revision(mut self, revision: &str) -> Self {
-        self.lost.push(revision.to_owned());
+        self.missing_revisions.push(revision.to_owned());
         self
     }
 
-    /// An Express Mode service: managed by ECS, listed only with that `resourceManagementType`, and without a task
-    /// definition of its own; `currentServiceRevisions` names its service revisions.
+    /// Creates an Express Mode service: managed by ECS, listed only with that
+    /// `resourceManagementType`, and without its own task definition. `currentServiceRevisions`
+    /// names its service revisions.
     #[must_use]
     pub fn express(name: &str, revision: &str) -> Self {
         let service = Self { is_express: true, strategy: "CANARY", ..Self::steady(name, revision) };
         Self { deployments: Vec::new(), ..service }
     }
 
-    /// The deployment controller is EXTERNAL: the service has no task definition of its own, but its task sets do.
+    /// Creates a service with the deployment controller EXTERNAL: only its task sets have a task
+    /// definition.
     #[must_use]
     pub fn external(name: &str, revision: &str) -> Self {
         let service = Self::steady(name, revision).with_task_set(revision);
         Self { controller: Some("EXTERNAL"), ..service }
     }
 
-    /// How ECS replaces its tasks, such as `BLUE_GREEN`; `ROLLING` unless said.
+    /// Sets the deployment strategy, such as `BLUE_GREEN`. The default is `ROLLING`.
     #[must_use]
     pub fn strategy(self, strategy: &'static str) -> Self {
         Self { strategy, ..self }
     }
 
-    /// It was deployed with this revision, before all other deployments; nothing is left of that.
+    /// Adds a finished deployment of this revision before all others.
     #[must_use]
     pub fn deployed_before(mut self, revision: &str) -> Self {
         self.rollouts.insert(0, Rollout::new("SUCCESSFUL", revision));
         self
     }
 
-    /// It is deployed from outside, by task sets: the PRIMARY one of its own revision, and this ACTIVE one.
+    /// Makes the service use task sets: a PRIMARY one of its own revision, and this ACTIVE one.
     #[must_use]
     pub fn with_task_set(mut self, revision: &str) -> Self {
         if self.task_sets.is_empty() {
@@ -164,13 +168,15 @@ impl Service {
         self
     }
 
-    /// It is deleted and its tasks are stopping: described, but not listed any more.
+    /// Makes the service DRAINING: deleted, with tasks that are stopping. It is described but not
+    /// listed.
     #[must_use]
     pub fn draining(self) -> Self {
         Self { status: "DRAINING", desired_count: 0, ..self }
     }
 
-    /// It is deleted and nothing runs any more: described for a while, but not listed.
+    /// Makes the service INACTIVE: deleted, without tasks. It is described for a while but not
+    /// listed.
     #[must_use]
     pub fn inactive(self) -> Self {
         Self { status: "INACTIVE", desired_count: 0, ..self }
@@ -187,34 +193,34 @@ impl Service {
         self
     }
 
-    /// The same with each revision as an ARN.
+    /// Resolves each revision to an ARN; `now` is when the service is added to its cluster.
     pub(super) fn with_arns(mut self, arn: impl Fn(&str) -> String, now: Timestamp) -> Self {
         let deployments = self.deployments.iter_mut().map(|it| &mut it.task_definition);
         let task_sets = self.task_sets.iter_mut().map(|it| &mut it.task_definition);
         let rollouts = self.rollouts.iter_mut().map(|it| &mut it.task_definition);
-        let others = self.lost.iter_mut().chain([&mut self.task_definition]);
+        let others = self.missing_revisions.iter_mut().chain([&mut self.task_definition]);
         for revision in deployments.chain(task_sets).chain(rollouts).chain(others) {
             *revision = arn(revision);
         }
-        Self { put_at: now, ..self }
+        Self { added_at: now, ..self }
     }
 
-    /// Who manages it: `CUSTOMER` or `ECS`.
+    /// Returns who manages the service: `CUSTOMER` or `ECS`.
     pub(super) fn resource_management_type(&self) -> &'static str {
         if self.is_express { "ECS" } else { "CUSTOMER" }
     }
 
-    /// Only these are listed.
+    /// Returns true if the service is listed.
     pub(super) fn is_active(&self) -> bool {
         self.status == "ACTIVE"
     }
 
-    /// What ECS shows when asked.
+    /// Returns the description of the service.
     pub(super) fn describe(&self, caller: &Caller, cluster: &str) -> Value {
         let path = format!("{cluster}/{}", self.name);
         let (cluster_arn, service_arn) =
             (caller.ecs_arn(&format!("cluster/{cluster}")), caller.ecs_arn(&format!("service/{path}")));
-        let created_at = epoch_seconds(self.put_at);
+        let created_at = epoch_seconds(self.added_at);
         let deployments = self.deployments.iter().map(|deployment| {
             json!({
                 "id": format!("ecs-svc/{}", number(&deployment.task_definition)),
@@ -246,8 +252,8 @@ impl Service {
                 "updatedAt": created_at,
             })
         });
-        let by_sets = if self.task_sets.is_empty() { "ECS" } else { "CODE_DEPLOY" };
-        let controller = self.controller.unwrap_or(by_sets);
+        let default_controller = if self.task_sets.is_empty() { "ECS" } else { "CODE_DEPLOY" };
+        let controller = self.controller.unwrap_or(default_controller);
         let mut description = json!({
             "serviceName": self.name,
             "serviceArn": service_arn,
@@ -279,7 +285,7 @@ impl Service {
     }
 }
 
-/// A number such as ECS gives to deployments and service revisions: always the same for the same thing.
+/// Returns a stable number for IDs of deployments and service revisions.
 pub(super) fn number(thing: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     thing.hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! The state of the simulation, and the one way through it that every call takes.
+//! The state of the simulation, and the processing of every call.
 
 use super::{
     action::Action,
@@ -7,7 +7,7 @@ use super::{
     clusters::{self, Clusters},
     fault::{Effect, Faults},
     hooks::Hooks,
-    reply::{Answer, Done, Failure, Reply},
+    reply::{CallResult, Done, Failure, Reply},
     request::Request,
     security_token, service_deployments, services,
     store::TaskDefinitions,
@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// All state, shared between the server and the handles of a test.
+/// All state, shared by the server and the handles of a test.
 pub(super) struct Simulation {
     state: Mutex<State>,
     /// Changes whenever the log grows.
@@ -47,18 +47,18 @@ pub(super) struct State {
     pub(super) hooks: Hooks,
     pub(super) hook_panicked: bool,
     pub(super) log: Vec<Call>,
-    calls_taken: u64,
+    call_count: u64,
 }
 
-/// How an answer gets to the caller, or does not.
+/// How a response is delivered.
 pub(super) enum Delivery {
-    Now(Reply),
-    Late(Duration, Reply),
+    Immediate(Reply),
+    Delayed(Duration, Reply),
     CutConnection,
-    Never,
+    NoResponse,
 }
 
-/// One reading of both clocks.
+/// One reading of the monotonic and the wall clock.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
     pub(super) at: Instant,
@@ -91,15 +91,15 @@ impl Simulation {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder of the lock panics")
+        self.state.lock().expect("the mutex is not poisoned")
     }
 
-    /// Takes a call all the way, hooks included, up to the delivery of its answer.
-    pub(super) async fn take_call(self: Arc<Self>, request: Request) -> Delivery {
+    /// Runs the hooks of a call and carries it out; returns how to deliver the response.
+    pub(super) async fn process(self: Arc<Self>, request: Request) -> Delivery {
         let hooks = {
             let mut state = self.lock();
             match state.authenticate(&request) {
-                Ok(_) => state.hooks.due(request.action),
+                Ok(_) => state.hooks.take_due(request.action),
                 Err(_) => Vec::new(),
             }
         };
@@ -111,11 +111,11 @@ impl Simulation {
         self.carry_out(&request)
     }
 
-    /// Takes a call up to the delivery of its answer, hooks left out.
+    /// Carries out a call without hooks; returns how to deliver the response.
     pub(super) fn carry_out(&self, request: &Request) -> Delivery {
         let delivery = {
             let mut state = self.lock();
-            // Read under the lock, so that the times in the log rise with its order.
+            // Read under the lock, so that timestamps are in the order of the log.
             let now = self.now();
             state.carry_out(request, now)
         };
@@ -124,7 +124,7 @@ impl Simulation {
     }
 }
 
-/// The form that RFC 9110 gives to `Date`.
+/// Formats a time as a `Date` header (RFC 9110).
 fn http_date(time: Timestamp) -> String {
     time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
@@ -138,38 +138,38 @@ impl State {
         self.clusters.entry(caller.clone()).or_default()
     }
 
-    /// Everything but the waiting: under one lock, so that calls take effect one by one.
+    /// Processes a call under one lock, so that calls take effect one at a time.
     fn carry_out(&mut self, request: &Request, now: Moment) -> Delivery {
-        let named = request.task_definitions();
+        let task_definitions = request.task_definitions();
         let caller = self.authenticate(request);
         let account = caller.as_ref().ok().map(|caller| caller.account.clone());
-        let (effect, answer) = match caller {
+        let (effect, result) = match caller {
             Err(failure) => (None, Err(failure)),
             Ok(caller) => {
-                let effect = self.faults.strike(request.action, &named);
-                let answer = match &effect {
+                let effect = self.faults.effect_of(request.action, &task_definitions);
+                let result = match &effect {
                     Some(Effect::Refuse(refusal)) => Err(refusal.failure(request, &caller)),
-                    Some(Effect::Hang) => Ok(Done::nothing()),
+                    Some(Effect::Hang) => Ok(Done::empty()),
                     Some(Effect::DropReply | Effect::Delay(_)) | None => self.perform(request, &caller, now),
                 };
-                (effect, answer)
+                (effect, result)
             }
         };
-        let changed = matches!(&answer, Ok(done) if done.changed);
-        let result = match &answer {
+        let changed = matches!(&result, Ok(done) if done.changed);
+        let logged = match &result {
             Ok(_) => Outcome::Ok,
             Err(failure) => Outcome::Error(failure.code.clone()),
         };
-        self.calls_taken += 1;
-        let request_id = format!("00000000-0000-4000-8000-{:012x}", self.calls_taken);
-        // A server always adds a date, so one that is hidden is one that cannot be read.
+        self.call_count += 1;
+        let request_id = format!("00000000-0000-4000-8000-{:012x}", self.call_count);
+        // The HTTP server adds a missing date, so a hidden date is sent as an unreadable one.
         let date = if self.hides_date { "unknown".to_owned() } else { http_date(now.time) };
-        let reply = Reply::new(request, request_id.clone(), date, answer);
+        let reply = Reply::new(request, request_id.clone(), date, result);
         let (outcome, delivery) = match effect {
-            None | Some(Effect::Refuse(_)) => (result, Delivery::Now(reply)),
-            Some(Effect::Delay(delay)) => (result, Delivery::Late(delay, reply)),
+            None | Some(Effect::Refuse(_)) => (logged, Delivery::Immediate(reply)),
+            Some(Effect::Delay(delay)) => (logged, Delivery::Delayed(delay, reply)),
             Some(Effect::DropReply) => (Outcome::Dropped, Delivery::CutConnection),
-            Some(Effect::Hang) => (Outcome::Hung, Delivery::Never),
+            Some(Effect::Hang) => (Outcome::Hung, Delivery::NoResponse),
         };
         let (access_key, region) = request
             .scope
@@ -177,14 +177,14 @@ impl State {
             .map(|scope| (scope.access_key.clone(), scope.region.clone()))
             .unwrap_or_default();
         self.log.push(Call {
-            sequence: self.calls_taken,
+            sequence: self.call_count,
             at: now.at,
             time: now.time,
             action: request.action,
             account,
             region,
             access_key,
-            task_definition: (!named.is_empty()).then(|| named.join(",")),
+            task_definition: (!task_definitions.is_empty()).then(|| task_definitions.join(",")),
             outcome,
             request_id,
             changed,
@@ -209,14 +209,14 @@ impl State {
         }
     }
 
-    fn perform(&mut self, request: &Request, caller: &Caller, now: Moment) -> Answer {
+    fn perform(&mut self, request: &Request, caller: &Caller, now: Moment) -> CallResult {
         if let (Some(throttling), Some(bucket)) = (&mut self.throttling, request.action.bucket())
-            && !throttling.take(caller, bucket, now.at)
+            && !throttling.try_take(caller, bucket, now.at)
         {
             return Err(Failure::throttled(request.service));
         }
         let Some(input) = &request.input else {
-            let message = "the body is no JSON object";
+            let message = "the body is not a JSON object";
             return Err(Failure::new("SerializationException", message));
         };
         let refuse_repeated = self.refuse_repeated_deregistration;
@@ -242,7 +242,7 @@ impl State {
                 service_deployments::describe_revisions(self.clusters(caller), caller, input)
             }
             Action::AssumeRoleWithWebIdentity => {
-                let access_key = format!("ASIASIMULATED{:07}", self.calls_taken);
+                let access_key = format!("ASIASIMULATED{:07}", self.call_count);
                 self.accounts.insert(access_key.clone(), caller.account.clone());
                 Ok(security_token::assume_role_with_web_identity(caller, &access_key, now.time))
             }

@@ -1,4 +1,4 @@
-//! The task definitions of one account and region, in the order ECS lists them; pure.
+//! The task definitions of one account and region, in the order in which ECS lists them. No I/O.
 
 use super::caller::Caller;
 use jiff::Timestamp;
@@ -9,19 +9,19 @@ use std::{
     sync::Arc,
 };
 
-/// The life of a revision: each status follows from the one before, and none leads back.
+/// The lifecycle of a revision. Transitions go forward only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// In use, or ready to be.
+    /// Registered and usable.
     Active,
     /// Deregistered.
     Inactive,
-    /// On its way out of existence.
+    /// Deletion was requested.
     DeleteInProgress,
 }
 
 impl Status {
-    /// The name on the wire.
+    /// Returns the name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -38,10 +38,10 @@ impl Status {
     }
 }
 
-/// A family and a revision number: what a short name says.
+/// A family and a revision number.
 pub(super) type Key = (String, i32);
 
-/// One revision. Revisions of one registration share what they define, so a million fit.
+/// One revision. Revisions of one registration share their definition, to save memory.
 pub(super) struct Revision {
     pub(super) status: Status,
     pub(super) registered_at: Timestamp,
@@ -50,14 +50,14 @@ pub(super) struct Revision {
     pub(super) definition: Arc<Definition>,
 }
 
-/// What a registration says, apart from the family's name.
+/// The content of a registration without the family name.
 pub(super) struct Definition {
     pub(super) fields: Map<String, Value>,
     pub(super) tags: Value,
     pub(super) registered_by: String,
 }
 
-/// Which revisions to list, and where to go on.
+/// Parameters of a list call.
 pub(super) struct Listing {
     pub(super) family: Option<String>,
     pub(super) status: Status,
@@ -66,7 +66,7 @@ pub(super) struct Listing {
     pub(super) limit: usize,
 }
 
-/// Every family and revision, and the numbers ever given out.
+/// All revisions, and the last number of each family.
 #[derive(Default)]
 pub(super) struct TaskDefinitions {
     revisions: BTreeMap<Key, Revision>,
@@ -74,7 +74,7 @@ pub(super) struct TaskDefinitions {
 }
 
 impl TaskDefinitions {
-    /// Adds a revision; its number was never used before, not even by a removed one.
+    /// Adds a revision and returns its number, which is never reused, even after a removal.
     pub(super) fn add(&mut self, family: &str, definition: Arc<Definition>, now: Timestamp) -> i32 {
         let last = self.last_numbers.entry(family.to_owned()).or_insert(0);
         *last += 1;
@@ -108,7 +108,7 @@ impl TaskDefinitions {
             .find(|(_, revision)| revision.status == Status::Active)
     }
 
-    /// One page, and the last key on it when there is more to come.
+    /// Returns one page, and its last key if there are more revisions.
     pub(super) fn page(&self, listing: &Listing) -> (Vec<&Key>, Option<&Key>) {
         let (start, end) = match &listing.family {
             Some(family) => whole_family(family),
@@ -134,7 +134,7 @@ fn whole_family(family: &str) -> (Bound<Key>, Bound<Key>) {
 }
 
 impl Revision {
-    /// Moves to a status, with the times that ECS notes on the way there.
+    /// Sets the status, and the times that ECS records with it.
     pub(super) fn set_status(&mut self, status: Status, now: Timestamp) {
         self.status = status;
         (self.deregistered_at, self.delete_requested_at) = match status {
@@ -146,7 +146,7 @@ impl Revision {
         };
     }
 
-    /// The full description, as Describe shows it.
+    /// Returns the full description, as `DescribeTaskDefinition` does.
     pub(super) fn describe(&self, (family, revision): &Key, caller: &Caller) -> Value {
         let mut description = self.definition.fields.clone();
         let facts = [
@@ -167,7 +167,7 @@ impl Revision {
     }
 }
 
-/// ECS writes times as seconds since 1970, to the millisecond.
+/// Formats a time as ECS does: seconds since 1970, to the millisecond.
 pub(super) fn epoch_seconds(time: Timestamp) -> Value {
     let milliseconds = jiff::SignedDuration::from_millis(time.as_millisecond());
     json!(milliseconds.as_secs_f64())

@@ -1,12 +1,12 @@
-//! A task as a test arranges it and as ECS describes it; pure.
+//! A task, as configured by a test and described by ECS. No I/O.
 
 use super::caller::Caller;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-/// A task of one task definition revision; standalone, unless it is said to be of a service.
+/// A task of one task definition revision; standalone unless [`Task::of_service`] is called.
 ///
-/// The revision goes by `family:revision`; the ARN does as well. It need not exist.
+/// The revision is named by `family:revision` or by ARN and need not exist.
 #[derive(Clone, Debug)]
 pub struct Task {
     pub(super) id: String,
@@ -18,69 +18,70 @@ pub struct Task {
     stopped_at: StoppedAt,
 }
 
-/// When a task stopped, as far as ECS shows it.
+/// When a task stopped, as shown by ECS.
 #[derive(Clone, Copy, Debug)]
 enum StoppedAt {
-    /// When it was put into its cluster.
-    Put,
+    /// The time at which the task was added to its cluster.
+    Added,
     Time(Timestamp),
     Hidden,
 }
 
-/// For how long ECS shows a task that has stopped.
+/// How long ECS shows a stopped task.
 /// Source: "Amazon ECS stopped tasks error messages", Amazon ECS Developer Guide.
 const SHOWN: SignedDuration = SignedDuration::from_hours(1);
 
 impl Task {
-    /// It is to run, and runs.
+    /// Creates a running task.
     #[must_use]
     pub fn running(id: &str, revision: &str) -> Self {
         Self::new(id, revision, "RUNNING", "RUNNING")
     }
 
-    /// It is to run, and does not yet.
+    /// Creates a task that has not started yet.
     #[must_use]
     pub fn pending(id: &str, revision: &str) -> Self {
         Self::new(id, revision, "RUNNING", "PENDING")
     }
 
-    /// It is to stop, and has not yet.
+    /// Creates a task that is stopping.
     #[must_use]
     pub fn stopping(id: &str, revision: &str) -> Self {
         Self::new(id, revision, "STOPPED", "STOPPING")
     }
 
-    /// It has stopped: when it was put into its cluster, unless [`Self::stopped_at`] says otherwise.
+    /// Creates a stopped task. It stopped when it was added to its cluster, unless
+    /// [`Self::stopped_at`] is called.
     #[must_use]
     pub fn stopped(id: &str, revision: &str) -> Self {
         Self::new(id, revision, "STOPPED", "STOPPED")
     }
 
-    /// It stopped at this time.
+    /// Sets when it stopped.
     #[must_use]
     pub fn stopped_at(self, time: Timestamp) -> Self {
         Self { stopped_at: StoppedAt::Time(time), ..self }
     }
 
-    /// ECS does not show when it stopped.
+    /// Hides when it stopped.
     #[must_use]
     pub fn without_stopped_at(self) -> Self {
         Self { stopped_at: StoppedAt::Hidden, ..self }
     }
 
-    /// It has stopped and is about to be forgotten.
+    /// Creates a stopped task that is about to be removed.
     #[must_use]
     pub fn deleted(id: &str, revision: &str) -> Self {
         Self::new(id, revision, "STOPPED", "DELETED")
     }
 
-    /// It was started by this service.
+    /// Sets the service that started it.
     #[must_use]
     pub fn of_service(self, service: &str) -> Self {
         Self { service: Some(service.to_owned()), ..self }
     }
 
-    /// Who started it, in the words of whoever did.
+    /// Sets `startedBy`.
     #[must_use]
     pub fn started_by(self, started_by: &str) -> Self {
         Self { started_by: Some(started_by.to_owned()), ..self }
@@ -94,20 +95,20 @@ impl Task {
             last_status,
             service: None,
             started_by: None,
-            stopped_at: StoppedAt::Put,
+            stopped_at: StoppedAt::Added,
         }
     }
 
-    /// The same with its revision as an ARN, put into its cluster at `now`.
+    /// Resolves the revision to an ARN; `now` is when the task is added to its cluster.
     pub(super) fn with_arn(self, arn: impl Fn(&str) -> String, now: Timestamp) -> Self {
         let stopped_at = match self.stopped_at {
-            StoppedAt::Put => StoppedAt::Time(now),
+            StoppedAt::Added => StoppedAt::Time(now),
             other => other,
         };
         Self { revision: arn(&self.revision), stopped_at, ..self }
     }
 
-    /// When it stopped, if it has and that is shown.
+    /// Returns when it stopped, if it has stopped and the time is not hidden.
     fn stop(&self) -> Option<Timestamp> {
         match self.stopped_at {
             StoppedAt::Time(time) if ["STOPPED", "DELETED"].contains(&self.last_status) => Some(time),
@@ -115,7 +116,7 @@ impl Task {
         }
     }
 
-    /// Whether ECS still shows it: a task that has stopped vanishes after an hour.
+    /// Returns true if ECS still shows the task: a stopped task disappears after an hour.
     pub(super) fn is_shown(&self, now: Timestamp) -> bool {
         self.stop().is_none_or(|at| now.duration_since(at) < SHOWN)
     }
@@ -129,7 +130,7 @@ impl Task {
         caller.ecs_arn(&format!("task/{cluster}/{}", self.id))
     }
 
-    /// What ECS shows when asked.
+    /// Returns the description of the task.
     pub(super) fn describe(&self, caller: &Caller, cluster: &str) -> Value {
         let group = match &self.service {
             Some(service) => format!("service:{service}"),

@@ -1,15 +1,15 @@
-//! The call of ECS that lists task definitions, with the semantics of ECS; pure.
+//! `ListTaskDefinitions`, with the semantics of ECS. No I/O.
 
 use super::{
     caller::Caller,
-    reply::{Answer, Done, Failure},
+    reply::{CallResult, Done, Failure},
     store::{Key, Listing, Status, TaskDefinitions},
 };
 use serde_json::{Value, json};
 
-const LARGEST_PAGE: usize = 100;
+const MAX_PAGE_SIZE: usize = 100;
 
-pub(super) fn list(store: &TaskDefinitions, caller: &Caller, input: &Value) -> Answer {
+pub(super) fn list(store: &TaskDefinitions, caller: &Caller, input: &Value) -> CallResult {
     let (keys, last) = store.page(&parse_listing(input)?);
     let arns: Vec<String> =
         keys.into_iter().map(|(family, number)| caller.task_definition_arn(family, *number)).collect();
@@ -38,12 +38,12 @@ fn parse_listing(input: &Value) -> Result<Listing, Failure> {
         }
     };
     let limit = match &input["maxResults"] {
-        Value::Null => LARGEST_PAGE,
+        Value::Null => MAX_PAGE_SIZE,
         value => value
             .as_u64()
             .and_then(|limit| usize::try_from(limit).ok())
-            .filter(|limit| (1..=LARGEST_PAGE).contains(limit))
-            .ok_or_else(|| Failure::invalid_parameter(format!("maxResults must be 1 to {LARGEST_PAGE}.")))?,
+            .filter(|limit| (1..=MAX_PAGE_SIZE).contains(limit))
+            .ok_or_else(|| Failure::invalid_parameter(format!("maxResults must be 1 to {MAX_PAGE_SIZE}.")))?,
     };
     let family = input["familyPrefix"].as_str().map(str::to_owned);
     let after = match &input["nextToken"] {
@@ -73,7 +73,7 @@ mod tests {
         Caller { account: "012345678910".to_owned(), region: "us-west-2".to_owned() }
     }
 
-    /// Revisions 1 to 5 of a family: the last two INACTIVE; and one of a family that it begins.
+    /// Returns a store with revisions 1 to 5 of `cpu`, the last two INACTIVE, and `cpu-wave:1`.
     fn store() -> TaskDefinitions {
         let mut store = TaskDefinitions::default();
         let input = json!({"containerDefinitions": [{"name": "app"}]});
@@ -82,58 +82,58 @@ mod tests {
             store.add(family, Arc::clone(&definition), Timestamp::UNIX_EPOCH);
         }
         for number in [4, 5] {
-            let found = store.get_mut(&("cpu".to_owned(), number)).expect("it was added");
+            let found = store.get_mut(&("cpu".to_owned(), number)).expect("the revision was added");
             found.set_status(Status::Inactive, Timestamp::UNIX_EPOCH);
         }
         store
     }
 
-    fn listed(input: &Value) -> (Vec<String>, Value) {
+    fn list_names(input: &Value) -> (Vec<String>, Value) {
         let done = list(&store(), &west(), input).expect("the call succeeds");
         let body: Value = serde_json::from_str(&done.body).expect("the body is JSON");
-        let arns = body["taskDefinitionArns"].as_array().expect("a list");
+        let arns = body["taskDefinitionArns"].as_array().expect("the body has a list of ARNs");
         let names = arns.iter().filter_map(Value::as_str).filter_map(|arn| arn.rsplit('/').next());
         (names.map(str::to_owned).collect(), body["nextToken"].clone())
     }
 
     #[test]
-    fn a_family_prefix_is_the_whole_name() {
-        assert_eq!(listed(&json!({"familyPrefix": "cpu"})).0, ["cpu:1", "cpu:2", "cpu:3"]);
-        assert_eq!(listed(&json!({"familyPrefix": "cp"})).0, [""; 0]);
-        assert_eq!(listed(&json!({})).0, ["cpu:1", "cpu:2", "cpu:3", "cpu-wave:1"]);
+    fn family_prefix_matches_the_whole_family_name() {
+        assert_eq!(list_names(&json!({"familyPrefix": "cpu"})).0, ["cpu:1", "cpu:2", "cpu:3"]);
+        assert_eq!(list_names(&json!({"familyPrefix": "cp"})).0, [""; 0]);
+        assert_eq!(list_names(&json!({})).0, ["cpu:1", "cpu:2", "cpu:3", "cpu-wave:1"]);
     }
 
     #[test]
-    fn a_list_holds_one_status() {
-        assert_eq!(listed(&json!({"status": "INACTIVE"})).0, ["cpu:4", "cpu:5"]);
-        assert_eq!(listed(&json!({"status": "DELETE_IN_PROGRESS"})).0, [""; 0]);
+    fn list_contains_revisions_of_one_status() {
+        assert_eq!(list_names(&json!({"status": "INACTIVE"})).0, ["cpu:4", "cpu:5"]);
+        assert_eq!(list_names(&json!({"status": "DELETE_IN_PROGRESS"})).0, [""; 0]);
     }
 
     #[test]
-    fn a_page_goes_on_where_the_last_one_ended_in_either_order() {
+    fn next_page_starts_after_the_last_one_in_either_sort_order() {
         for (sort, first, second) in [
             ("ASC", ["cpu:1", "cpu:2"], ["cpu:3", "cpu-wave:1"]),
             ("DESC", ["cpu-wave:1", "cpu:3"], ["cpu:2", "cpu:1"]),
         ] {
-            let (page, token) = listed(&json!({"sort": sort, "maxResults": 2}));
+            let (page, token) = list_names(&json!({"sort": sort, "maxResults": 2}));
             assert_eq!(page, first);
-            let (page, token) = listed(&json!({"sort": sort, "maxResults": 2, "nextToken": token}));
+            let (page, token) = list_names(&json!({"sort": sort, "maxResults": 2, "nextToken": token}));
             assert_eq!((page.as_slice(), token), (second.map(str::to_owned).as_slice(), Value::Null));
         }
     }
 
     #[test]
-    fn a_list_that_asks_for_nonsense_is_refused() {
+    fn list_rejects_invalid_parameters() {
         for input in [
             json!({"maxResults": 101}),
             json!({"maxResults": 0}),
-            json!({"nextToken": "made up"}),
+            json!({"nextToken": "invalid"}),
             json!({"familyPrefix": "cpu", "sort": "DESC", "nextToken": "cpu:-1"}),
             json!({"familyPrefix": "cpu", "nextToken": "cpu-wave:1"}),
             json!({"status": "RETIRED"}),
             json!({"sort": "RANDOM"}),
         ] {
-            let failure = list(&store(), &west(), &input).expect_err("it is nonsense");
+            let failure = list(&store(), &west(), &input).expect_err("the parameter is invalid");
             assert_eq!(failure.code, "InvalidParameterException", "{input}");
         }
     }

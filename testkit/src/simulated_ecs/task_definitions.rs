@@ -1,18 +1,18 @@
-//! The calls of ECS on task definitions, with the semantics of ECS; pure.
+//! The calls for single task definitions, with the semantics of ECS. No I/O.
 
 use super::{
     caller::Caller,
     identifier::{Identifier, is_family_name},
-    reply::{Answer, Done, Failure},
+    reply::{CallResult, Done, Failure},
     store::{Definition, Key, Status, TaskDefinitions},
 };
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-const LARGEST_DELETION: usize = 10;
+const MAX_DELETIONS: usize = 10;
 
-pub(super) fn describe(store: &TaskDefinitions, caller: &Caller, input: &Value) -> Answer {
+pub(super) fn describe(store: &TaskDefinitions, caller: &Caller, input: &Value) -> CallResult {
     let missing = || Failure::client("Unable to describe task definition.");
     let Identifier { family, revision } = parse_identifier(&input["taskDefinition"], caller)?;
     let (key, found) = match revision {
@@ -31,14 +31,14 @@ pub(super) fn describe(store: &TaskDefinitions, caller: &Caller, input: &Value) 
     Ok(Done { body: body.to_string(), changed: false })
 }
 
-/// `refuse_repeated` is whether a revision that is not ACTIVE any more is an error.
+/// Deregisters a revision. If `refuse_repeated` is true, a revision that is not ACTIVE is an error.
 pub(super) fn deregister(
     store: &mut TaskDefinitions,
     caller: &Caller,
     input: &Value,
     now: Timestamp,
     refuse_repeated: bool,
-) -> Answer {
+) -> CallResult {
     let Identifier { family, revision } = parse_identifier(&input["taskDefinition"], caller)?;
     let number = revision.ok_or_else(|| Failure::client("Revision is missing."))?;
     let key = (family, number);
@@ -63,7 +63,7 @@ pub(super) fn register(
     caller: &Caller,
     input: &Value,
     now: Timestamp,
-) -> Answer {
+) -> CallResult {
     let family = input["family"].as_str().unwrap_or_default();
     if !is_family_name(family) {
         return Err(Failure::client(format!("Invalid family name: '{family}'.")));
@@ -83,13 +83,18 @@ pub(super) fn register(
     Ok(Done { body: body.to_string(), changed: true })
 }
 
-pub(super) fn delete(store: &mut TaskDefinitions, caller: &Caller, input: &Value, now: Timestamp) -> Answer {
-    let named = input["taskDefinitions"].as_array();
-    let named = named.map(Vec::as_slice).unwrap_or_default();
-    if named.is_empty() || named.len() > LARGEST_DELETION {
-        return Err(Failure::invalid_parameter(format!("Specify 1 to {LARGEST_DELETION} task definitions.")));
+pub(super) fn delete(
+    store: &mut TaskDefinitions,
+    caller: &Caller,
+    input: &Value,
+    now: Timestamp,
+) -> CallResult {
+    let names = input["taskDefinitions"].as_array();
+    let names = names.map(Vec::as_slice).unwrap_or_default();
+    if names.is_empty() || names.len() > MAX_DELETIONS {
+        return Err(Failure::invalid_parameter(format!("Specify 1 to {MAX_DELETIONS} task definitions.")));
     }
-    let keys = named
+    let keys = names
         .iter()
         .map(|value| {
             let Identifier { family, revision } = parse_identifier(value, caller)?;
@@ -113,7 +118,8 @@ pub(super) fn delete(store: &mut TaskDefinitions, caller: &Caller, input: &Value
     Ok(Done { body: json!({"taskDefinitions": deleted, "failures": failures}).to_string(), changed })
 }
 
-/// Whether the request is the first one for that revision, or why it is refused.
+/// Requests the deletion of a revision. Returns true for the first request, or the reason if it is
+/// rejected.
 fn request_deletion(store: &mut TaskDefinitions, key: &Key, now: Timestamp) -> Result<bool, &'static str> {
     let Some(found) = store.get_mut(key) else {
         return Err("The specified task definition does not exist.");
@@ -129,7 +135,7 @@ fn request_deletion(store: &mut TaskDefinitions, key: &Key, now: Timestamp) -> R
     }
 }
 
-/// The input of a registration, completed with what ECS fills in.
+/// Returns the definition of a registration with the defaults of ECS.
 pub(super) fn definition(caller: &Caller, input: &Value) -> Definition {
     let mut fields = input.as_object().cloned().unwrap_or_default();
     fields.remove("family");
@@ -140,16 +146,16 @@ pub(super) fn definition(caller: &Caller, input: &Value) -> Definition {
             "cpu": 0, "essential": true, "environment": [], "mountPoints": [],
             "portMappings": [], "systemControls": [], "volumesFrom": [],
         });
-        fill_in(container.as_object_mut(), defaults);
+        add_defaults(container.as_object_mut(), defaults);
     }
     let defaults = json!({
         "compatibilities": ["EC2", "FARGATE"], "placementConstraints": [], "volumes": [],
     });
-    fill_in(Some(&mut fields), defaults);
+    add_defaults(Some(&mut fields), defaults);
     Definition { fields, tags, registered_by: caller.arn() }
 }
 
-fn fill_in(fields: Option<&mut Map<String, Value>>, defaults: Value) {
+fn add_defaults(fields: Option<&mut Map<String, Value>>, defaults: Value) {
     if let (Some(fields), Value::Object(defaults)) = (fields, defaults) {
         for (name, value) in defaults {
             fields.entry(name).or_insert(value);
@@ -169,14 +175,14 @@ mod tests {
         Caller { account: "012345678910".to_owned(), region: "us-west-2".to_owned() }
     }
 
-    /// Revisions 1 to 5 of a family, the last two INACTIVE.
+    /// Returns a store with revisions 1 to 5 of `cpu`, the last two INACTIVE.
     fn store() -> TaskDefinitions {
         let mut store = TaskDefinitions::default();
         let input = json!({"containerDefinitions": [{"name": "app"}]});
         let definition = Arc::new(definition(&west(), &input));
         for number in 1..=5 {
             store.add("cpu", Arc::clone(&definition), Timestamp::UNIX_EPOCH);
-            let added = store.get_mut(&("cpu".to_owned(), number)).expect("it was added");
+            let added = store.get_mut(&("cpu".to_owned(), number)).expect("the revision was added");
             added.set_status(
                 if number > 3 { Status::Inactive } else { Status::Active },
                 Timestamp::UNIX_EPOCH,
@@ -185,19 +191,19 @@ mod tests {
         store
     }
 
-    fn body(answer: Answer) -> Value {
+    fn body(answer: CallResult) -> Value {
         let done = answer.expect("the call succeeds");
         serde_json::from_str(&done.body).expect("the body is JSON")
     }
 
     #[test]
-    fn a_bare_family_is_described_by_its_latest_active_revision() {
+    fn describe_of_a_family_returns_its_latest_active_revision() {
         let body = body(describe(&store(), &west(), &json!({"taskDefinition": "cpu"})));
         assert_eq!(body["taskDefinition"]["revision"], 3);
     }
 
     #[test]
-    fn only_an_inactive_revision_is_deleted_and_the_others_are_no_error() {
+    fn delete_removes_inactive_revisions_and_reports_others_as_failures() {
         let mut store = store();
         let input = json!({"taskDefinitions": ["cpu:3", "cpu:4", "cpu:9"]});
         let answer = delete(&mut store, &west(), &input, Timestamp::UNIX_EPOCH);
@@ -208,9 +214,9 @@ mod tests {
     }
 
     #[test]
-    fn more_than_ten_are_never_deleted_at_once() {
+    fn delete_rejects_more_than_ten_revisions() {
         let input = json!({"taskDefinitions": vec!["cpu:4"; 11]});
         let answer = delete(&mut store(), &west(), &input, Timestamp::UNIX_EPOCH);
-        assert_eq!(answer.expect_err("11 are too many").code, "InvalidParameterException");
+        assert_eq!(answer.expect_err("11 names exceed the limit").code, "InvalidParameterException");
     }
 }

@@ -1,19 +1,19 @@
-//! The calls of ECS that list and describe tasks, with the semantics of ECS; pure.
+//! `ListTasks` and `DescribeTasks`, with the semantics of ECS. No I/O.
 
 use super::{
     batch,
     caller::Caller,
     clusters::{Clusters, name_in_cluster},
-    reply::{Answer, Failure},
+    reply::{CallResult, Failure},
     task::Task,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-const LARGEST_BATCH: usize = 100;
+const MAX_BATCH_SIZE: usize = 100;
 
-pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value, now: Timestamp) -> Answer {
-    let (cluster, members) = clusters.named(&input["cluster"], caller)?;
+pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value, now: Timestamp) -> CallResult {
+    let (cluster, members) = clusters.resolve(&input["cluster"], caller)?;
     let desired_status = match &input["desiredStatus"] {
         Value::Null => "RUNNING",
         value => value
@@ -22,8 +22,8 @@ pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value, now: Tim
             .ok_or_else(|| Failure::invalid_parameter(format!("Invalid desired status: {value}")))?,
     };
     let filters = ["family", "serviceName", "startedBy"].map(|field| input[field].as_str());
-    for (field, lonely) in [("serviceName", filters[1]), ("startedBy", filters[2])] {
-        if lonely.is_some() && filters.iter().flatten().count() > 1 {
+    for (field, exclusive) in [("serviceName", filters[1]), ("startedBy", filters[2])] {
+        if exclusive.is_some() && filters.iter().flatten().count() > 1 {
             return Err(Failure::invalid_parameter(format!("cannot specify {field} with other arguments")));
         }
     }
@@ -44,9 +44,9 @@ pub(super) fn list(clusters: &Clusters, caller: &Caller, input: &Value, now: Tim
     batch::list(input, "taskArns", &scope, 100, arns)
 }
 
-pub(super) fn describe(clusters: &Clusters, caller: &Caller, input: &Value, now: Timestamp) -> Answer {
-    let (cluster, members) = clusters.named(&input["cluster"], caller)?;
-    let found = batch::names(input, "tasks", LARGEST_BATCH)?.into_iter().map(|named| {
+pub(super) fn describe(clusters: &Clusters, caller: &Caller, input: &Value, now: Timestamp) -> CallResult {
+    let (cluster, members) = clusters.resolve(&input["cluster"], caller)?;
+    let found = batch::names(input, "tasks", MAX_BATCH_SIZE)?.into_iter().map(|named| {
         let (_, id) = name_in_cluster(named, "task/", Some(cluster), caller)?;
         let task = members.tasks.get(id).filter(|task| task.is_shown(now));
         Ok(task

@@ -1,9 +1,9 @@
-//! The token buckets of ECS, per account and region; pure, the clock is an argument.
+//! The token buckets of ECS, per account and region. No I/O; the time is an argument.
 
 use super::caller::Caller;
 use std::{collections::HashMap, time::Instant};
 
-/// The calls that share one budget.
+/// A group of calls that share a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Bucket {
     Modify,
@@ -34,7 +34,7 @@ impl Bucket {
     }
 }
 
-/// All buckets of all accounts and regions; each starts full.
+/// The token buckets of all accounts and regions. Each starts full.
 pub(super) struct Throttling {
     speed: f64,
     levels: HashMap<(Caller, Bucket), Level>,
@@ -46,13 +46,13 @@ struct Level {
 }
 
 impl Throttling {
-    /// `speed` is how many seconds the buckets live in one second of the clock.
+    /// Creates buckets that refill at `speed` times the real rate.
     pub(super) fn new(speed: f64) -> Self {
         Self { speed, levels: HashMap::new() }
     }
 
-    /// Takes a token if there is one; a refused call costs nothing.
-    pub(super) fn take(&mut self, caller: &Caller, bucket: Bucket, now: Instant) -> bool {
+    /// Takes a token if there is one. A throttled call costs nothing.
+    pub(super) fn try_take(&mut self, caller: &Caller, bucket: Bucket, now: Instant) -> bool {
         let level =
             self.levels.entry((caller.clone(), bucket)).or_insert(Level { tokens: bucket.burst(), at: now });
         let elapsed = now.saturating_duration_since(level.at).as_secs_f64() * self.speed;
@@ -77,47 +77,47 @@ mod tests {
         Caller { account: account.to_owned(), region: region.to_owned() }
     }
 
-    fn taken(throttling: &mut Throttling, bucket: Bucket, attempts: usize, now: Instant) -> usize {
+    fn count_taken(throttling: &mut Throttling, bucket: Bucket, attempts: usize, now: Instant) -> usize {
         let west = caller("012345678910", "us-west-2");
-        (0..attempts).filter(|_| throttling.take(&west, bucket, now)).count()
+        (0..attempts).filter(|_| throttling.try_take(&west, bucket, now)).count()
     }
 
     #[test]
-    fn a_bucket_starts_full_and_holds_its_burst() {
+    fn bucket_starts_with_its_full_burst() {
         let now = Instant::now();
         let mut throttling = Throttling::new(1.0);
-        assert_eq!(taken(&mut throttling, MODIFY, 30, now), 20);
-        assert_eq!(taken(&mut throttling, Bucket::Delete, 30, now), 5);
-        assert_eq!(taken(&mut throttling, Bucket::Read, 60, now), 50);
+        assert_eq!(count_taken(&mut throttling, MODIFY, 30, now), 20);
+        assert_eq!(count_taken(&mut throttling, Bucket::Delete, 30, now), 5);
+        assert_eq!(count_taken(&mut throttling, Bucket::Read, 60, now), 50);
     }
 
     #[test]
-    fn an_empty_bucket_refills_one_token_a_second_and_never_above_its_burst() {
+    fn empty_bucket_refills_up_to_its_burst() {
         let start = Instant::now();
         let mut throttling = Throttling::new(1.0);
-        taken(&mut throttling, MODIFY, 20, start);
+        count_taken(&mut throttling, MODIFY, 20, start);
         let later = start + Duration::from_millis(2_500);
-        assert_eq!(taken(&mut throttling, MODIFY, 30, later), 2);
+        assert_eq!(count_taken(&mut throttling, MODIFY, 30, later), 2);
         let much_later = start + Duration::from_hours(1);
-        assert_eq!(taken(&mut throttling, MODIFY, 30, much_later), 20);
+        assert_eq!(count_taken(&mut throttling, MODIFY, 30, much_later), 20);
     }
 
     #[test]
-    fn a_fast_clock_refills_fast() {
+    fn refill_rate_scales_with_speed() {
         let start = Instant::now();
         let mut throttling = Throttling::new(60.0);
-        taken(&mut throttling, MODIFY, 20, start);
+        count_taken(&mut throttling, MODIFY, 20, start);
         let later = start + Duration::from_millis(100);
-        assert_eq!(taken(&mut throttling, MODIFY, 30, later), 6);
+        assert_eq!(count_taken(&mut throttling, MODIFY, 30, later), 6);
     }
 
     #[test]
-    fn each_account_and_region_has_buckets_of_its_own() {
+    fn each_account_and_region_has_its_own_buckets() {
         let now = Instant::now();
         let mut throttling = Throttling::new(1.0);
-        taken(&mut throttling, MODIFY, 20, now);
-        assert!(throttling.take(&caller("012345678910", "us-east-1"), MODIFY, now));
-        assert!(throttling.take(&caller("999999999999", "us-west-2"), MODIFY, now));
-        assert!(!throttling.take(&caller("012345678910", "us-west-2"), MODIFY, now));
+        count_taken(&mut throttling, MODIFY, 20, now);
+        assert!(throttling.try_take(&caller("012345678910", "us-east-1"), MODIFY, now));
+        assert!(throttling.try_take(&caller("999999999999", "us-west-2"), MODIFY, now));
+        assert!(!throttling.try_take(&caller("012345678910", "us-west-2"), MODIFY, now));
     }
 }

@@ -1,4 +1,4 @@
-//! What tests of the simulated ECS share: a client's configuration, and its errors in short.
+//! Shared helpers of the tests of the simulated ECS: client configuration and errors.
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
 use aws_sdk_ecs::{
@@ -7,7 +7,7 @@ use aws_sdk_ecs::{
 };
 use testkit::{sdk, simulated_ecs::SimulatedEcs};
 
-/// The configuration of a client that never retries.
+/// Returns the configuration of a client that never retries.
 pub fn config(ecs: &SimulatedEcs, access_key: &str, region: &'static str) -> SdkConfig {
     let credentials = Credentials::new(access_key, "secret", None, None, "test");
     SdkConfig::builder()
@@ -20,7 +20,8 @@ pub fn config(ecs: &SimulatedEcs, access_key: &str, region: &'static str) -> Sdk
         .build()
 }
 
-/// The code and message of an error; empty for a reply without them, or for no reply.
+/// The code and message of an error; empty for an error response without them, or without a
+/// response.
 pub type Refusal = (String, String);
 
 pub fn refusal<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Refusal {

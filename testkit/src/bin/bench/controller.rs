@@ -1,4 +1,4 @@
-//! The controller's process, and what it and the kernel tell of it.
+//! The controller's process, its metrics, and its resource usage as reported by the kernel.
 
 use std::{
     fs, io,
@@ -19,7 +19,7 @@ use crate::world::Failure;
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A controller at work, until dropped.
+/// A running controller, killed when dropped.
 pub struct Controller {
     process: Process,
     pub started: Instant,
@@ -40,15 +40,15 @@ impl Controller {
         Ok(Self { process: Process::start(command, log)?, started, metrics, health })
     }
 
-    /// Waits until it is ready, which means that it knows all resources, leads, and nothing waits for a pass; gives how long that took
-    /// from its start.
-    pub async fn caught_up(&mut self, deadline: Duration) -> Result<Duration, Failure> {
+    /// Waits until the controller is ready, is the leader, and has no queued or running reconciles.
+    /// Returns the time since its start.
+    pub async fn wait_until_idle(&mut self, deadline: Duration) -> Result<Duration, Failure> {
         loop {
-            if self.is_ready().await && self.has_nothing_to_do().await {
+            if self.is_ready().await && self.is_idle().await {
                 return Ok(self.started.elapsed());
             }
             if !self.process.is_running() || self.started.elapsed() > deadline {
-                return Err(format!("not caught up within {deadline:?}: {}", self.process.log()).into());
+                return Err(format!("not idle within {deadline:?}: {}", self.process.log()).into());
             }
             sleep(PAUSE).await;
         }
@@ -58,13 +58,14 @@ impl Controller {
         page(&format!("{}/readyz", self.health)).await.is_some_and(|(status, _)| status == 200)
     }
 
-    async fn has_nothing_to_do(&self) -> bool {
+    async fn is_idle(&self) -> bool {
         self.metric("leader_election_master_status", "").await > 0.0
             && self.metric("workqueue_depth", "").await == 0.0
             && self.metric("controller_runtime_active_workers", "").await == 0.0
     }
 
-    /// The sum of a metric over the label sets that contain `labels`; 0 where it is not told.
+    /// Returns the sum of a metric over the label sets that contain `labels`; 0 if it is not
+    /// exported.
     pub async fn metric(&self, name: &str, labels: &str) -> f64 {
         let text = page(&format!("{}/metrics", self.metrics)).await.map(|(_, text)| text).unwrap_or_default();
         let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
@@ -73,7 +74,7 @@ impl Controller {
         values.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
     }
 
-    /// The requests to the API server that change something, but for the lease's.
+    /// Returns the number of write requests to the API server, without those of the lease.
     pub async fn writes(&self) -> f64 {
         let mut writes = 0.0;
         for method in ["PATCH", "POST", "DELETE"] {
@@ -91,34 +92,36 @@ impl Controller {
         Ok(Memory { now: megabytes("VmRSS:")?, peak: megabytes("VmHWM:")? })
     }
 
-    /// How long its threads have been on a processor so far; those that have ended do not count.
-    pub fn processor_time(&self) -> Result<Duration, Failure> {
+    /// Returns the CPU time of its live threads.
+    pub fn cpu_time(&self) -> Result<Duration, Failure> {
         let mut nanoseconds = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.process.pid()))? {
-            let told = fs::read_to_string(task?.path().join("schedstat"))?;
-            nanoseconds += told.split(' ').next().unwrap_or_default().parse::<u64>()?;
+            let statistics = fs::read_to_string(task?.path().join("schedstat"))?;
+            nanoseconds += statistics.split(' ').next().unwrap_or_default().parse::<u64>()?;
         }
         Ok(Duration::from_nanos(nanoseconds))
     }
 
-    /// Stops it as Kubernetes does; gives how long that took.
+    /// Sends SIGTERM, and returns the time until the process ends.
     pub async fn stop(mut self) -> Result<Duration, Failure> {
         let began = Instant::now();
         self.process.signal(Signal::TERM)?;
-        let status = self.process.wait(STOP_DEADLINE).await.ok_or("it does not stop")?;
+        let status =
+            self.process.wait(STOP_DEADLINE).await.ok_or("the process did not stop within the deadline")?;
         let took = began.elapsed();
         if status.success() { Ok(took) } else { Err(format!("{status}: {}", self.process.log()).into()) }
     }
 }
 
-/// The status and the text of a page, given as `HOST:PORT/PATH`; `None` while nobody listens.
+/// Returns the status and the body of a page, given as `HOST:PORT/PATH`; `None` if the request
+/// fails.
 async fn page(url: &str) -> Option<(u16, String)> {
     let (address, path) = url.split_once('/')?;
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.ok()?;
+    let (head, body) = response.split_once("\r\n\r\n")?;
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }

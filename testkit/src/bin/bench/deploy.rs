@@ -1,4 +1,5 @@
-//! A deploy beside whoever deregisters: it registers revisions at half of the bucket's rate, and counts how often it is throttled.
+//! A deploy that registers revisions at half of the bucket's rate, and counts how often it is
+//! throttled.
 
 use std::time::{Duration, Instant};
 
@@ -19,14 +20,14 @@ use tokio::{
 
 use crate::world::Failure;
 
-/// What became of the deploy's calls.
+/// The calls of the deploy, in total and throttled.
 #[derive(Clone, Copy, Default)]
 pub struct Deployed {
     pub calls: u32,
     pub throttled: u32,
 }
 
-/// A deploy at work, until ended.
+/// A running deploy, until [`Deploy::stop`].
 pub struct Deploy {
     began: Instant,
     deployed: watch::Receiver<Deployed>,
@@ -34,10 +35,11 @@ pub struct Deploy {
 }
 
 impl Deploy {
-    /// Begins to register once every two seconds of a bucket that runs `speed` times as fast.
-    pub fn begin(ecs: &SimulatedEcs, speed: f64) -> Self {
+    /// Starts registering one revision every two seconds of the bucket's clock, which runs `speed`
+    /// times as fast as real time.
+    pub fn start(ecs: &SimulatedEcs, speed: f64) -> Self {
         let client = client(ecs, RetryConfig::disabled());
-        let (tell, deployed) = watch::channel(Deployed::default());
+        let (sender, deployed) = watch::channel(Deployed::default());
         let task = tokio::spawn(async move {
             let mut ticks = interval(Duration::from_secs_f64(2.0 / speed));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -46,7 +48,7 @@ impl Deploy {
                 let container = ContainerDefinition::builder().name("app").image("app").build();
                 let call = client.register_task_definition().family("deployed");
                 let throttled = call.container_definitions(container).send().await.is_err();
-                tell.send_modify(|deployed| {
+                sender.send_modify(|deployed| {
                     deployed.calls += 1;
                     deployed.throttled += u32::from(throttled);
                 });
@@ -55,22 +57,22 @@ impl Deploy {
         Self { began: Instant::now(), deployed, task }
     }
 
-    /// Waits for its `calls`th call; gives how long it took until then.
-    pub async fn ended_after(&self, calls: u32) -> Duration {
+    /// Waits until the deploy has made `calls` calls, and returns the time since its start.
+    pub async fn wait_for_calls(&self, calls: u32) -> Duration {
         self.deployed.clone().wait_for(|deployed| deployed.calls >= calls).await.ok();
         self.began.elapsed()
     }
 
-    pub async fn end(self) -> Result<Deployed, Failure> {
+    pub async fn stop(self) -> Result<Deployed, Failure> {
         self.task.abort();
         match self.task.await {
-            Err(ended) if ended.is_panic() => Err("the deploy has a defect".into()),
+            Err(ended) if ended.is_panic() => Err("the deploy panicked".into()),
             _ => Ok(*self.deployed.borrow()),
         }
     }
 }
 
-/// The SDK's own client, with these retries.
+/// Returns a client of the SDK with this retry configuration.
 pub fn client(ecs: &SimulatedEcs, retries: RetryConfig) -> Client {
     let config = aws_sdk_ecs::Config::builder()
         .behavior_version(BehaviorVersion::latest())

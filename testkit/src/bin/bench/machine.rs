@@ -1,4 +1,4 @@
-//! The machine and the programs that took part, in words.
+//! Describes the machine and the versions of the programs.
 
 use std::{fs, path::Path, process::Command, thread::available_parallelism, time::Duration};
 
@@ -11,9 +11,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub async fn describe(bench: &Bench) -> String {
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
     let cores = available_parallelism().map_or(0, usize::from);
-    let memory = told("/proc/meminfo", "MemTotal:");
+    let memory = field_of("/proc/meminfo", "MemTotal:");
     let kibibytes: f64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
-    let processor = told("/proc/cpuinfo", "model name");
+    let processor = field_of("/proc/cpuinfo", "model name");
     let server = match (tools::find("kube-apiserver"), tools::find("etcd")) {
         (Ok(server), Ok(etcd)) => {
             format!(
@@ -33,14 +33,14 @@ pub async fn describe(bench: &Bench) -> String {
     )
 }
 
-/// The rest of the first line that begins with `field`.
-fn told(file: &str, field: &str) -> String {
+/// Returns the rest of the first line that begins with `field`.
+fn field_of(file: &str, field: &str) -> String {
     let text = fs::read_to_string(file).unwrap_or_default();
     let rest = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
     rest.trim().to_owned()
 }
 
-/// The first line that `program --version` prints, without what follows in brackets.
+/// Returns the first line of `program --version`, without the part in parentheses.
 async fn version(program: &Path) -> String {
     let printed = process::output(Command::new(program).arg("--version"), DEADLINE).await;
     let printed =

@@ -1,7 +1,9 @@
-//! `bench [NAME...] [--large]`: measures the released binary against its goals, on a real API server and a simulated ECS.
+//! `bench [NAME...] [--large]`: measures the release binary against its goals, on a real API server
+//! and a simulated ECS.
 //!
-//! Without names all is measured, which takes about ten minutes, and the tables are written to `docs/benchmarks.md`. With names only
-//! those are measured and printed. It ends with 0 whatever it finds.
+//! Without names, measures everything, which takes about ten minutes, and writes the tables to
+//! `docs/benchmarks.md`. With names, measures only those and prints them. Exits with 0 even if a
+//! goal is missed.
 
 mod controller;
 mod deploy;
@@ -30,10 +32,10 @@ use self::{
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
 
-/// What can be measured, in this order. `paced` and `peers` run side by side: they mostly wait.
+/// The measurements, in this order. `paced` and `peers` run concurrently: they mostly wait.
 const NAMES: [&str; 6] = ["size", "latency", "stop", "memory", "paced", "settled"];
 
-/// The one that is not measured unless it is asked for.
+/// The measurement that must be requested.
 const LARGE: &str = "--large";
 
 #[tokio::main]
@@ -50,7 +52,7 @@ async fn main() -> ExitCode {
 
 async fn run(named: &[String]) -> Result<(), Failure> {
     if let Some(unknown) = named.iter().find(|name| *name != LARGE && !NAMES.contains(&name.as_str())) {
-        return Err(format!("{unknown} is none of {}, {LARGE}", NAMES.join(", ")).into());
+        return Err(format!("unknown name {unknown}: expected {} or {LARGE}", NAMES.join(", ")).into());
     }
     let is_whole = named.iter().all(|name| name == LARGE);
     let bench = Bench::start(released()?).await?;
@@ -63,7 +65,7 @@ async fn run(named: &[String]) -> Result<(), Failure> {
     }
     if named.iter().any(|name| name == LARGE) {
         let rows = settled::memory(&bench, 100_000, 350).await;
-        report.add("memory, 100000 settled resources", rows);
+        report.add("memory, 100000 final resources", rows);
     }
     print!("{}", report.markdown());
     if is_whole {
@@ -78,8 +80,8 @@ async fn measure(name: &str, bench: &Bench, report: &mut Report) {
         "latency" => report.add(name, latency::measure(bench).await),
         "stop" => report.add(name, stop::measure(bench).await),
         "memory" => {
-            report.add("memory, idle", settled::memory(bench, 0, 12).await);
-            report.add("memory, 1000 settled resources", settled::memory(bench, 1000, 18).await);
+            report.add("memory, idle", settled::memory(bench, 0, 13).await);
+            report.add("memory, 1000 final resources", settled::memory(bench, 1000, 18).await);
         }
         "paced" => {
             let (alone, beside, by_loop, by_retries, by_requeue) = tokio::join!(
@@ -110,10 +112,10 @@ async fn measure(name: &str, bench: &Bench, report: &mut Report) {
     }
 }
 
-/// The binary of the release profile, beside the folder of this program.
+/// Returns the path of the release binary, in the target folder of this program.
 fn released() -> Result<PathBuf, Failure> {
     let own = env::current_exe()?;
-    let target = own.ancestors().nth(2).ok_or("this program is in no target folder")?;
+    let target = own.ancestors().nth(2).ok_or("this program is not in a target folder")?;
     let binary = target.join("rootfs/ecs-retirement-controller");
     if binary.is_file() {
         Ok(binary)
@@ -124,8 +126,9 @@ fn released() -> Result<PathBuf, Failure> {
 
 fn notes() -> String {
     format!(
-        "The clock of ECS's buckets runs {} times as fast as ours for this controller, whose rate is raised by the same factor, and {} times for the other \
-         tools, whose pauses are shortened by the same factor. Seconds are those of the bucket's clock.",
+        "ECS's token buckets run at {} times real time for this controller, with its rate raised by the same \
+         factor, and at {} times real time for the other tools, with their pauses shortened by the same \
+         factor. Seconds are on the clock of the buckets.",
         paced::SPEED,
         peers::SPEED
     )

@@ -1,4 +1,5 @@
-//! The same retirements by the calls that today's tools make, on the same bucket: alone, and beside a deploy.
+//! The same retirements with the calls that other tools make, on the same bucket: alone, and beside
+//! a deploy.
 
 use std::{
     collections::VecDeque,
@@ -20,23 +21,26 @@ use crate::{
     world::{Failure, throttled},
 };
 
-/// How many seconds the buckets live in one of ours; the tools' own pauses are that much shorter.
+/// Speed of the buckets relative to real time. The pauses of the tools are shortened by the same
+/// factor.
 pub const SPEED: f64 = 20.0;
 
 const REVISIONS: usize = 1000;
 const WORKERS: usize = 10;
 
-/// The longest that a tool may take: almost two hours of the bucket.
+/// Time limit of a tool: almost two hours on the clock of the bucket.
 const LIMIT: Duration = Duration::from_secs(340);
 
 /// A way to deregister a list of revisions.
 #[derive(Clone, Copy)]
 pub enum Tool {
-    /// A shell's loop over the command line, with a pause of a second after each call.
+    /// A shell loop over the AWS command line, with a pause of one second after each call.
     Loop,
-    /// Ten calls at once, each with the SDK's standard retries; what fails all the same goes to the end of the list.
+    /// Ten concurrent calls, each with the SDK's standard retries. Revisions that still fail go to
+    /// the end of the list.
     SdkRetries,
-    /// A Go controller: ten workers, one attempt a call, and the default rate limiter of its queue.
+    /// A Go controller: ten workers, one attempt per call, and the default rate limiter of the
+    /// workqueue.
     Requeue,
 }
 
@@ -53,8 +57,8 @@ impl Tool {
         match self {
             Self::Loop | Self::Requeue => RetryConfig::disabled(),
             Self::SdkRetries => RetryConfig::standard()
-                .with_initial_backoff(fast(Duration::from_secs(1)))
-                .with_max_backoff(fast(Duration::from_secs(20))),
+                .with_initial_backoff(scaled(Duration::from_secs(1)))
+                .with_max_backoff(scaled(Duration::from_secs(20))),
         }
     }
 
@@ -63,9 +67,9 @@ impl Tool {
             Self::Loop => {
                 for revision in revisions {
                     while !deregister(client, &revision).await {
-                        sleep(fast(Duration::from_secs(1))).await;
+                        sleep(scaled(Duration::from_secs(1))).await;
                     }
-                    sleep(fast(Duration::from_secs(1))).await;
+                    sleep(scaled(Duration::from_secs(1))).await;
                 }
             }
             Self::SdkRetries => {
@@ -98,8 +102,8 @@ impl Tool {
     }
 }
 
-/// The default rate limiter of client-go's workqueue: the later of 5 ms doubled at each failure up to 1,000 s, and ten a second
-/// of all with 100 at once.
+/// The default rate limiter of client-go's workqueue: the later of an exponential backoff from 5 ms
+/// to 1,000 s, and a bucket of ten a second with a burst of 100.
 struct Limiter {
     next: Mutex<Instant>,
 }
@@ -115,13 +119,13 @@ impl Limiter {
         let now = Instant::now();
         let backoff = (0.005 * 2_f64.powi(failures)).min(1000.0);
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = now.checked_sub(fast(Self::PERIOD * 100)).unwrap_or(now);
-        *next = (*next).max(full) + fast(Self::PERIOD);
-        (*next).max(now + fast(Duration::from_secs_f64(backoff)))
+        let full = now.checked_sub(scaled(Self::PERIOD * 100)).unwrap_or(now);
+        *next = (*next).max(full) + scaled(Self::PERIOD);
+        (*next).max(now + scaled(Duration::from_secs_f64(backoff)))
     }
 }
 
-fn fast(pause: Duration) -> Duration {
+fn scaled(pause: Duration) -> Duration {
     pause.div_f64(SPEED)
 }
 
@@ -153,13 +157,13 @@ async fn run(tool: Tool, has_deploy: bool) -> Result<Run, Failure> {
     ecs.region(ACCOUNT, "us-west-2").register_many("web", REVISIONS);
     ecs.throttle(SPEED);
     let client = deploy::client(&ecs, tool.retries());
-    let deploy = has_deploy.then(|| Deploy::begin(&ecs, SPEED));
+    let deploy = has_deploy.then(|| Deploy::start(&ecs, SPEED));
     let revisions = (1..=REVISIONS).map(|number| format!("web:{number}")).collect();
     let began = Instant::now();
     let in_time = timeout(LIMIT, tool.work(&client, revisions)).await.is_ok();
     let lasted = if in_time { began.elapsed() } else { LIMIT };
     let deploy = match deploy {
-        Some(deploy) => deploy.end().await?,
+        Some(deploy) => deploy.stop().await?,
         None => deploy::Deployed::default(),
     };
     let calls = ecs.calls_of(Action::DeregisterTaskDefinition);

@@ -1,14 +1,14 @@
-//! What was measured, as the tables of `docs/benchmarks.md`.
+//! Formats the measurements as the tables of `docs/benchmarks.md`.
 
 use std::{fmt::Write, fs, io, path::Path};
 
 use crate::world::Failure;
 
-/// What stands before and after the tables in the document; the rest of it is written by hand.
+/// The lines before and after the tables in the document; the rest is written by hand.
 const BEGIN: &str = "<!-- begin: written by `make bench` -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// One figure beside its goal.
+/// One measurement and its goal.
 pub struct Row {
     what: String,
     goal: String,
@@ -17,7 +17,7 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn judged(what: &str, goal: &str, measured: String, is_met: bool) -> Self {
+    pub fn with_goal(what: &str, goal: &str, measured: String, is_met: bool) -> Self {
         let verdict = if is_met { "met" } else { "missed" };
         Self { what: what.to_owned(), goal: goal.to_owned(), measured, verdict }
     }
@@ -28,19 +28,19 @@ impl Row {
     }
 }
 
-/// A way to retire a thousand revisions, alone on the bucket and with a deploy beside it.
+/// One way to retire a thousand revisions, alone on the bucket and beside a deploy.
 pub struct Peer {
     pub name: String,
     pub alone: String,
     pub beside: String,
 }
 
-/// Seconds of the bucket's clock, to read.
+/// Formats seconds on the clock of the bucket.
 pub fn seconds(seconds: f64) -> String {
     format!("{seconds:.0} s")
 }
 
-/// All that was measured.
+/// All measurements.
 #[derive(Default)]
 pub struct Report {
     pub machine: String,
@@ -50,7 +50,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds what came of one measure, called `what` where nothing did.
+    /// Adds the rows of one measurement, or a row that names `what` failed.
     pub fn add(&mut self, what: &str, outcome: Result<Vec<Row>, Failure>) {
         self.rows.extend(outcome.unwrap_or_else(|error| vec![Row::not_measured(what, &error)]));
     }
@@ -72,7 +72,7 @@ impl Report {
         text
     }
 
-    /// Puts the tables into the document in the place of older ones.
+    /// Replaces the tables in the document.
     pub fn write(&self, document: &Path) -> io::Result<()> {
         let text = fs::read_to_string(document)?;
         let parts = text.split_once(BEGIN).and_then(|(before, rest)| {

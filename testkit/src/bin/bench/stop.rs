@@ -1,4 +1,5 @@
-//! SIGTERM in the middle of work: how long the end takes, and whether what ECS answered is in the status.
+//! SIGTERM during work: how long the shutdown takes, and whether every response of ECS is recorded
+//! in the status.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,7 +14,7 @@ use crate::{
 const ROUNDS: usize = 5;
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// About what ECS takes for a call.
+/// Approximate duration of an ECS call.
 const CALL: Duration = Duration::from_millis(100);
 
 pub async fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
@@ -30,10 +31,10 @@ pub async fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let flags = [("--deregistrations-per-second", "1000".to_owned())];
     let mut slowest = Duration::ZERO;
     for _ in 0..ROUNDS {
-        let so_far = world.ecs.calls_of(Action::DeregisterTaskDefinition).len();
+        let calls_before = world.ecs.calls_of(Action::DeregisterTaskDefinition).len();
         let controller = world.start(&flags)?;
-        // ECS has carried the last one out, and its answer is still on its way.
-        world.deregistrations(so_far + 3, DEADLINE).await?;
+        // The last call has taken effect, and its response is pending.
+        world.deregistrations(calls_before + 3, DEADLINE).await?;
         slowest = slowest.max(controller.stop().await?);
     }
 
@@ -41,12 +42,12 @@ pub async fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let rows = resources.iter().filter_map(|it| it.data["status"]["revisions"].as_array()).flatten();
     let recorded: BTreeSet<&str> = rows.filter_map(|row| row["requestId"].as_str()).collect();
     let calls = world.ecs.calls_of(Action::DeregisterTaskDefinition);
-    let answered = calls.iter().filter(|call| call.outcome == Outcome::Ok);
-    let lost = answered.filter(|call| !recorded.contains(call.request_id.as_str())).count();
-    Ok(vec![Row::judged(
+    let successful = calls.iter().filter(|call| call.outcome == Outcome::Ok);
+    let lost = successful.filter(|call| !recorded.contains(call.request_id.as_str())).count();
+    Ok(vec![Row::with_goal(
         "stop on SIGTERM with calls in flight, slowest of 5",
         "under 2 s, nothing lost",
-        format!("{:.2} s, {lost} of {} answers lost", slowest.as_secs_f64(), calls.len()),
+        format!("{:.2} s, {lost} of {} responses lost", slowest.as_secs_f64(), calls.len()),
         slowest < Duration::from_secs(2) && lost == 0,
     )])
 }

@@ -1,4 +1,4 @@
-//! What a measure has at hand: a namespace, a simulated ECS, and the released binary between them.
+//! The environment of a measurement: a namespace, a simulated ECS, and the release binary.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ const REGION: &str = "us-west-2";
 const CRD_DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// An API server that serves the kind, and the binary to measure.
+/// An API server that serves the custom resource, and the binary to measure.
 pub struct Bench {
     pub plane: ControlPlane,
     pub binary: PathBuf,
@@ -46,7 +46,7 @@ impl Bench {
     }
 }
 
-/// A namespace of its own, with an ECS of its own.
+/// A namespace with its own simulated ECS.
 pub struct World<'bench> {
     pub ecs: SimulatedEcs,
     /// The account and region of the controller.
@@ -64,16 +64,16 @@ impl<'bench> World<'bench> {
         Ok(Self { ecs, west, bench, namespace, folder: Folder::create()? })
     }
 
-    /// Starts the controller with its default flags but for `flags`, each with its value. It is alone in its namespace, and elects
-    /// itself.
+    /// Starts the controller with its default flags and `flags`, each with its value. It is the
+    /// only replica of its namespace.
     pub fn start(&self, flags: &[(&str, String)]) -> io::Result<Controller> {
         let (metrics, health) = (address()?, address()?);
-        let own = self.namespace.name().to_owned();
+        let namespace = self.namespace.name().to_owned();
         let mut command = Command::new(&self.bench.binary);
         command.arg("run");
         for (flag, value) in [
-            ("--watch-namespace", own.clone()),
-            ("--leader-election-namespace", own),
+            ("--watch-namespace", namespace.clone()),
+            ("--leader-election-namespace", namespace),
             ("--metrics-bind-address", metrics.clone()),
             ("--health-probe-bind-address", health.clone()),
         ]
@@ -102,25 +102,25 @@ impl<'bench> World<'bench> {
     /// Declares `revisions` in a resource called `name`, as `kubectl apply --server-side` does.
     pub async fn declare(&self, name: &str, revisions: &[String]) -> kube::Result<DynamicObject> {
         let spec = json!({ "revisions": revisions });
-        self.api().patch(name, &PatchParams::apply("kubectl"), &applied(name, "spec", &spec)).await
+        self.api().patch(name, &PatchParams::apply("kubectl"), &apply_patch(name, "spec", &spec)).await
     }
 
-    /// The resource once it is Ready and nothing is owed to it any more.
-    pub async fn settled(&self, name: &str, deadline: Duration) -> Result<DynamicObject, Failure> {
+    /// Waits until the resource is final, and returns it.
+    pub async fn wait_until_final(&self, name: &str, deadline: Duration) -> Result<DynamicObject, Failure> {
         let began = Instant::now();
         loop {
             let object = self.api().get(name).await?;
-            if is_settled(&object.data["status"]) {
+            if is_final(&object.data["status"]) {
                 return Ok(object);
             }
             if began.elapsed() > deadline {
-                return Err(format!("{name} is not settled: {}", object.data["status"]).into());
+                return Err(format!("{name} is not final: {}", object.data["status"]).into());
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// The deregistrations that ECS was asked for, once there are `count`.
+    /// Waits until ECS has received `count` deregistrations, and returns all of them.
     pub async fn deregistrations(&self, count: usize, deadline: Duration) -> Result<Vec<Call>, Failure> {
         let began = Instant::now();
         loop {
@@ -136,8 +136,8 @@ impl<'bench> World<'bench> {
     }
 }
 
-/// A server-side apply of one part of a resource.
-pub fn applied(name: &str, part: &str, value: &Value) -> Patch<Value> {
+/// Returns a server-side apply of one field of a resource.
+pub fn apply_patch(name: &str, part: &str, value: &Value) -> Patch<Value> {
     Patch::Apply(json!({
         "apiVersion": "ecs-retirement.dev/v1alpha1",
         "kind": "TaskDefinitionRetirement",
@@ -146,13 +146,13 @@ pub fn applied(name: &str, part: &str, value: &Value) -> Patch<Value> {
     }))
 }
 
-fn is_settled(status: &Value) -> bool {
+fn is_final(status: &Value) -> bool {
     let list = |field: &str| status[field].as_array().into_iter().flatten();
     list("conditions").any(|it| it["type"] == "Ready" && it["status"] == "True")
         && list("revisions").all(|row| row["deregisteredAt"].is_string() && row["message"].is_null())
 }
 
-/// How many of the calls were throttled.
+/// Counts the throttled calls.
 pub fn throttled<'calls>(calls: impl IntoIterator<Item = &'calls Call>) -> usize {
     calls.into_iter().filter(|call| call.outcome.error_code() == Some("ThrottlingException")).count()
 }
