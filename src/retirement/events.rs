@@ -1,4 +1,5 @@
-//! The events that a change of status is worth: transitions that people wait for, or must know of. Pure.
+//! Kubernetes events for changes of the status: transitions that users wait for or must know about.
+//! No I/O.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -12,22 +13,24 @@ use crate::{
     retirement::summary::{INVALID_SPEC, explanation},
 };
 
-/// The longest note that the API server takes, in bytes.
+/// The longest note that the API server accepts, in bytes.
 /// Source: `NoteLengthLimit` in Kubernetes' `pkg/apis/core/validation/events.go`.
 const NOTE_LENGTH: usize = 1024;
 
-/// How many revisions a note names.
+/// Number of revisions that a note names.
 const NAMED: usize = 5;
 
-/// How long after an event of usage the same event of the same revision is not repeated.
+/// Time for which the same usage event of the same revision is not repeated.
 const REPEATED_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
-/// The events of usage that were published recently, so that a revision that is used now and then causes few.
+/// Usage events that were published recently. Limits the events of a revision that is used from
+/// time to time.
 #[derive(Debug, Default)]
 pub struct Recent(Mutex<HashMap<(String, String, Reason), Timestamp>>);
 
 impl Recent {
-    /// Returns true if an event for the row would repeat a recent one, and otherwise notes it as published.
+    /// Returns true if an event for the row would repeat a recent one. Otherwise records it as
+    /// published.
     pub fn repeats(&self, uid: &str, row: &RevisionStatus, now: Timestamp) -> bool {
         if !matches!(row.reason, Reason::InUse | Reason::CoolingDown) {
             return false;
@@ -52,7 +55,8 @@ pub struct EventNote {
     pub note: String,
 }
 
-/// The events between two statuses of a resource, at most one for each reason. Waiting and trying again is none.
+/// Returns the events for the change from one status to another, at most one for each reason.
+/// Waiting and retries cause no event.
 #[must_use]
 pub fn event_notes(
     before: &TaskDefinitionRetirementStatus,
@@ -71,7 +75,7 @@ pub fn event_notes(
     rows.chain(invalid(before, after)).collect()
 }
 
-/// What a note says of one revision.
+/// Returns the text of a note about one revision.
 fn text(row: &RevisionStatus) -> String {
     let RevisionStatus { revision, request_id, .. } = row;
     match (row.reason.class(), explanation(row), request_id) {
@@ -81,7 +85,7 @@ fn text(row: &RevisionStatus) -> String {
     }
 }
 
-/// The rows that stand elsewhere than before.
+/// Returns the rows whose reason has changed.
 pub fn transitions<'a>(
     before: &TaskDefinitionRetirementStatus,
     after: &'a TaskDefinitionRetirementStatus,

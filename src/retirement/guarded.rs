@@ -1,4 +1,4 @@
-//! A resource as the API server tells it, whether it parses or not.
+//! A resource as the API server returns it, even if it does not parse.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use crate::api::TaskDefinitionRetirement;
 
-/// A resource, or the metadata of one that does not parse: such a one stops no other.
+/// A resource, or only its metadata if it does not parse. An unreadable resource does not stop the
+/// watch of the others.
 ///
-/// kube's `DeserializeGuard` does the same for any kind, and copies each object on the way, managed fields and all: over ten
-/// thousand resources, that is most of what a restart takes.
+/// kube's `DeserializeGuard` does the same for any kind, but copies each object including its
+/// managed fields. With ten thousand resources this takes most of the time of a restart.
 #[derive(Clone, Debug)]
 pub struct Guarded(pub Result<TaskDefinitionRetirement, ObjectMeta>);
 
@@ -25,7 +26,8 @@ struct Parts {
     status: Value,
 }
 
-/// What is read here of an object's metadata, and no more: the managed fields alone are longer than all else.
+/// The metadata that the controller uses. The managed fields are skipped: they are longer than
+/// everything else.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {

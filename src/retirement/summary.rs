@@ -1,4 +1,4 @@
-//! How a resource is doing as a whole: its counts and its conditions, from its rows. Pure.
+//! Aggregate state of a resource: its counts and conditions, from its rows. No I/O.
 
 use std::fmt::Write;
 
@@ -16,10 +16,10 @@ use crate::{
     retirement::resolve::InvalidSpec,
 };
 
-/// The reason of the conditions of a resource of which no entry can be acted on.
+/// The reason of the conditions of a resource whose spec is invalid.
 pub const INVALID_SPEC: &str = "InvalidSpec";
 
-/// How far a resource is, and who can get it further.
+/// Aggregate state of a resource.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Summary {
     pub declared: usize,
@@ -31,38 +31,39 @@ pub struct Summary {
     message: String,
 }
 
-/// kstatus reads these as Current, InProgress, Failed, and, for `Held`, InProgress.
+/// kstatus computes Current, InProgress, Failed and, for `OnHold`, InProgress.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Ready,
     Reconciling,
     Stalled,
-    /// Waits as its author told it to.
-    Held,
+    /// Suspended or a dry run.
+    OnHold,
 }
 
 impl Summary {
-    /// The summary on a resource whose entries are `rows`, and which stands in line for a turn at `place` now.
+    /// Returns the summary of a resource with `rows`. `position` is its position in the wait queue
+    /// and the current time; `None` if it is not queued.
     #[must_use]
-    pub fn of(rows: &[RevisionStatus], place: Option<(QueuePosition, Timestamp)>) -> Self {
-        let those = |wanted: ReasonClass| rows.iter().filter(move |row| row.reason.class() == wanted);
-        let number = |wanted: ReasonClass| those(wanted).count();
+    pub fn of(rows: &[RevisionStatus], position: Option<(QueuePosition, Timestamp)>) -> Self {
+        let of_class = |wanted: ReasonClass| rows.iter().filter(move |row| row.reason.class() == wanted);
+        let number = |wanted: ReasonClass| of_class(wanted).count();
         let (retired, progressing) = (number(ReasonClass::Retired), number(ReasonClass::Progressing));
-        let (held, rejected) = (number(ReasonClass::OnHold), number(ReasonClass::Rejected));
+        let (on_hold, rejected) = (number(ReasonClass::OnHold), number(ReasonClass::Rejected));
         let (state, why) = if progressing > 0 {
-            // What hinders tells more than that something is still to be done.
-            let hindered = those(ReasonClass::Progressing).find(|row| row.reason != Reason::Pending);
-            (State::Reconciling, hindered.or_else(|| those(ReasonClass::Progressing).next()))
+            // Prefer a blocking reason over Pending.
+            let blocking = of_class(ReasonClass::Progressing).find(|row| row.reason != Reason::Pending);
+            (State::Reconciling, blocking.or_else(|| of_class(ReasonClass::Progressing).next()))
         } else if rejected > 0 {
-            (State::Stalled, those(ReasonClass::Rejected).next())
-        } else if held > 0 {
-            (State::Held, those(ReasonClass::OnHold).next())
+            (State::Stalled, of_class(ReasonClass::Rejected).next())
+        } else if on_hold > 0 {
+            (State::OnHold, of_class(ReasonClass::OnHold).next())
         } else {
             (State::Ready, None)
         };
         let reason = why.map_or(Reason::Retired, |row| row.reason);
         let mut message = format!("{retired} of {} revisions retired", rows.len());
-        for (number, word) in [(progressing + held, "waiting"), (rejected, "rejected")] {
+        for (number, word) in [(progressing + on_hold, "waiting"), (rejected, "rejected")] {
             if number > 0 {
                 let _ = write!(message, ", {number} {word}");
             }
@@ -74,15 +75,15 @@ impl Summary {
                 same => drop(write!(message, " (and {} more)", same - 1)),
             }
         }
-        if let Some((place, now)) = place
+        if let Some((position, now)) = position
             && why.is_some_and(|row| row.reason == Reason::Pending)
         {
-            let _ = write!(message, ": {}", queued(place, progressing, now));
+            let _ = write!(message, ": {}", queued(position, progressing, now));
         }
         Self {
             declared: rows.len(),
             retired,
-            waiting: progressing + held,
+            waiting: progressing + on_hold,
             rejected,
             state,
             reason: reason.as_str().to_owned(),
@@ -90,7 +91,7 @@ impl Summary {
         }
     }
 
-    /// The summary on a resource of which no entry can be acted on; what was retired before, stays so.
+    /// Returns the summary of a resource whose spec is invalid. Recorded retirements still count.
     #[must_use]
     pub fn invalid(error: &InvalidSpec, declared: usize, recorded: &[RevisionStatus]) -> Self {
         let is_retired = |row: &&RevisionStatus| row.reason.class() == ReasonClass::Retired;
@@ -106,7 +107,7 @@ impl Summary {
         }
     }
 
-    /// The summary on a resource that does not parse; `error` names the field.
+    /// Returns the summary of a resource that does not parse. `error` names the field.
     #[must_use]
     pub fn unreadable(error: &dyn std::fmt::Display) -> Self {
         Self {
@@ -120,7 +121,8 @@ impl Summary {
         }
     }
 
-    /// Ready always; Reconciling and Stalled only while true, and never both.
+    /// Returns the conditions: Ready always, and either Reconciling or Stalled only while it is
+    /// true.
     #[must_use]
     pub fn conditions(
         &self,
@@ -144,13 +146,14 @@ impl Summary {
         match self.state {
             State::Reconciling => conditions.push(condition(RECONCILING, true)),
             State::Stalled => conditions.push(condition(STALLED, true)),
-            State::Ready | State::Held => {}
+            State::Ready | State::OnHold => {}
         }
         conditions
     }
 }
 
-/// Returns the message of a row, and the first of its users: the message of the row does not repeat them.
+/// Returns the message of a row with the first of its users, which the message itself does not
+/// name. Returns `None` if the row has no message.
 #[must_use]
 pub fn explanation(row: &RevisionStatus) -> Option<String> {
     let message = row.message.clone()?;
@@ -161,12 +164,12 @@ pub fn explanation(row: &RevisionStatus) -> Option<String> {
     })
 }
 
-/// The position in the wait queue, and the estimated completion if no other resource queues: rounded up to five minutes, to
-/// limit status writes.
-fn queued(place: QueuePosition, pending: usize, now: Timestamp) -> String {
-    let QueuePosition { ahead, waiting, per_second } = place;
-    let turns = ahead + 1 + (pending.saturating_sub(1)).saturating_mul(waiting);
-    let seconds = as_float(turns) / per_second;
+/// Returns the position in the wait queue and the estimated completion if no other resource is
+/// queued meanwhile. The estimate is rounded up to five minutes to limit status writes.
+fn queued(position: QueuePosition, pending: usize, now: Timestamp) -> String {
+    let QueuePosition { ahead, waiting, per_second } = position;
+    let permits = ahead + 1 + (pending.saturating_sub(1)).saturating_mul(waiting);
+    let seconds = as_float(permits) / per_second;
     let done = SignedDuration::try_from_secs_f64(seconds).ok().and_then(|wait| now.checked_add(wait).ok());
     let by = done.and_then(|done| {
         let minutes = 5 * (done.as_second() / 300 + 1);

@@ -1,4 +1,5 @@
-//! Passes over resources of a modelled API server, at a simulated ECS in the same process, by a clock that jumps to whatever is next.
+//! Passes over resources of a modelled API server, at a simulated ECS in the same process, by a
+//! clock that jumps to whatever is next.
 
 use std::{
     collections::BTreeSet,
@@ -93,7 +94,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Wire {
-    /// Lets happen what is planned for a request. The code that it is answered with instead, if that is planned.
+    /// Lets happen what is planned for a request. The code that it is answered with instead, if
+    /// that is planned.
     async fn carry(&self, request: String) -> Option<u16> {
         let planned = {
             let mut planned = lock(&self.planned);

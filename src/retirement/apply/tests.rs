@@ -257,7 +257,8 @@ async fn who_has_begun_to_use_a_revision_right_before_the_call_keeps_it() {
     world.reconcile("other").await.expect("a pass");
     assert_eq!(world.reasons("other"), [Reason::InUse], "and so there are scans");
 
-    // By the scan of 50 s ago nobody uses it; the next one comes while the resource is read for the last time.
+    // By the scan of 50 s ago nobody uses it; the next one comes while the resource is read for the
+    // last time.
     tokio::time::sleep(Duration::from_secs(50)).await;
     world.make("web", &["web:1"], json!({}));
     world.before(GET, 2, Between::Delay(Duration::from_secs(9)));

@@ -49,7 +49,8 @@ async fn a_settled_resource_costs_no_request_and_no_call() {
     assert_eq!(world.reconcile("web").await.expect("nothing"), None);
     assert!(world.requests().is_empty());
 
-    // An older view of it costs a look at it, and a process that has just begun does not even ask who it is in AWS.
+    // An older view of it costs a look at it, and a process that has just begun does not even ask
+    // who it is in AWS.
     let settled = world.object("web");
     let restarted = World::rested().await;
     restarted.put(&settled);

@@ -14,13 +14,16 @@ use crate::{
 /// The default of etcd's `--max-request-bytes`.
 const ETCD_LIMIT: usize = 1024 * 1024 * 3 / 2;
 
-/// Source: `TotalAnnotationSizeLimitB` in Kubernetes' `pkg/apimachinery/pkg/api/validation/objectmeta.go`.
+/// Source: `TotalAnnotationSizeLimitB` in Kubernetes'
+/// `pkg/apimachinery/pkg/api/validation/objectmeta.go`.
 const ANNOTATIONS: usize = 256 * 1024;
 
-/// Names, labels, owner references and the managed fields of 20 managers: every list but `conditions` is atomic.
+/// Names, labels, owner references and the managed fields of 20 managers: every list but
+/// `conditions` is atomic.
 const REST_OF_THE_METADATA: usize = 48 * 1024;
 
-/// Returns the most bytes of JSON that a value of this schema takes. The texts that [`fitted`] limits are left out.
+/// Returns the most bytes of JSON that a value of this schema takes. The texts that [`fitted`]
+/// limits are left out.
 fn most(schema: &Value, path: &str) -> usize {
     let number = |key: &str| schema[key].as_u64().and_then(|number| usize::try_from(number).ok());
     match (path, schema["type"].as_str()) {
