@@ -46,10 +46,10 @@ pub(super) struct BatchResult {
 
 impl BatchResult {
     pub(super) fn outage() -> Self {
-        Self { progress: Progress::Outage, ..Self::begin() }
+        Self { progress: Progress::Outage, ..Self::empty() }
     }
 
-    pub(super) fn begin() -> Self {
+    pub(super) fn empty() -> Self {
         let (outcomes, watched) = (BTreeMap::new(), BTreeMap::new());
         let progress = Progress::Locked;
         Self { outcomes, watched, scanned_at: None, progress, end: Ok(()), delay: None }
@@ -128,7 +128,7 @@ pub(super) async fn act(
             _ => Progress::Made,
         };
         if let Outcome::MustWait { usage, .. } = &outcome {
-            result.watched.insert(entry.revision.clone(), batch.cools_down_for(recorded, usage));
+            result.watched.insert(entry.revision.clone(), batch.remaining_cool_down(recorded, usage));
         }
         result.outcomes.insert(entry.revision.clone(), outcome);
         if result.progress != Progress::Made {

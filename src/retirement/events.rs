@@ -148,7 +148,11 @@ mod tests {
         assert_eq!([published("uid", 0, 0), published("uid", 5, 1)], [1, 1]);
         assert_eq!([published("uid", 10, 0), published("uid", 59, 0), published("uid", 59, 1)], [0, 0, 0]);
         assert_eq!([published("uid", 60, 0), published("uid", 65, 1)], [1, 1], "an hour later");
-        assert_eq!([published("uid", 66, 2), published("uid", 66, 2)], [1, 1], "other reasons always");
+        assert_eq!(
+            [published("uid", 66, 2), published("uid", 66, 2)],
+            [1, 1],
+            "other reasons are always repeated"
+        );
         assert_eq!(published("other", 66, 0), 1);
         let row = RevisionStatus {
             revision: "api:3".to_owned(),
@@ -169,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn one_event_tells_of_all_revisions_that_came_to_one_end() {
+    fn revisions_with_the_same_new_reason_share_one_event() {
         let before = status(&[("api:1", Reason::Pending, ""), ("api:2", Reason::Retired, "")]);
         let after = status(&[
             ("api:1", Reason::Retired, ""),
@@ -179,22 +183,22 @@ mod tests {
         ]);
         let expected = [(false, "Retired", "api:1; api:3"), (true, "NotFound", "api:4: gone")];
         let event_notes = event_notes(&before, &after);
-        let told: Vec<_> =
+        let published: Vec<_> =
             event_notes.iter().map(|it| (it.is_warning, it.reason.as_str(), it.note.as_str())).collect();
-        assert_eq!(told, expected);
+        assert_eq!(published, expected);
     }
 
     #[test]
-    fn a_retirement_is_told_with_the_request_id_of_aws() {
-        let mut after = status(&[("api:1", Reason::Retired, "its time is still to be asked")]);
+    fn note_of_a_retirement_contains_the_request_id_of_aws() {
+        let mut after = status(&[("api:1", Reason::Retired, "waiting for its time")]);
         after.revisions[0].request_id = Some("f00".to_owned());
         assert_eq!(event_notes(&status(&[]), &after)[0].note, "api:1 (AWS request id f00)");
-        let held = status(&[("api:1", Reason::DryRun, "")]);
-        assert_eq!(event_notes(&status(&[]), &held)[0].note, "api:1");
+        let dry_run = status(&[("api:1", Reason::DryRun, "")]);
+        assert_eq!(event_notes(&status(&[]), &dry_run)[0].note, "api:1");
     }
 
     #[test]
-    fn waiting_and_trying_again_is_no_event() {
+    fn waiting_and_retries_cause_no_event() {
         let before = status(&[("api:1", Reason::Pending, ""), ("api:2", Reason::Pending, "")]);
         let after = status(&[("api:1", Reason::Throttled, "slow"), ("api:2", Reason::Unavailable, "down")]);
         assert_eq!(event_notes(&before, &after), []);
@@ -203,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_spec_is_told_once() {
+    fn invalid_spec_causes_one_event() {
         let invalid = |error: &InvalidSpec| TaskDefinitionRetirementStatus {
             conditions: Summary::invalid(error, 0, &[]).conditions(&[], None, Timestamp::UNIX_EPOCH),
             ..Default::default()
@@ -219,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_never_longer_than_the_api_server_takes() {
+    fn note_is_at_most_as_long_as_the_api_server_accepts() {
         let long = "ü".repeat(700);
         let rows: Vec<_> = ["a:1", "a:2", "a:3", "a:4", "a:5", "a:6", "a:7"]
             .into_iter()
@@ -229,7 +233,7 @@ mod tests {
         assert!((NOTE_LENGTH - 1..=NOTE_LENGTH).contains(&event_notes[0].note.len()));
         assert!(event_notes[0].note.starts_with("7 revisions, 2 more than named here: a:1: üü"));
         assert!(event_notes[0].note.ends_with("ü..."));
-        let as_long_as_may_be = "x".repeat(NOTE_LENGTH);
-        assert_eq!(cut(as_long_as_may_be.clone()), as_long_as_may_be);
+        let longest = "x".repeat(NOTE_LENGTH);
+        assert_eq!(cut(longest.clone()), longest);
     }
 }

@@ -126,18 +126,18 @@ mod tests {
             "spec": spec,
             "status": status,
         });
-        // As text: that is how it comes.
+        // Parsed from text, as in responses of the API server.
         serde_json::from_str(&object.to_string()).expect("an object with metadata")
     }
 
     #[test]
-    fn what_does_not_parse_keeps_its_metadata() {
+    fn unreadable_resource_keeps_its_metadata() {
         let good = (json!({ "revisions": ["api:1"] }), json!({ "progress": "0/1" }));
         let whole = read(&good.0, &good.1);
-        let resource = whole.0.as_ref().expect("it parses");
+        let resource = whole.0.as_ref().expect("a resource");
         assert_eq!(resource.spec.revisions, ["api:1"]);
         assert_eq!(resource.status.as_ref().map(|status| status.progress.as_str()), Some("0/1"));
-        assert!(read(&good.0, &Value::Null).0.expect("without a status too").status.is_none());
+        assert!(read(&good.0, &Value::Null).0.expect("a resource without a status").status.is_none());
         let metadata = ObjectMeta {
             namespace: Some("platform".to_owned()),
             name: Some("web".to_owned()),
@@ -148,7 +148,7 @@ mod tests {
             annotations: Some([("note".to_owned(), "long".to_owned())].into()),
             ..ObjectMeta::default()
         };
-        assert_eq!(whole.meta(), &metadata, "all that is read of it, and no managed fields");
+        assert_eq!(whole.meta(), &metadata, "the metadata that is used, without managed fields");
 
         let bad_spec = json!({ "revisions": "api:1" });
         let bad_status = json!({ "revisions": 7 });
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_parses_or_not_it_is_the_same_kind_and_its_annotations_can_be_dropped() {
+    fn readable_and_unreadable_resources_have_the_same_kind_and_mutable_metadata() {
         let kind = ApiResource::erase::<TaskDefinitionRetirement>(&());
         assert_eq!(ApiResource::erase::<Guarded>(&()), kind);
         for spec in [json!({ "revisions": ["api:1"] }), Value::Null] {

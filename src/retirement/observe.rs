@@ -13,7 +13,7 @@ use crate::{
     },
     retirement::{
         apply::{Batch, BatchResult, NewestByFamily, Stop},
-        plan::{cools_down_for, is_retired, must_wait, needs_usage},
+        plan::{is_retired, must_wait, needs_usage, remaining_cool_down},
         requeue::Progress,
         resolve::{Entry, Target},
         row::{recorded_row, waits_for_usage},
@@ -31,7 +31,7 @@ impl Batch<'_> {
     /// Returns outcomes from the usage cache, without an ECS call, for entries that are known to be
     /// ACTIVE and have to wait.
     pub(super) fn wait_from_cache(&self, entries: &[Entry], rows: &[RevisionStatus]) -> BatchResult {
-        let (spec, mut result) = (&self.resource.spec, BatchResult::begin());
+        let (spec, mut result) = (&self.resource.spec, BatchResult::empty());
         let scanned_at = self.session.usage.scanned_at().filter(|_| self.now.is_some());
         let mut unconfirmed: BTreeSet<&str> =
             rows.iter().filter(|row| cools_down(row)).map(|row| row.revision.as_str()).collect();
@@ -60,7 +60,9 @@ impl Batch<'_> {
                     if !matches!(usage, Use::Unknown(_)) {
                         unconfirmed.remove(row.revision.as_str());
                     }
-                    result.watched.insert(entry.revision.clone(), self.cools_down_for(Some(row), &usage));
+                    result
+                        .watched
+                        .insert(entry.revision.clone(), self.remaining_cool_down(Some(row), &usage));
                     result.outcomes.insert(entry.revision.clone(), Outcome::MustWait { before: None, usage });
                 }
                 Some(_) => drop(result.outcomes.insert(entry.revision.clone(), Outcome::Unused)),
@@ -78,7 +80,7 @@ impl Batch<'_> {
     /// to end.
     fn purpose(&self, row: &RevisionStatus, waits: bool) -> Purpose {
         let usage = Use::Unused { at: None, last_used: None };
-        let left = match self.cools_down_for(Some(row), &usage) {
+        let left = match self.remaining_cool_down(Some(row), &usage) {
             Some(left) if row.reason == Reason::CoolingDown => left,
             _ if waits => Duration::ZERO,
             // The unused time continues to count, whatever the row waits for.
@@ -92,8 +94,8 @@ impl Batch<'_> {
 
     /// Returns the remaining time of the cool-down of a revision, or `None` if it is not cooling
     /// down.
-    pub(super) fn cools_down_for(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
-        let left = cools_down_for(&self.resource.spec, row, usage, self.now);
+    pub(super) fn remaining_cool_down(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
+        let left = remaining_cool_down(&self.resource.spec, row, usage, self.now);
         let is_unknown = self.now.is_none() && matches!(usage, Use::Unused { .. });
         left.or(is_unknown.then_some(TIME_UNKNOWN_DELAY))
     }

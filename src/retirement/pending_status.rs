@@ -1,5 +1,5 @@
 //! Rows of revisions that ECS has deregistered and whose status write failed. They are
-//! rows_of_resource in memory until a write succeeds.
+//! kept in memory until a write succeeds.
 
 use std::{
     collections::HashMap,

@@ -50,15 +50,18 @@ pub enum Step {
 ///
 /// | status in ECS | recorded | spec | usage | step |
 /// |---|---|---|---|---|
-/// | ACTIVE | retired | - | - | report: ECS never reactivates a revision, so the description is stale |
+/// | ACTIVE | retired | - | - | report: the description is stale |
 /// | ACTIVE | not retired | suspend | - | report |
 /// | ACTIVE | not retired | inUse: Retire, dryRun | - | report |
 /// | ACTIVE | not retired | inUse: Retire | - | deregister |
 /// | ACTIVE | not retired | inUse: Wait | not known yet | need usage |
-/// | ACTIVE | not retired | inUse: Wait | in use, unknown, or unused for less than unusedFor | wait |
+/// | ACTIVE | not retired | inUse: Wait | in use, unknown, or cooling down | wait |
 /// | ACTIVE | not retired | inUse: Wait, dryRun | unused | report |
 /// | ACTIVE | not retired | inUse: Wait | unused | deregister |
 /// | anything else | - | - | - | report |
+///
+/// ECS never reactivates a revision, so that ACTIVE is stale once a revision was recorded as
+/// retired.
 #[must_use]
 pub fn plan(
     spec: &TaskDefinitionRetirementSpec,
@@ -132,7 +135,7 @@ pub fn unused_since(
 /// Returns the remaining time of the cool-down of a revision at `now`, by AWS's clock. Returns
 /// `None` if the revision is not cooling down, or AWS's time is unknown.
 #[must_use]
-pub fn cools_down_for(
+pub fn remaining_cool_down(
     spec: &TaskDefinitionRetirementSpec,
     recorded: Option<&RevisionStatus>,
     usage: &Use,

@@ -222,7 +222,8 @@ proptest! {
                 prop_assert!(is_unused || round.in_use == InUse::Retire);
                 let short = arn.rsplit('/').next();
                 prop_assert!(round.declared.iter().any(|&it| it == arn || Some(it) == short));
-                prop_assert!(!retired.iter().any(|row| row.arn.as_ref() == Some(arn)), "{arn} is deregistered again");
+                let is_repeated = retired.iter().any(|row| row.arn.as_ref() == Some(arn));
+                prop_assert!(!is_repeated, "{arn} is deregistered again");
             }
             for row in &status.revisions {
                 if row.status.as_deref() == Some("INACTIVE") {

@@ -36,7 +36,7 @@ const FIRST_STATUS: Duration = Duration::from_millis(100);
 
 /// How long a reconcile waits for an AWS concurrency permit before the resource is requeued.
 /// Permits are returned within this time while AWS responds normally.
-const SLOT_WAIT: Duration = Duration::from_millis(50);
+const CONCURRENCY_PERMIT_WAIT: Duration = Duration::from_millis(50);
 
 /// State shared by all reconciles.
 pub struct Context {
@@ -66,7 +66,7 @@ impl Context {
     }
 }
 
-/// A Kubernetes call of a reconcile that failed. Failures of AWS calls are not errors but outcomes.
+/// A failed Kubernetes call. Failures of AWS calls are outcomes, not errors.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read the resource")]
@@ -122,7 +122,7 @@ async fn reconcile_due(
         return Ok(Some(requeue::after_outage(&uid)));
     }
     if is_at_concurrency_limit(cached, context) {
-        return Ok(Some(requeue::without_slot(&uid)));
+        return Ok(Some(requeue::at_concurrency_limit(&uid)));
     }
     let live = match read(&api, cached).await? {
         Some(live) if requeue::work_is_due(&live) => live,
@@ -174,9 +174,9 @@ async fn reconcile_due(
         let status = without_outcomes(&record, known.as_ref().map_or(Caller::NotRequested, Caller::of));
         record.write(status, &BTreeMap::new()).await?;
     }
-    let slot = timeout(SLOT_WAIT, context.slots.acquire()).await;
-    if slot.is_err() && !session.deregistrations.has_permit(&key(cached)) {
-        return Ok(Some(requeue::without_slot(&uid)));
+    let permit = timeout(CONCURRENCY_PERMIT_WAIT, context.slots.acquire()).await;
+    if permit.is_err() && !session.deregistrations.has_permit(&key(cached)) {
+        return Ok(Some(requeue::at_concurrency_limit(&uid)));
     }
     let identity = match known {
         Some(known) => known,

@@ -63,7 +63,7 @@ const MISSED_SCAN_RESULT: Duration = Duration::from_mins(10);
 const MISSED_SCAN: Duration = Duration::from_secs(15);
 
 /// Requeue delay while no AWS concurrency permit is free.
-const SLOT_DELAY: Duration = Duration::from_millis(500);
+const CONCURRENCY_LIMIT_DELAY: Duration = Duration::from_millis(500);
 
 /// Requeue delay while another resource has locked the same revision.
 const LOCKED_DELAY: Duration = Duration::from_secs(1);
@@ -193,8 +193,8 @@ pub fn after_outage(uid: &str) -> Duration {
 
 /// Returns the requeue delay while no AWS concurrency permit is free.
 #[must_use]
-pub fn without_slot(uid: &str) -> Duration {
-    spread(SLOT_DELAY, uid)
+pub fn at_concurrency_limit(uid: &str) -> Duration {
+    spread(CONCURRENCY_LIMIT_DELAY, uid)
 }
 
 /// Returns the requeue delay after a failed Kubernetes call.

@@ -193,7 +193,7 @@ fn with_usage(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &
         Use::InUse(users) => {
             let used_by = users.named.iter().map(ToString::to_string).collect();
             let row = RevisionStatus { reason: Reason::InUse, used_by, unused_since: None, ..row };
-            (row, in_use(users.named.len() + users.more))
+            (row, in_use_message(users.named.len() + users.more))
         }
         Use::Unused { at, last_used } => {
             let since = unused_since(Some(&row), *at, *last_used);
@@ -222,7 +222,7 @@ fn with_usage(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &
 }
 
 /// Returns a message with the number of users; `usedBy` names them.
-fn in_use(users: usize) -> String {
+fn in_use_message(users: usize) -> String {
     let noun = if users == 1 { "service or task" } else { "services or tasks" };
     format!("in use by {users} {noun}")
 }

@@ -197,51 +197,51 @@ mod tests {
         }
     }
 
-    /// The condition types that are there, the reason, and the message.
-    fn told(rows: &[RevisionStatus]) -> (Vec<String>, String, String) {
+    /// Returns the conditions as type and status, the reason, and the message.
+    fn report(rows: &[RevisionStatus]) -> (Vec<String>, String, String) {
         let conditions = Summary::of(rows, None).conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
         let types = conditions.iter().map(|it| format!("{}={}", it.type_, it.status)).collect();
         (types, conditions[0].reason.clone(), conditions[0].message.clone())
     }
 
     #[test]
-    fn what_hinders_is_told_before_what_is_only_to_be_done() {
+    fn blocking_reason_takes_precedence_over_pending() {
         let rows = [
             row("api:1", Reason::Retired, None),
             row("api:2", Reason::Pending, None),
             row("api:3", Reason::Throttled, Some("Rate exceeded")),
             row("api:4", Reason::NotFound, Some("none")),
         ];
-        let (types, reason, message) = told(&rows);
+        let (types, reason, message) = report(&rows);
         assert_eq!(types, ["Ready=False", "Reconciling=True"]);
         assert_eq!(reason, "Throttled");
         assert_eq!(message, "1 of 4 revisions retired, 2 waiting, 1 rejected: api:3: Rate exceeded");
     }
 
     #[test]
-    fn a_resource_is_stalled_once_nothing_but_a_person_can_help() {
+    fn resource_is_stalled_if_only_rejected_rows_and_rows_on_hold_are_left() {
         let rows = [
             row("api:1", Reason::Retired, None),
             row("api:2", Reason::NotFound, Some("none")),
-            row("api:3", Reason::Suspended, Some("held")),
+            row("api:3", Reason::Suspended, Some("suspended")),
             row("api:4", Reason::NotFound, Some("none")),
         ];
-        let (types, reason, message) = told(&rows);
+        let (types, reason, message) = report(&rows);
         assert_eq!(types, ["Ready=False", "Stalled=True"]);
         assert_eq!(reason, "NotFound");
         assert_eq!(message, "1 of 4 revisions retired, 1 waiting, 2 rejected: api:2: none (and 1 more)");
     }
 
     #[test]
-    fn a_resource_that_its_author_holds_is_neither_reconciling_nor_stalled() {
-        let (types, reason, message) = told(&[row("api:1", Reason::DryRun, Some("would be"))]);
+    fn resource_on_hold_is_neither_reconciling_nor_stalled() {
+        let (types, reason, message) = report(&[row("api:1", Reason::DryRun, Some("would be"))]);
         assert_eq!(types, ["Ready=False"]);
         assert_eq!(reason, "DryRun");
         assert_eq!(message, "0 of 1 revisions retired, 1 waiting: api:1: would be");
     }
 
     #[test]
-    fn a_transition_has_the_time_at_which_the_status_of_the_condition_changed() {
+    fn last_transition_time_changes_only_with_the_status_of_the_condition() {
         let later = Timestamp::from_second(60).expect("a time");
         let pending = Summary::of(&[row("api:1", Reason::Pending, None)], None);
         let denied = Summary::of(&[row("api:1", Reason::AccessDenied, Some("no"))], None);
@@ -249,33 +249,36 @@ mod tests {
         assert_eq!(pending.conditions(&first, Some(1), later), first);
         let second = denied.conditions(&first, Some(2), later);
         let times: Vec<i64> = second.iter().map(|it| it.last_transition_time.0.as_second()).collect();
-        assert_eq!(times, [0, 60], "Ready was False before, Stalled is new");
+        assert_eq!(times, [0, 60], "Ready was False already, Stalled is new");
     }
 
     #[test]
-    fn one_that_stands_in_line_says_where_and_until_about_when() {
+    fn queued_resource_reports_its_position_and_estimated_completion() {
         let rows = [row("api:1", Reason::Pending, None), row("api:2", Reason::Pending, None)];
-        let told = |seconds: i64| {
-            let place = QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 };
+        let message = |seconds: i64| {
+            let position = QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 };
             let now = Timestamp::from_second(seconds).expect("a time");
-            Summary::of(&rows, Some((place, now))).message
+            Summary::of(&rows, Some((position, now))).message
         };
         let expected = "0 of 2 revisions retired, 2 waiting: queued for deregistration at position 30 of 40; estimated completion 1970-01-01 00:05 UTC";
-        assert_eq!(told(0), expected);
-        assert_eq!(told(100), expected, "the same for a while");
-        // Its second turn comes after all the others' first, 30 + 40 turns from now.
-        assert!(told(159).ends_with("00:05 UTC") && told(160).ends_with("00:10 UTC"));
+        assert_eq!(message(0), expected);
+        assert_eq!(message(100), expected, "the estimate is rounded");
+        // Its second permit comes after the first of each other resource, 30 + 40 permits from now.
+        assert!(message(159).ends_with("00:05 UTC") && message(160).ends_with("00:10 UTC"));
 
-        let (place, now) = (QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 }, Timestamp::UNIX_EPOCH);
+        let (position, now) =
+            (QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 }, Timestamp::UNIX_EPOCH);
         let throttled = [row("api:1", Reason::Throttled, None), row("api:2", Reason::Pending, None)];
-        let hindered = Summary::of(&throttled, Some((place, now))).message;
-        assert_eq!(hindered, "0 of 2 revisions retired, 2 waiting", "what hinders it is another thing");
-        let stopped = QueuePosition { per_second: 0.0, ..place };
-        assert!(Summary::of(&rows, Some((stopped, now))).message.ends_with("estimated completion unknown"));
+        let blocked = Summary::of(&throttled, Some((position, now))).message;
+        assert_eq!(blocked, "0 of 2 revisions retired, 2 waiting", "the blocking reason is not the queue");
+        let without_rate = QueuePosition { per_second: 0.0, ..position };
+        assert!(
+            Summary::of(&rows, Some((without_rate, now))).message.ends_with("estimated completion unknown")
+        );
     }
 
     #[test]
-    fn what_was_retired_before_the_spec_became_invalid_still_counts() {
+    fn retirements_still_count_if_the_spec_becomes_invalid() {
         let rows = [
             row("api:1", Reason::Retired, None),
             row("api:2", Reason::Pending, None),
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_says_where() {
+    fn unreadable_resource_reports_the_field() {
         let conditions = Summary::unreadable(&"spec.revisions[1]: invalid type").conditions(
             &[],
             None,
