@@ -199,20 +199,14 @@ async fn reconcile_due(
         session.leave(&key(cached));
     }
     let position = session.deregistrations.place(&key(cached));
-    let queue_position = position.or_else(|| session.reads.place(&key(cached)));
+    let queue_pos = position.or_else(|| session.reads.place(&key(cached)));
     let outcomes = &result.outcomes;
     let (region, entries) = (region.as_str(), entries.as_slice());
     let (account, scanned_at) = (record.account_guard().account(known), result.scanned_at);
     let observation = Observation::Valid { region, account, entries, caller, outcomes, position, scanned_at };
     let status = summarize(record.resource(), observation, (context.clock)());
-    let next = requeue::requeue_delay(
-        &status,
-        &result.watched,
-        result.progress,
-        queue_position,
-        &uid,
-        (context.clock)(),
-    );
+    let next =
+        requeue::requeue_delay(&status, &result.watched, result.progress, queue_pos, &uid, (context.clock)());
     // Unsubscribe from usage scans if nothing is left to wait for.
     if next.is_none() {
         session.usage.leave(&key(cached));
