@@ -1,4 +1,5 @@
-//! Whether a resource may be acted on in the AWS account that the credentials belong to. Pure.
+//! Guard that decides whether calls may be made for a resource in the AWS account of the
+//! credentials. No I/O.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,7 @@ use crate::{
     aws::identity::Identity,
 };
 
-/// Everything that limits the AWS account of one resource.
+/// The limits on the AWS account of one resource.
 #[derive(Clone, Copy, Debug)]
 pub struct AccountGuard<'a> {
     /// `spec.accountId`.
@@ -29,16 +30,17 @@ impl<'a> AccountGuard<'a> {
         Self { declared: spec.account_id.as_deref(), recorded, allowed }
     }
 
-    /// Returns the account whose revisions the short forms of the resource name, or `None` if that is not yet
-    /// known. Once recorded it stays: new credentials give an old manifest no new meaning.
+    /// Returns the account that the short forms of the resource refer to, or `None` if it is not
+    /// known yet. A recorded account takes precedence: new credentials do not change the meaning of
+    /// an old manifest.
     #[must_use]
     pub fn account(&self, identity: Option<&'a Identity>) -> Option<&'a str> {
         let of_caller = identity.filter(|it| self.allows(&it.account)).map(|it| it.account.as_str());
         self.recorded.or(self.declared).or(of_caller)
     }
 
-    /// Returns why nothing may be called for the resource with credentials of `identity`, or `None` if nothing
-    /// forbids it.
+    /// Returns the reason why no call may be made for the resource with the credentials of
+    /// `identity`. Returns `None` if calls are allowed.
     #[must_use]
     pub fn refusal(&self, identity: Option<&Identity>) -> Option<String> {
         if let (Some(declared), Some(recorded)) = (self.declared, self.recorded)
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn account_is_the_recorded_one_then_the_declared_one_then_an_allowed_one_of_the_credentials() {
+    fn account_is_the_recorded_then_the_declared_then_the_allowed_one_of_the_credentials() {
         let (ours, other) = (BTreeSet::from([OURS.to_owned()]), BTreeSet::from([OTHER.to_owned()]));
         let all = BTreeSet::new();
         let identity = identity();
@@ -94,7 +96,11 @@ mod tests {
         assert_eq!(account(None, None, &all, None), None);
         assert_eq!(account(None, None, &all, Some(&identity)), Some(OURS));
         assert_eq!(account(None, None, &ours, Some(&identity)), Some(OURS));
-        assert_eq!(account(None, None, &other, Some(&identity)), None, "short forms name nothing there");
+        assert_eq!(
+            account(None, None, &other, Some(&identity)),
+            None,
+            "short forms are not resolved in an account that is not allowed"
+        );
         assert_eq!(account(Some(OTHER), None, &all, Some(&identity)), Some(OTHER));
         assert_eq!(account(Some(OTHER), None, &all, None), Some(OTHER));
         assert_eq!(account(Some(OTHER), Some(OURS), &all, Some(&identity)), Some(OURS));
@@ -130,7 +136,7 @@ mod tests {
             assert!(message.contains(OURS) && message.contains(OTHER), "{message}");
         }
         let unidentified = refusal(Some(OTHER), Some(OURS), &all, None);
-        assert!(unidentified.is_some(), "the credentials do not matter");
-        assert_eq!(refusal(Some(OTHER), None, &other, None), None, "nothing is known yet");
+        assert!(unidentified.is_some(), "refused whatever the credentials are");
+        assert_eq!(refusal(Some(OTHER), None, &other, None), None, "the credentials are not known yet");
     }
 }

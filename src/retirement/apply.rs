@@ -1,4 +1,4 @@
-//! What a reconcile does at ECS: it observes the next few revisions, plans, and deregisters. I/O.
+//! Processes one batch of revisions at ECS: observes, plans and deregisters (I/O).
 
 use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
@@ -27,36 +27,39 @@ use crate::{
     task_definition::Arn,
 };
 
-/// What a pass did at ECS.
+/// Result of one batch.
 pub(super) struct BatchResult {
     pub(super) outcomes: BTreeMap<String, Outcome>,
-    /// The entries that wait for the next usage scan, and how long their cool-down lasts.
+    /// The entries that wait for the next usage scan, with the remaining time of their cool-down.
+    /// `None` if the entry is not cooling down.
     pub(super) watched: BTreeMap<String, Option<Duration>>,
-    /// When the usage scan that tells of all revisions that cool down ended, by AWS's clock.
+    /// End of the usage scan by AWS's clock. `None` if the scan did not confirm all revisions that
+    /// are cooling down.
     pub(super) scanned_at: Option<Timestamp>,
     pub(super) progress: Progress,
-    /// Whether Kubernetes answered whenever it had to.
+    /// `Err` if a Kubernetes call failed.
     pub(super) end: Result<(), Error>,
-    /// Held from before the first irreversible call. Keep it until the answers are recorded.
+    /// Delays shutdown from before the first irreversible call. Keep it until the responses are
+    /// recorded.
     pub(super) delay: Option<Delay>,
 }
 
 impl BatchResult {
     pub(super) fn outage() -> Self {
-        Self { progress: Progress::Outage, ..Self::begin() }
+        Self { progress: Progress::Outage, ..Self::empty() }
     }
 
-    pub(super) fn begin() -> Self {
+    pub(super) fn empty() -> Self {
         let (outcomes, watched) = (BTreeMap::new(), BTreeMap::new());
         let progress = Progress::Locked;
         Self { outcomes, watched, scanned_at: None, progress, end: Ok(()), delay: None }
     }
 }
 
-/// The newest revision of each family, as listed before the revisions that are described now.
+/// The newest revision of each family, as listed earlier in the batch.
 pub(super) type NewestByFamily = BTreeMap<String, Newest>;
 
-/// What the steps of a pass at ECS have at hand.
+/// Shared context of the steps of one batch.
 pub(super) struct Batch<'a> {
     api: &'a Api<TaskDefinitionRetirement>,
     pub(super) resource: &'a TaskDefinitionRetirement,
@@ -65,17 +68,18 @@ pub(super) struct Batch<'a> {
     pub(super) key: ResourceKey,
     /// Delays shutdown once an irreversible call is about to be made.
     delay: OnceLock<Delay>,
-    /// The time by AWS's clock, or `None` while that is unknown.
+    /// The time by AWS's clock, or `None` while it is unknown.
     pub(super) now: Option<Timestamp>,
 }
 
-/// Why a pass ends before it is through.
+/// Why a batch ends early.
 pub(super) enum Stop {
     Now(Progress),
     Kubernetes(Error),
 }
 
-/// Looks at the next few entries, and deregisters those that are to be.
+/// Processes the next batch of entries: describes them, and deregisters those that the plan
+/// selects.
 pub(super) async fn act(
     api: &Api<TaskDefinitionRetirement>,
     record: &Record<'_>,
@@ -100,7 +104,7 @@ pub(super) async fn act(
         let recorded = recorded_row(entry, rows);
         let outcome = match batch.step(arn, recorded, &mut newest).await {
             Ok(outcome) => outcome,
-            // While ECS refuses, none is worth a place in the line that has been tried before: it is tried again after a pause.
+            // Do not queue retries while ECS rejects calls; back off instead.
             Err(Stop::Now(Progress::Queued)) if is_refused && is_retry(recorded) => {
                 result.progress = Progress::Made;
                 break;
@@ -116,14 +120,15 @@ pub(super) async fn act(
         };
         let is_missing = |kind| matches!(kind, FailureKind::Absent | FailureKind::Deleted);
         is_refused |= outcome.failure().is_some_and(|kind| !is_missing(kind));
-        // More calls now would only make it worse; but a describe for a time only is not worth the others' permit.
+        // Stop after a throttle or an outage, unless it affected only the `deregisteredAt` lookup
+        // of a revision that is already retired.
         result.progress = match outcome.failure().filter(|_| !recorded.is_some_and(is_retired)) {
             Some(FailureKind::Throttled) => Progress::Throttled,
             Some(FailureKind::Unavailable) => Progress::Outage,
             _ => Progress::Made,
         };
         if let Outcome::MustWait { usage, .. } = &outcome {
-            result.watched.insert(entry.revision.clone(), batch.cools_down_for(recorded, usage));
+            result.watched.insert(entry.revision.clone(), batch.remaining_cool_down(recorded, usage));
         }
         result.outcomes.insert(entry.revision.clone(), outcome);
         if result.progress != Progress::Made {
@@ -135,7 +140,7 @@ pub(super) async fn act(
 }
 
 impl Batch<'_> {
-    /// Looks at one revision, and deregisters it if it is to be.
+    /// Describes one revision, and deregisters it if the plan says so.
     async fn step(
         &self,
         arn: &Arn,
@@ -143,32 +148,35 @@ impl Batch<'_> {
         newest: &mut NewestByFamily,
     ) -> Result<Outcome, Stop> {
         let spec = &self.resource.spec;
-        let asks = needs_usage(spec, recorded);
+        let checks_usage = needs_usage(spec, recorded);
         let has_permit = || self.session.deregistrations.has_permit(&self.key);
-        if asks && has_permit() && self.usage(arn, Purpose::Deregister).is_none() {
+        if checks_usage && has_permit() && self.usage(arn, Purpose::Deregister).is_none() {
             return Err(Stop::Now(Progress::Verifying));
         }
-        // A describe now would have to be made again.
-        if asks && self.session.usage.is_first_scan_pending() && self.usage(arn, Purpose::Report).is_none() {
+        // Skip DescribeTaskDefinition: it would have to be repeated after the scan.
+        if checks_usage
+            && self.session.usage.is_first_scan_pending()
+            && self.usage(arn, Purpose::Report).is_none()
+        {
             return Err(Stop::Now(Progress::Scanning));
         }
         let seen = self.describe(arn, recorded, newest).await?;
-        let asks = asks && seen.as_ref().is_ok_and(|it| it.status == Status::Active);
-        let usage = if asks { self.usage(arn, Purpose::Report) } else { None };
+        let checks_usage = checks_usage && seen.as_ref().is_ok_and(|it| it.status == Status::Active);
+        let usage = if checks_usage { self.usage(arn, Purpose::Report) } else { None };
         match plan(spec, arn, recorded, seen, usage.as_ref(), self.now) {
             Step::Report(seen) => Ok(Outcome::Described(seen)),
             Step::Wait { before, usage } => Ok(Outcome::MustWait { before: Some(before), usage }),
             Step::NeedUsage => Err(Stop::Now(Progress::Scanning)),
             Step::Deregister { before, deregistration } => {
                 let Some(permit) = self.session.deregistrations.take(&self.key) else {
-                    if asks {
+                    if checks_usage {
                         self.session.usage.expect_permit(&self.key);
                     }
                     return Err(Stop::Now(Progress::Queued));
                 };
                 self.is_still_declared().await?;
-                if asks {
-                    // The permit is kept while a scan is made that is recent enough.
+                if checks_usage {
+                    // The permit is kept until a usage scan is recent enough.
                     let Some(usage) = self.usage(arn, Purpose::Deregister) else {
                         permit.keep(&self.key);
                         return Err(Stop::Now(Progress::Verifying));
@@ -187,7 +195,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Reads the resource uncached: if its spec has changed, what it says now is for the next batch.
+    /// Reads the resource uncached. Stops the batch if its spec has changed: the next reconcile
+    /// uses the new spec.
     async fn is_still_declared(&self) -> Result<(), Stop> {
         let live = self.context.shutdown.abandon(read(self.api, self.resource)).await;
         let live = live.ok_or(Stop::Now(Progress::Made))?.map_err(Stop::Kubernetes)?;
@@ -212,7 +221,7 @@ impl Batch<'_> {
         }
         let after = if reply.is_due_for_ecs() {
             let described = async {
-                match self.describe_ahead(arn).await {
+                match self.describe_unqueued(arn).await {
                     Err(absent) if reply.answer.is_err() && absent.kind == FailureKind::Absent => {
                         self.missing(arn, absent, newest).await
                     }

@@ -1,4 +1,5 @@
-//! Whether the time for which a revision has been unused still counts: only while usage scans follow each other. Pure.
+//! Continuity of cool-downs: the unused time of a revision counts only while usage scans follow
+//! each other without a long gap. No I/O.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
@@ -10,13 +11,15 @@ use crate::{
     aws::freshness::LONGEST_GAP,
 };
 
-/// How old the recorded scan may be before a later one is recorded: a status is not written for each scan.
+/// Age of the recorded scan from which a later one is recorded. Limits status writes: not every
+/// scan is recorded.
 const RECORD_INTERVAL: SignedDuration = SignedDuration::from_mins(15);
 
-/// Clears `unusedSince` if nothing is known of the time since the recorded scan: there is none, as in the status of
-/// an older version, or it is too long ago at `now`, or it is of another resource, as after a restore.
+/// Clears `unusedSince` if usage since the recorded scan is unknown. That is the case if no scan is
+/// recorded (as in the status of an older version), if it is too old at `now`, or if it belongs to
+/// another resource (as after a restore).
 ///
-/// A dry run shows a time that nothing rests on.
+/// Rows of a dry run keep their time: it is only displayed.
 pub fn resume(status: &mut TaskDefinitionRetirementStatus, uid: &str, now: Timestamp) {
     let gap = SignedDuration::try_from(LONGEST_GAP).unwrap_or(SignedDuration::ZERO);
     let is_followed = |scan: &UsageScan| scan.uid == uid && now.duration_since(scan.time.0) <= gap;
@@ -29,7 +32,9 @@ pub fn resume(status: &mut TaskDefinitionRetirementStatus, uid: &str, now: Times
     }
 }
 
-/// Returns the scan to record for `rows`, which are as the scan at `scanned_at` showed them; `None` without a scan.
+/// Returns the usage scan to record with `rows`. `scanned_at` is the end of the scan that `rows`
+/// are based on, or `None` if there was no scan. Returns `None` if no row is cooling down or no
+/// scan is known.
 #[must_use]
 pub fn last_scan(
     recorded: Option<UsageScan>,

@@ -1,4 +1,5 @@
-//! The events that a change of status is worth: transitions that people wait for, or must know of. Pure.
+//! Kubernetes events for changes of the status: transitions that users wait for or must know about.
+//! No I/O.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -12,22 +13,24 @@ use crate::{
     retirement::summary::{INVALID_SPEC, explanation},
 };
 
-/// The longest note that the API server takes, in bytes.
+/// The longest note that the API server accepts, in bytes.
 /// Source: `NoteLengthLimit` in Kubernetes' `pkg/apis/core/validation/events.go`.
 const NOTE_LENGTH: usize = 1024;
 
-/// How many revisions a note names.
+/// Number of revisions that a note names.
 const NAMED: usize = 5;
 
-/// How long after an event of usage the same event of the same revision is not repeated.
+/// Time for which the same usage event of the same revision is not repeated.
 const REPEATED_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
-/// The events of usage that were published recently, so that a revision that is used now and then causes few.
+/// Usage events that were published recently. Limits the events of a revision that is used from
+/// time to time.
 #[derive(Debug, Default)]
 pub struct Recent(Mutex<HashMap<(String, String, Reason), Timestamp>>);
 
 impl Recent {
-    /// Returns true if an event for the row would repeat a recent one, and otherwise notes it as published.
+    /// Returns true if an event for the row would repeat a recent one. Otherwise records it as
+    /// published.
     pub fn repeats(&self, uid: &str, row: &RevisionStatus, now: Timestamp) -> bool {
         if !matches!(row.reason, Reason::InUse | Reason::CoolingDown) {
             return false;
@@ -52,7 +55,8 @@ pub struct EventNote {
     pub note: String,
 }
 
-/// The events between two statuses of a resource, at most one for each reason. Waiting and trying again is none.
+/// Returns the events for the change from one status to another, at most one for each reason.
+/// Waiting and retries cause no event.
 #[must_use]
 pub fn event_notes(
     before: &TaskDefinitionRetirementStatus,
@@ -71,7 +75,7 @@ pub fn event_notes(
     rows.chain(invalid(before, after)).collect()
 }
 
-/// What a note says of one revision.
+/// Returns the text of a note about one revision.
 fn text(row: &RevisionStatus) -> String {
     let RevisionStatus { revision, request_id, .. } = row;
     match (row.reason.class(), explanation(row), request_id) {
@@ -81,7 +85,7 @@ fn text(row: &RevisionStatus) -> String {
     }
 }
 
-/// The rows that stand elsewhere than before.
+/// Returns the rows whose reason has changed.
 pub fn transitions<'a>(
     before: &TaskDefinitionRetirementStatus,
     after: &'a TaskDefinitionRetirementStatus,
@@ -144,7 +148,11 @@ mod tests {
         assert_eq!([published("uid", 0, 0), published("uid", 5, 1)], [1, 1]);
         assert_eq!([published("uid", 10, 0), published("uid", 59, 0), published("uid", 59, 1)], [0, 0, 0]);
         assert_eq!([published("uid", 60, 0), published("uid", 65, 1)], [1, 1], "an hour later");
-        assert_eq!([published("uid", 66, 2), published("uid", 66, 2)], [1, 1], "other reasons always");
+        assert_eq!(
+            [published("uid", 66, 2), published("uid", 66, 2)],
+            [1, 1],
+            "other reasons are always repeated"
+        );
         assert_eq!(published("other", 66, 0), 1);
         let row = RevisionStatus {
             revision: "api:3".to_owned(),
@@ -165,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn one_event_tells_of_all_revisions_that_came_to_one_end() {
+    fn revisions_with_the_same_new_reason_share_one_event() {
         let before = status(&[("api:1", Reason::Pending, ""), ("api:2", Reason::Retired, "")]);
         let after = status(&[
             ("api:1", Reason::Retired, ""),
@@ -175,22 +183,22 @@ mod tests {
         ]);
         let expected = [(false, "Retired", "api:1; api:3"), (true, "NotFound", "api:4: gone")];
         let event_notes = event_notes(&before, &after);
-        let told: Vec<_> =
+        let published: Vec<_> =
             event_notes.iter().map(|it| (it.is_warning, it.reason.as_str(), it.note.as_str())).collect();
-        assert_eq!(told, expected);
+        assert_eq!(published, expected);
     }
 
     #[test]
-    fn a_retirement_is_told_with_the_request_id_of_aws() {
-        let mut after = status(&[("api:1", Reason::Retired, "its time is still to be asked")]);
+    fn note_of_a_retirement_contains_the_request_id_of_aws() {
+        let mut after = status(&[("api:1", Reason::Retired, "waiting for its time")]);
         after.revisions[0].request_id = Some("f00".to_owned());
         assert_eq!(event_notes(&status(&[]), &after)[0].note, "api:1 (AWS request id f00)");
-        let held = status(&[("api:1", Reason::DryRun, "")]);
-        assert_eq!(event_notes(&status(&[]), &held)[0].note, "api:1");
+        let dry_run = status(&[("api:1", Reason::DryRun, "")]);
+        assert_eq!(event_notes(&status(&[]), &dry_run)[0].note, "api:1");
     }
 
     #[test]
-    fn waiting_and_trying_again_is_no_event() {
+    fn waiting_and_retries_cause_no_event() {
         let before = status(&[("api:1", Reason::Pending, ""), ("api:2", Reason::Pending, "")]);
         let after = status(&[("api:1", Reason::Throttled, "slow"), ("api:2", Reason::Unavailable, "down")]);
         assert_eq!(event_notes(&before, &after), []);
@@ -199,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_spec_is_told_once() {
+    fn invalid_spec_causes_one_event() {
         let invalid = |error: &InvalidSpec| TaskDefinitionRetirementStatus {
             conditions: Summary::invalid(error, 0, &[]).conditions(&[], None, Timestamp::UNIX_EPOCH),
             ..Default::default()
@@ -215,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_never_longer_than_the_api_server_takes() {
+    fn note_is_at_most_as_long_as_the_api_server_accepts() {
         let long = "ü".repeat(700);
         let rows: Vec<_> = ["a:1", "a:2", "a:3", "a:4", "a:5", "a:6", "a:7"]
             .into_iter()
@@ -225,7 +233,7 @@ mod tests {
         assert!((NOTE_LENGTH - 1..=NOTE_LENGTH).contains(&event_notes[0].note.len()));
         assert!(event_notes[0].note.starts_with("7 revisions, 2 more than named here: a:1: üü"));
         assert!(event_notes[0].note.ends_with("ü..."));
-        let as_long_as_may_be = "x".repeat(NOTE_LENGTH);
-        assert_eq!(cut(as_long_as_may_be.clone()), as_long_as_may_be);
+        let longest = "x".repeat(NOTE_LENGTH);
+        assert_eq!(cut(longest.clone()), longest);
     }
 }

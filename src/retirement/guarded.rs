@@ -1,4 +1,4 @@
-//! A resource as the API server tells it, whether it parses or not.
+//! A resource as the API server returns it, even if it does not parse.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use crate::api::TaskDefinitionRetirement;
 
-/// A resource, or the metadata of one that does not parse: such a one stops no other.
+/// A resource, or only its metadata if it does not parse. An unreadable resource does not stop the
+/// watch of the others.
 ///
-/// kube's `DeserializeGuard` does the same for any kind, and copies each object on the way, managed fields and all: over ten
-/// thousand resources, that is most of what a restart takes.
+/// kube's `DeserializeGuard` does the same for any kind, but copies each object including its
+/// managed fields. With ten thousand resources this takes most of the time of a restart.
 #[derive(Clone, Debug)]
 pub struct Guarded(pub Result<TaskDefinitionRetirement, ObjectMeta>);
 
@@ -25,7 +26,8 @@ struct Parts {
     status: Value,
 }
 
-/// What is read here of an object's metadata, and no more: the managed fields alone are longer than all else.
+/// The metadata that the controller uses. The managed fields are skipped: they are longer than
+/// everything else.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
@@ -124,18 +126,18 @@ mod tests {
             "spec": spec,
             "status": status,
         });
-        // As text: that is how it comes.
+        // Parsed from text, as in responses of the API server.
         serde_json::from_str(&object.to_string()).expect("an object with metadata")
     }
 
     #[test]
-    fn what_does_not_parse_keeps_its_metadata() {
+    fn unreadable_resource_keeps_its_metadata() {
         let good = (json!({ "revisions": ["api:1"] }), json!({ "progress": "0/1" }));
         let whole = read(&good.0, &good.1);
-        let resource = whole.0.as_ref().expect("it parses");
+        let resource = whole.0.as_ref().expect("a resource");
         assert_eq!(resource.spec.revisions, ["api:1"]);
         assert_eq!(resource.status.as_ref().map(|status| status.progress.as_str()), Some("0/1"));
-        assert!(read(&good.0, &Value::Null).0.expect("without a status too").status.is_none());
+        assert!(read(&good.0, &Value::Null).0.expect("a resource without a status").status.is_none());
         let metadata = ObjectMeta {
             namespace: Some("platform".to_owned()),
             name: Some("web".to_owned()),
@@ -146,7 +148,7 @@ mod tests {
             annotations: Some([("note".to_owned(), "long".to_owned())].into()),
             ..ObjectMeta::default()
         };
-        assert_eq!(whole.meta(), &metadata, "all that is read of it, and no managed fields");
+        assert_eq!(whole.meta(), &metadata, "the metadata that is used, without managed fields");
 
         let bad_spec = json!({ "revisions": "api:1" });
         let bad_status = json!({ "revisions": 7 });
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_parses_or_not_it_is_the_same_kind_and_its_annotations_can_be_dropped() {
+    fn readable_and_unreadable_resources_have_the_same_kind_and_mutable_metadata() {
         let kind = ApiResource::erase::<TaskDefinitionRetirement>(&());
         assert_eq!(ApiResource::erase::<Guarded>(&()), kind);
         for spec in [json!({ "revisions": ["api:1"] }), Value::Null] {

@@ -1,4 +1,5 @@
-//! The retirement of declared revisions: what is declared, what to do about it, and what to tell.
+//! Retirement of declared revisions: parsing of the spec, observation, plan, deregistration, status
+//! and requeue delay.
 
 pub mod guarded;
 pub mod account_guard;

@@ -1,4 +1,4 @@
-//! What a reconcile reads of ECS before it plans: descriptions of revisions, and their usage. I/O.
+//! Observes revisions before the plan: their descriptions and their usage (I/O).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     },
     retirement::{
         apply::{Batch, BatchResult, NewestByFamily, Stop},
-        plan::{cools_down_for, is_retired, must_wait, needs_usage},
+        plan::{is_retired, must_wait, needs_usage, remaining_cool_down},
         requeue::Progress,
         resolve::{Entry, Target},
         row::{recorded_row, waits_for_usage},
@@ -24,13 +24,14 @@ use crate::{
 /// Requeue delay while AWS's time is unknown.
 const TIME_UNKNOWN_DELAY: Duration = Duration::from_secs(5);
 
-/// Longest cool-down that the interval between scans depends on.
+/// The longest cool-down that the interval between usage scans depends on.
 const LONGEST_COOL_DOWN: Duration = Duration::from_hours(24);
 
 impl Batch<'_> {
-    /// Finds the entries that are known to be ACTIVE, and that what is known of their use must_wait from more: they cost no call.
+    /// Returns outcomes from the usage cache, without an ECS call, for entries that are known to be
+    /// ACTIVE and have to wait.
     pub(super) fn wait_from_cache(&self, entries: &[Entry], rows: &[RevisionStatus]) -> BatchResult {
-        let (spec, mut result) = (&self.resource.spec, BatchResult::begin());
+        let (spec, mut result) = (&self.resource.spec, BatchResult::empty());
         let scanned_at = self.session.usage.scanned_at().filter(|_| self.now.is_some());
         let mut unconfirmed: BTreeSet<&str> =
             rows.iter().filter(|row| cools_down(row)).map(|row| row.revision.as_str()).collect();
@@ -40,25 +41,28 @@ impl Batch<'_> {
             };
             let waits = waits_for_usage(row);
             let is_watched = needs_usage(spec, Some(row)) && (waits || cools_down(row));
-            // What another resource has retired meanwhile is to be looked at.
+            // A revision that another resource retired meanwhile has to be described.
             if !is_watched || self.session.usage.take_invalidated(&self.key, arn) {
                 continue;
             }
             let usage = self.usage(arn, self.purpose(row, waits));
-            let is_kept = usage.as_ref().is_some_and(|usage| must_wait(spec, Some(row), usage, self.now));
+            let has_to_wait = usage.as_ref().is_some_and(|usage| must_wait(spec, Some(row), usage, self.now));
             if usage.as_ref().is_some_and(|usage| confirms(usage, row)) {
                 unconfirmed.remove(row.revision.as_str());
             }
-            // A revision that waits for a permit waits for the end of its use instead once it is in use again.
-            if !(waits || is_kept && row.reason == Reason::Pending) {
+            // A revision that waits for a permit goes back to waiting for its usage to end if it is
+            // in use again.
+            if !(waits || has_to_wait && row.reason == Reason::Pending) {
                 continue;
             }
             match usage {
-                Some(usage) if is_kept => {
+                Some(usage) if has_to_wait => {
                     if !matches!(usage, Use::Unknown(_)) {
                         unconfirmed.remove(row.revision.as_str());
                     }
-                    result.watched.insert(entry.revision.clone(), self.cools_down_for(Some(row), &usage));
+                    result
+                        .watched
+                        .insert(entry.revision.clone(), self.remaining_cool_down(Some(row), &usage));
                     result.outcomes.insert(entry.revision.clone(), Outcome::MustWait { before: None, usage });
                 }
                 Some(_) => drop(result.outcomes.insert(entry.revision.clone(), Outcome::Unused)),
@@ -72,13 +76,14 @@ impl Batch<'_> {
         result
     }
 
-    /// What usage is needed for, for a row of which `waits` tells whether it waits for usage to end.
+    /// Returns the purpose of the usage query for `row`. `waits` is true if the row waits for usage
+    /// to end.
     fn purpose(&self, row: &RevisionStatus, waits: bool) -> Purpose {
         let usage = Use::Unused { at: None, last_used: None };
-        let left = match self.cools_down_for(Some(row), &usage) {
+        let left = match self.remaining_cool_down(Some(row), &usage) {
             Some(left) if row.reason == Reason::CoolingDown => left,
             _ if waits => Duration::ZERO,
-            // The time for which it has been unused is to count on, whatever it waits for.
+            // The unused time continues to count, whatever the row waits for.
             _ => LONGEST_COOL_DOWN,
         };
         if left.is_zero() {
@@ -87,9 +92,10 @@ impl Batch<'_> {
         Purpose::CoolDown { until: Instant::now() + left.min(LONGEST_COOL_DOWN) }
     }
 
-    /// Returns how long the cool-down of a revision lasts, or `None` if it does not cool down.
-    pub(super) fn cools_down_for(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
-        let left = cools_down_for(&self.resource.spec, row, usage, self.now);
+    /// Returns the remaining time of the cool-down of a revision, or `None` if it is not cooling
+    /// down.
+    pub(super) fn remaining_cool_down(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
+        let left = remaining_cool_down(&self.resource.spec, row, usage, self.now);
         let is_unknown = self.now.is_none() && matches!(usage, Use::Unused { .. });
         left.or(is_unknown.then_some(TIME_UNKNOWN_DELAY))
     }
@@ -98,8 +104,8 @@ impl Batch<'_> {
         self.session.usage.of(&self.key, arn, purpose)
     }
 
-    /// Describes a revision, and finds out whether one that ECS does not have was deleted. A resource with a permit to
-    /// deregister does not queue for a permit to read.
+    /// Describes a revision. If ECS does not have it, determines whether it was deleted. A resource
+    /// with a permit to deregister does not queue for a permit to read.
     pub(super) async fn describe(
         &self,
         arn: &Arn,
@@ -125,8 +131,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Finds out whether a revision was deleted that ECS did not find: its number was registered before that of a newer
-    /// revision. Returns `absent` if no newer revision is listed.
+    /// Determines whether a revision that ECS did not find was deleted: it was if ECS lists a
+    /// revision of the family with a higher number. Returns `absent` if no such revision is listed.
     pub(super) async fn missing(&self, arn: &Arn, absent: Failure, newest: &mut NewestByFamily) -> Seen {
         let (family, number) = (arn.revision().family(), arn.revision().number());
         let deleted = || Err(Failure { kind: FailureKind::Deleted, ..absent.clone() });
@@ -139,7 +145,7 @@ impl Batch<'_> {
                 Ok(found) if found.is_after(number) => {
                     newest.insert(family.to_owned(), found);
                     // It may have been registered between the first description and the list.
-                    return match self.describe_ahead(arn).await {
+                    return match self.describe_unqueued(arn).await {
                         Err(again) if again.kind == FailureKind::Absent => deleted(),
                         seen => seen,
                     };
@@ -163,8 +169,9 @@ impl Batch<'_> {
         Err(absent)
     }
 
-    /// Describes a revision with a permit that the wait queue does not delay: the caller was delayed before.
-    pub(super) async fn describe_ahead(&self, arn: &Arn) -> Seen {
+    /// Describes a revision without queueing for a read permit: the caller has already waited for a
+    /// permit.
+    pub(super) async fn describe_unqueued(&self, arn: &Arn) -> Seen {
         self.session.reads.acquire_unqueued();
         let seen = self.session.ecs.describe(arn).await;
         if is_throttled(&seen) {
@@ -174,12 +181,12 @@ impl Batch<'_> {
     }
 }
 
-/// Whether the time counts for which the revision of the row has been unused.
+/// Returns true if the unused time of the row counts.
 fn cools_down(row: &RevisionStatus) -> bool {
     row.unused_since.is_some() && row.reason != Reason::DryRun
 }
 
-/// Whether `usage` shows no use later than the row does.
+/// Returns true if `usage` shows no usage later than the row does.
 fn confirms(usage: &Use, row: &RevisionStatus) -> bool {
     let Use::Unused { last_used, .. } = usage else { return false };
     last_used.is_none_or(|last| row.unused_since.as_ref().is_some_and(|since| last <= since.0))

@@ -1,4 +1,5 @@
-//! What ECS answered and no status holds yet, because a write failed: kept until one succeeds.
+//! Rows of revisions that ECS has deregistered and whose status write failed. They are
+//! kept in memory until a write succeeds.
 
 use std::{
     collections::HashMap,
@@ -10,29 +11,31 @@ use crate::{
     retirement::plan::is_retired,
 };
 
-/// Rows that are still to be written, by the uid of their resource.
+/// Rows that are not written yet, by the uid of their resource.
 #[derive(Debug, Default)]
 pub struct PendingStatus {
     rows: Mutex<HashMap<String, Vec<RevisionStatus>>>,
 }
 
 impl PendingStatus {
-    /// Keeps what ECS tells only once, that it has deregistered a revision, until [`Self::forget`]. All else can be learned again.
+    /// Keeps the rows of retired revisions until [`Self::forget`]: ECS returns the request id of a
+    /// deregistration only once. Other rows are dropped, as they can be observed again.
     pub fn keep(&self, uid: &str, rows: impl Iterator<Item = RevisionStatus>) {
         let mut pending_status = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         for row in rows.filter(is_retired) {
-            let kept = pending_status.entry(uid.to_owned()).or_default();
-            kept.retain(|older| older.revision != row.revision);
-            kept.push(row);
+            let rows_of_resource = pending_status.entry(uid.to_owned()).or_default();
+            rows_of_resource.retain(|older| older.revision != row.revision);
+            rows_of_resource.push(row);
         }
     }
 
-    /// To be called once they are written, or the resource is gone.
+    /// Removes the rows of a resource. Call it once they are written or the resource is deleted.
     pub fn forget(&self, uid: &str) {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    /// The recorded status with the rows that are still to be written in the place of older ones.
+    /// Returns the recorded status, with its rows replaced by those that are not written yet.
+    /// Returns `None` if no status is recorded.
     #[must_use]
     pub fn restore(
         &self,
@@ -43,7 +46,8 @@ impl PendingStatus {
         let mut status = recorded?;
         for row in rows.into_iter().flatten() {
             match status.revisions.iter_mut().find(|it| it.revision == row.revision) {
-                // Another process has been here since: ECS tells a request id only once.
+                // Another replica has recorded the revision meanwhile. ECS returns a request id
+                // only once, so the kept one is used if none is recorded.
                 Some(recorded) if is_retired(recorded) => {
                     recorded.request_id = recorded.request_id.take().or(row.request_id);
                 }
@@ -76,18 +80,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_learned_replaces_what_is_recorded_until_it_is_written() {
+    fn pending_row_replaces_the_recorded_one_until_it_is_written() {
         let pending_status = PendingStatus::default();
         let recorded = || vec![row("api:1", "ACTIVE", None), row("api:2", "ACTIVE", None)];
-        let learned = row("api:1", "INACTIVE", Some("request"));
-        pending_status.keep("uid", [learned.clone()].into_iter());
-        assert_eq!(restored(&pending_status, recorded()), [learned, row("api:2", "ACTIVE", None)]);
+        let observed = row("api:1", "INACTIVE", Some("request"));
+        pending_status.keep("uid", [observed.clone()].into_iter());
+        assert_eq!(restored(&pending_status, recorded()), [observed, row("api:2", "ACTIVE", None)]);
         pending_status.forget("uid");
         assert_eq!(restored(&pending_status, recorded()), recorded());
     }
 
     #[test]
-    fn the_latest_row_of_each_revision_is_kept_even_where_none_is_recorded() {
+    fn latest_row_of_each_revision_is_kept_even_if_none_is_recorded() {
         let pending_status = PendingStatus::default();
         let (first, other) =
             (row("api:1", "INACTIVE", Some("first")), row("api:2", "INACTIVE", Some("other")));
@@ -97,13 +101,13 @@ mod tests {
         assert_eq!(
             restored(&pending_status, Vec::new()),
             [other, latest],
-            "what is ACTIVE can be learned again"
+            "an ACTIVE revision can be observed again"
         );
         assert_eq!(pending_status.restore("uid", None), None);
     }
 
     #[test]
-    fn what_another_process_recorded_since_is_only_completed() {
+    fn row_recorded_by_another_replica_only_gets_the_request_id() {
         let pending_status = PendingStatus::default();
         pending_status
             .keep("uid", [row("api:1", "INACTIVE", Some("ours")), row("api:2", "ACTIVE", None)].into_iter());

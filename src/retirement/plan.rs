@@ -1,4 +1,5 @@
-//! What to do about one revision, given what ECS says of it. Pure.
+//! Plan for one revision: the next step, from the spec, the recorded row, its description and its
+//! usage. No I/O.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::{
     task_definition::Arn,
 };
 
-/// Leave to deregister one revision. Only [`plan`] makes it, and the irreversible call takes nothing else.
+/// Authorization to deregister one revision. Only [`plan`] creates it, and the irreversible call
+/// requires it.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Deregistration {
     arn: Arn,
@@ -27,7 +29,7 @@ impl Deregistration {
     }
 }
 
-/// What to do next.
+/// The next step for one revision.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Step {
     Deregister {
@@ -35,26 +37,31 @@ pub enum Step {
         deregistration: Deregistration,
     },
     Report(Seen),
-    /// It is in use, or was a short while ago, or may be.
+    /// The revision is in use, its usage is unknown, or it has not been unused for long enough.
     Wait {
         before: Description,
         usage: Use,
     },
-    /// It is to be known first who uses it.
+    /// Usage is not known yet.
     NeedUsage,
 }
 
-/// | seen in ECS | recorded before | spec | use | step |
+/// Returns the next step for one revision.
+///
+/// | status in ECS | recorded | spec | usage | step |
 /// |---|---|---|---|---|
-/// | ACTIVE | retired | - | - | report: ECS has no way back, so this look is older than the record |
+/// | ACTIVE | retired | - | - | report: the description is stale |
 /// | ACTIVE | not retired | suspend | - | report |
 /// | ACTIVE | not retired | inUse: Retire, dryRun | - | report |
 /// | ACTIVE | not retired | inUse: Retire | - | deregister |
-/// | ACTIVE | not retired | inUse: Wait | not known yet | ask who |
-/// | ACTIVE | not retired | inUse: Wait | somebody, unknown, or nobody for less than unusedFor | wait |
-/// | ACTIVE | not retired | inUse: Wait, dryRun | nobody | report |
-/// | ACTIVE | not retired | inUse: Wait | nobody | deregister |
+/// | ACTIVE | not retired | inUse: Wait | not known yet | need usage |
+/// | ACTIVE | not retired | inUse: Wait | in use, unknown, or cooling down | wait |
+/// | ACTIVE | not retired | inUse: Wait, dryRun | unused | report |
+/// | ACTIVE | not retired | inUse: Wait | unused | deregister |
 /// | anything else | - | - | - | report |
+///
+/// ECS never reactivates a revision, so that ACTIVE is stale once a revision was recorded as
+/// retired.
 #[must_use]
 pub fn plan(
     spec: &TaskDefinitionRetirementSpec,
@@ -87,14 +94,14 @@ pub fn plan(
     Step::Deregister { before, deregistration: Deregistration { arn: arn.clone() } }
 }
 
-/// Whether it matters who uses a revision, if it is ACTIVE.
+/// Returns true if the usage of the revision has to be known before it is deregistered.
 #[must_use]
 pub fn needs_usage(spec: &TaskDefinitionRetirementSpec, recorded: Option<&RevisionStatus>) -> bool {
     spec.in_use == InUse::Wait && !spec.suspend && !recorded.is_some_and(is_retired)
 }
 
-/// Whether what is known of the use of a revision must_wait it from being deregistered at `now`, by AWS's clock. While
-/// that is unknown, no cool-down ends.
+/// Returns true if `usage` prevents the deregistration of the revision at `now`, by AWS's clock. A
+/// cool-down does not end while `now` is unknown.
 #[must_use]
 pub fn must_wait(
     spec: &TaskDefinitionRetirementSpec,
@@ -113,8 +120,8 @@ pub fn must_wait(
     }
 }
 
-/// Returns since when a revision is unused that was unused at `at` and last used at `last_used`, or `None` while
-/// AWS's time is unknown.
+/// Returns the start of the current unused period of a revision that was unused at `at` and last
+/// used at `last_used`. Returns `None` while AWS's time is unknown.
 #[must_use]
 pub fn unused_since(
     recorded: Option<&RevisionStatus>,
@@ -125,9 +132,10 @@ pub fn unused_since(
     Some(last_used.map_or(since, |last_used| since.max(last_used)))
 }
 
-/// Returns how long the cool-down of a revision lasts from `now`, by AWS's clock, or `None` if it does not cool down.
+/// Returns the remaining time of the cool-down of a revision at `now`, by AWS's clock. Returns
+/// `None` if the revision is not cooling down, or AWS's time is unknown.
 #[must_use]
-pub fn cools_down_for(
+pub fn remaining_cool_down(
     spec: &TaskDefinitionRetirementSpec,
     recorded: Option<&RevisionStatus>,
     usage: &Use,
@@ -138,14 +146,15 @@ pub fn cools_down_for(
     Some(Duration::try_from(until.duration_since(now?)).unwrap_or_default())
 }
 
-/// Until when a revision that is unused since then is to be left alone; `None`: no longer.
+/// Returns the end of the cool-down of a revision that is unused since `since`. Returns `None` if
+/// `unusedFor` is not set.
 #[must_use]
 pub fn cool_down_until(spec: &TaskDefinitionRetirementSpec, since: Timestamp) -> Option<Timestamp> {
     let unused_for = duration(spec.unused_for.as_deref()?);
     Some(unused_for.and_then(|wait| since.checked_add(wait).ok()).unwrap_or(Timestamp::MAX))
 }
 
-/// Whether ECS has said that the revision is retired.
+/// Returns true if ECS has reported the revision as retired.
 #[must_use]
 pub fn is_retired(recorded: &RevisionStatus) -> bool {
     matches!(recorded.reason, Reason::Retired | Reason::Deleting | Reason::Deleted)
@@ -206,33 +215,39 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_left_alone_until_nobody_has_used_it_for_as_long_as_the_spec_says() {
+    fn revision_must_wait_until_it_was_unused_for_the_declared_time() {
         let spec = TaskDefinitionRetirementSpec { unused_for: Some("20s".to_owned()), ..Default::default() };
-        let nobody = Use::Unused { at: Some(second(100)), last_used: None };
+        let unused = Use::Unused { at: Some(second(100)), last_used: None };
         let row = |since| RevisionStatus {
             unused_since: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(second(since))),
             ..RevisionStatus::default()
         };
-        assert!(must_wait(&spec, None, &nobody, Some(second(119))), "counted from the first scan");
-        assert!(!must_wait(&spec, None, &nobody, Some(second(120))));
-        assert!(must_wait(&spec, Some(&row(81)), &nobody, Some(second(100))));
-        assert!(!must_wait(&spec, Some(&row(80)), &nobody, Some(second(100))));
-        assert!(must_wait(&spec, Some(&row(0)), &nobody, None), "AWS's time is unknown");
+        assert!(must_wait(&spec, None, &unused, Some(second(119))), "counted from the first usage scan");
+        assert!(!must_wait(&spec, None, &unused, Some(second(120))));
+        assert!(must_wait(&spec, Some(&row(81)), &unused, Some(second(100))));
+        assert!(!must_wait(&spec, Some(&row(80)), &unused, Some(second(100))));
+        assert!(must_wait(&spec, Some(&row(0)), &unused, None), "AWS's time is unknown");
         let stopped = Use::Unused { at: Some(second(100)), last_used: Some(second(81)) };
-        assert!(must_wait(&spec, Some(&row(0)), &stopped, Some(second(100))), "a task stopped meanwhile");
+        assert!(must_wait(&spec, Some(&row(0)), &stopped, Some(second(100))), "a task has stopped meanwhile");
         assert!(!must_wait(&spec, Some(&row(0)), &stopped, Some(second(101))));
         let unknown = Use::Unused { at: None, last_used: None };
-        assert!(must_wait(&spec, None, &unknown, Some(second(1_000))), "not known since when");
-        let at_once = TaskDefinitionRetirementSpec { unused_for: None, ..spec.clone() };
-        assert!(!must_wait(&at_once, None, &unknown, None), "it does not matter since when");
-        let for_ever = TaskDefinitionRetirementSpec { unused_for: Some("999999h".to_owned()), ..spec };
-        assert!(must_wait(&for_ever, Some(&row(0)), &nobody, Some(second(i64::from(u32::MAX) / 2))));
+        assert!(
+            must_wait(&spec, None, &unknown, Some(second(1_000))),
+            "the start of the unused time is unknown"
+        );
+        let immediately = TaskDefinitionRetirementSpec { unused_for: None, ..spec.clone() };
+        assert!(
+            !must_wait(&immediately, None, &unknown, None),
+            "the start of the unused time does not matter"
+        );
+        let indefinitely = TaskDefinitionRetirementSpec { unused_for: Some("999999h".to_owned()), ..spec };
+        assert!(must_wait(&indefinitely, Some(&row(0)), &unused, Some(second(i64::from(u32::MAX) / 2))));
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
         #[test]
-        fn only_what_is_active_unsuspended_unused_and_never_retired_is_deregistered(
+        fn deregister_is_planned_only_if_active_unused_not_suspended_and_never_retired(
             seen in any_seen(),
             suspend: bool,
             dry_run: bool,
@@ -249,7 +264,8 @@ mod tests {
             let active = matches!(&seen, Ok(description) if description.status == Status::Active);
             let retired = reason != Reason::Pending && reason != Reason::Refused;
             let is_unused = match &usage {
-                // Without a quiet time it does not matter when: a scan's time is rounded up, and so may be one to come.
+                // Without `unusedFor` the time does not matter. The time of a scan is rounded up,
+                // so that it may be in the future.
                 Some(Use::Unused { at: Some(at), last_used }) => unused_for.is_none_or(|seconds| {
                     let since = last_used.unwrap_or(*at).max(*at).as_second();
                     now.is_some_and(|now| now >= since + seconds)

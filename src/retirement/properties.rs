@@ -1,4 +1,5 @@
-//! What holds of plan and status whatever ECS answers and whatever people change: the invariants, as properties.
+//! Property tests of the invariants of plan and status, for any responses of ECS and any edits by
+//! users.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,11 +73,12 @@ fn any_use() -> impl Strategy<Value = Option<Use>> {
     ]
 }
 
-/// What ECS answers to a look, to the call, and to the look after it.
-type Answers = (Seen, Seen, Seen);
+/// Responses of ECS: to the description, to the deregistration, and to the description after it.
+type Responses = (Seen, Seen, Seen);
 
+/// The input of one reconcile: the edits of the user and the responses of AWS.
 #[derive(Clone, Debug)]
-struct Pass {
+struct Round {
     declared: Vec<&'static str>,
     suspend: bool,
     dry_run: bool,
@@ -84,7 +86,7 @@ struct Pass {
     usage: Option<Use>,
     requested: Option<u8>,
     caller_known: bool,
-    answers: BTreeMap<String, Answers>,
+    responses: BTreeMap<String, Responses>,
 }
 
 const ENTRIES: [&str; 6] = [
@@ -96,8 +98,8 @@ const ENTRIES: [&str; 6] = [
     "web:latest",
 ];
 
-fn any_pass() -> impl Strategy<Value = Pass> {
-    let answers = prop::collection::btree_map(
+fn any_round() -> impl Strategy<Value = Round> {
+    let responses = prop::collection::btree_map(
         prop_oneof![Just("api:1"), Just("api:2"), Just("web:1")].prop_map(str::to_owned),
         (any_seen(), any_seen(), any_seen()),
         0..3,
@@ -110,17 +112,10 @@ fn any_pass() -> impl Strategy<Value = Pass> {
         any_use(),
         prop::option::weighted(0.3, 0u8..3),
         prop::bool::weighted(0.8),
-        answers,
+        responses,
     )
-        .prop_map(|(declared, suspend, dry_run, in_use, usage, requested, caller_known, answers)| Pass {
-            declared,
-            suspend,
-            dry_run,
-            in_use,
-            usage,
-            requested,
-            caller_known,
-            answers,
+        .prop_map(|(declared, suspend, dry_run, in_use, usage, requested, caller_known, responses)| {
+            Round { declared, suspend, dry_run, in_use, usage, requested, caller_known, responses }
         })
 }
 
@@ -130,45 +125,45 @@ fn valid<'a>(
     outcomes: &'a BTreeMap<String, Outcome>,
     scanned_at: Option<Timestamp>,
 ) -> Observation<'a> {
-    let (region, place) = ("us-west-2", None);
-    Observation::Valid { region, account, entries, caller, outcomes, place, scanned_at }
+    let (region, position) = ("us-west-2", None);
+    Observation::Valid { region, account, entries, caller, outcomes, position, scanned_at }
 }
 
-/// Changes the resource as its author would, runs one pass as the shell does, and notes which ARNs ECS
-/// called INACTIVE, and which it was asked to deregister.
+/// Applies the edits to the resource and simulates one reconcile. Records which ARNs ECS reported
+/// as INACTIVE, and which were deregistered.
 fn run(
     resource: &mut TaskDefinitionRetirement,
-    pass: &Pass,
+    round: &Round,
     inactive: &mut Vec<String>,
-    asked: &mut Vec<String>,
+    deregistered: &mut Vec<String>,
 ) {
     let spec = TaskDefinitionRetirementSpec {
-        revisions: pass.declared.iter().map(|&text| text.to_owned()).collect(),
-        suspend: pass.suspend,
-        dry_run: pass.dry_run,
-        in_use: pass.in_use,
+        revisions: round.declared.iter().map(|&text| text.to_owned()).collect(),
+        suspend: round.suspend,
+        dry_run: round.dry_run,
+        in_use: round.in_use,
         ..Default::default()
     };
     if resource.spec != spec {
         resource.spec = spec;
         resource.metadata.generation = resource.metadata.generation.map(|generation| generation + 1);
     }
-    if let Some(requested) = pass.requested {
+    if let Some(requested) = round.requested {
         resource.annotations_mut().insert(REQUESTED_AT.to_owned(), requested.to_string());
     }
     let identity = identity();
     let unknown = Failure::new(FailureKind::Unavailable, "no answer");
-    let caller = if pass.caller_known { Caller::Known(&identity) } else { Caller::Unknown(&unknown) };
+    let caller = if round.caller_known { Caller::Known(&identity) } else { Caller::Unknown(&unknown) };
     let allowed = BTreeSet::new();
-    let known = pass.caller_known.then_some(&identity);
+    let known = round.caller_known.then_some(&identity);
     let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
     let entries = resolve::entries(&resource.spec, known, &guard);
     let account = guard.account(known);
     let rows = resource.status.clone().unwrap_or_default().revisions;
     let mut outcomes = BTreeMap::new();
     for entry in &entries {
-        let (Target::Resolved(arn), Some((seen, answer, after))) =
-            (&entry.target, pass.answers.get(&entry.revision))
+        let (Target::Resolved(arn), Some((seen, response, after))) =
+            (&entry.target, round.responses.get(&entry.revision))
         else {
             continue;
         };
@@ -179,7 +174,7 @@ fn run(
         };
         note(seen);
         let recorded = recorded_row(entry, &rows);
-        let usage = pass.usage.clone();
+        let usage = round.usage.clone();
         let step =
             plan(&resource.spec, arn, recorded, seen.clone(), usage.as_ref(), Some(Timestamp::UNIX_EPOCH));
         let outcome = match step {
@@ -187,43 +182,48 @@ fn run(
             Step::Wait { before, usage } => Outcome::MustWait { before: Some(before), usage },
             Step::NeedUsage => continue,
             Step::Deregister { before, deregistration } => {
-                asked.push(deregistration.arn().to_string());
-                note(answer);
+                deregistered.push(deregistration.arn().to_string());
+                note(response);
                 note(after);
-                let reply = Reply { answer: answer.clone(), request_id: Some("request".to_owned()) };
+                let reply = Reply { answer: response.clone(), request_id: Some("request".to_owned()) };
                 let after = reply.is_due_for_ecs().then(|| after.clone());
                 Outcome::Deregistered { before, reply, after }
             }
         };
         outcomes.insert(entry.revision.clone(), outcome);
     }
-    let finding = valid((account, &entries), caller, &outcomes, Some(Timestamp::UNIX_EPOCH));
-    resource.status = Some(summarize(resource, finding, Timestamp::UNIX_EPOCH));
+    let observation = valid((account, &entries), caller, &outcomes, Some(Timestamp::UNIX_EPOCH));
+    resource.status = Some(summarize(resource, observation, Timestamp::UNIX_EPOCH));
 
     let (now, none) = (Timestamp::from_second(60).expect("a time"), BTreeMap::new());
-    let finding = valid((account, &entries), caller, &none, None);
-    assert_eq!(Some(summarize(resource, finding, now)), resource.status, "nothing learned, nothing changed");
+    let observation = valid((account, &entries), caller, &none, None);
+    assert_eq!(
+        Some(summarize(resource, observation, now)),
+        resource.status,
+        "the status stays the same if nothing is observed"
+    );
 }
 
 proptest! {
     #[test]
-    fn whatever_happens_the_status_tells_what_ecs_said_of_what_is_declared(passes in vec(any_pass(), 1..8)) {
+    fn status_reports_what_ecs_returned_for_the_declared_revisions(rounds in vec(any_round(), 1..8)) {
         let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
         resource.metadata.generation = Some(1);
-        let (mut inactive, mut asked) = (Vec::new(), Vec::new());
+        let (mut inactive, mut deregistered) = (Vec::new(), Vec::new());
         let mut retired: Vec<RevisionStatus> = Vec::new();
-        for pass in &passes {
-            let before = asked.len();
-            run(&mut resource, pass, &mut inactive, &mut asked);
+        for round in &rounds {
+            let before = deregistered.len();
+            run(&mut resource, round, &mut inactive, &mut deregistered);
             let status = resource.status.clone().expect("a status");
 
-            for arn in &asked[before..] {
-                prop_assert!(!pass.suspend && !pass.dry_run);
-                let is_unused = matches!(pass.usage, Some(Use::Unused { .. }));
-                prop_assert!(is_unused || pass.in_use == InUse::Retire);
+            for arn in &deregistered[before..] {
+                prop_assert!(!round.suspend && !round.dry_run);
+                let is_unused = matches!(round.usage, Some(Use::Unused { .. }));
+                prop_assert!(is_unused || round.in_use == InUse::Retire);
                 let short = arn.rsplit('/').next();
-                prop_assert!(pass.declared.iter().any(|&it| it == arn || Some(it) == short));
-                prop_assert!(!retired.iter().any(|row| row.arn.as_ref() == Some(arn)), "{arn} again");
+                prop_assert!(round.declared.iter().any(|&it| it == arn || Some(it) == short));
+                let is_repeated = retired.iter().any(|row| row.arn.as_ref() == Some(arn));
+                prop_assert!(!is_repeated, "{arn} is deregistered again");
             }
             for row in &status.revisions {
                 if row.status.as_deref() == Some("INACTIVE") {
@@ -239,7 +239,7 @@ proptest! {
                 matches!(row.reason, Reason::Retired | Reason::Deleting | Reason::Deleted)
             }).cloned().collect();
 
-            prop_assert_eq!(status.revisions.len(), pass.declared.len());
+            prop_assert_eq!(status.revisions.len(), round.declared.len());
             let sum = status.retired + status.waiting + status.rejected;
             prop_assert_eq!(usize::try_from(sum).expect("a count"), status.revisions.len());
             prop_assert_eq!(&status.progress, &format!("{}/{}", retired.len(), status.revisions.len()));
@@ -247,7 +247,7 @@ proptest! {
             prop_assert_eq!(&status.conditions[0].type_, READY);
             prop_assert_eq!(is_ready, retired.len() == status.revisions.len());
             prop_assert!(!is_ready || status.conditions.len() == 1);
-            prop_assert!(status.waiting == 0 || pass.suspend || pass.dry_run || work_is_due(&resource));
+            prop_assert!(status.waiting == 0 || round.suspend || round.dry_run || work_is_due(&resource));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! When a resource is looked at, which of its entries first, and when again. Pure.
+//! Scheduling of reconciles: whether work is due, which entries the next batch contains, and the
+//! requeue delay. No I/O.
 
 use std::{
     collections::BTreeMap,
@@ -22,45 +23,52 @@ use crate::{
     },
 };
 
-/// How many revisions a pass looks at, at the most: a large resource neither blocks a small one nor loses
-/// more than this when it is cut short.
+/// Maximum number of revisions in one batch. It keeps large resources from blocking small ones, and
+/// limits the work that is lost if a reconcile is interrupted.
 pub const BATCH_SIZE: usize = 10;
 
-/// How long a pass may take before it leaves its worker to another resource; the call under way is still answered.
+/// How long a batch may take before the worker is returned to other resources. The current revision
+/// is still completed.
 pub const BATCH_TIME: Duration = Duration::from_secs(2);
 
+/// Shortest backoff after a failure.
 const SHORTEST_DELAY: Duration = Duration::from_secs(5);
+/// Longest backoff after a failure.
 const LONGEST_DELAY: Duration = Duration::from_mins(10);
 
-/// The same while the resource has other revisions that wait for something else.
+/// Longest backoff while other revisions of the resource are making progress.
 const LONGEST_DELAY_BESIDE_WORK: Duration = Duration::from_secs(45);
 
+/// Requeue delay after a conflict.
 const CONFLICT_DELAY: Duration = Duration::from_millis(200);
 
+/// Requeue delay after a panic.
 const PANIC_DELAY: Duration = Duration::from_mins(1);
 
-/// While AWS as a whole does not answer: short, since only one call at a time finds out.
+/// Requeue delay while AWS is unavailable. Short, as the circuit breaker admits only one probe at a
+/// time.
 const OUTAGE_DELAY: Duration = Duration::from_secs(2);
 
-/// How long after its turn a resource looks by itself.
+/// Fallback requeue if the wake-up for a permit is missed, counted from the time at which it is
+/// expected.
 const MISSED_WAKEUP: Duration = Duration::from_secs(30);
 
-/// How long one waits at the least that has waited for long enough, and is still to be told who uses its revisions.
+/// Minimum requeue delay once `unusedFor` has elapsed and the next usage scan is pending.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
-/// How long after it ought to have been told who uses its revisions a resource looks by itself.
+/// Fallback requeue if a usage notification is missed.
 const MISSED_SCAN_RESULT: Duration = Duration::from_mins(10);
 
-/// Requeue delay of a resource that has a permit and is not woken by a usage scan.
+/// Fallback requeue of a resource that has a permit and waits for a usage scan.
 const MISSED_SCAN: Duration = Duration::from_secs(15);
 
-/// While as many resources are at work at AWS as may be.
-const SLOT_DELAY: Duration = Duration::from_millis(500);
+/// Requeue delay while no AWS concurrency permit is free.
+const CONCURRENCY_LIMIT_DELAY: Duration = Duration::from_millis(500);
 
-/// While another resource is at work on the same revision.
+/// Requeue delay while another resource has locked the same revision.
 const LOCKED_DELAY: Duration = Duration::from_secs(1);
 
-/// Whether there is anything to do for a resource, by what is recorded of it.
+/// Returns true if the spec or the recorded status of the resource requires a reconcile.
 #[must_use]
 pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
     if resource.metadata.deletion_timestamp.is_some() {
@@ -74,15 +82,18 @@ pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
         || invalid()
 }
 
-/// Returns true if a row may change although the resource does not. As long as the account of the resource is not
-/// known, every `WrongAccount` may: the credentials may come to belong to an account that is allowed.
+/// Returns true if a row may change although the resource does not. This includes every
+/// `WrongAccount` row until the account of the resource is known: the credentials may be replaced
+/// by those of an allowed account.
 fn is_due(status: &TaskDefinitionRetirementStatus, row: &RevisionStatus) -> bool {
     is_due_for_ecs(row) || (row.reason == Reason::WrongAccount && status.account.is_none())
 }
 
-/// The entries that a pass looks at: first those never tried, then those that are owed no more than a look, and last those that
-/// failed, each time from another one on, so that none of them must_wait another waiting. Otherwise the oldest revision is first: if
-/// anything turns out wrong on the way, the newest are still there.
+/// Returns the entries of the next batch.
+///
+/// Order: entries not tried yet, entries that only have to be described, then failed entries. The
+/// failed entries are rotated to avoid starvation. Within each group the oldest revision comes
+/// first: if something goes wrong, the newest revisions still exist.
 #[must_use]
 pub fn select_batch<'a>(
     entries: impl Iterator<Item = &'a Entry>,
@@ -97,44 +108,46 @@ pub fn select_batch<'a>(
         })
         .collect();
     due.sort_by_key(|(order, _)| *order);
-    let untroubled = due.partition_point(|((priority, _), _)| *priority < Priority::Failed);
-    let failed = &mut due[untroubled..];
-    if let Some(from) = scattered(now.as_second()).checked_rem(failed.len()) {
+    let first_failed = due.partition_point(|((priority, _), _)| *priority < Priority::Failed);
+    let failed = &mut due[first_failed..];
+    if let Some(from) = hash(now.as_second()).checked_rem(failed.len()) {
         failed.rotate_left(from);
     }
     due.into_iter().take(BATCH_SIZE).map(|(_, entry)| entry).collect()
 }
 
-/// How a pass went.
+/// How a batch ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Progress {
-    /// It did what it had set out to do.
+    /// The batch is complete, or was stopped and can be continued.
     Made,
-    /// It stands in line for a turn, and is called.
+    /// The resource is queued for a permit, and is woken when one is available.
     Queued,
-    /// It is to be found out who uses its revisions, and it is called then.
+    /// The resource waits for a usage scan, and is woken by its result.
     Scanning,
-    /// It has a permit, and is woken once a usage scan is recent enough to use it.
+    /// The resource has a permit, and is woken once a usage scan is recent enough to use it.
     Verifying,
-    /// Each entry it wanted was in another resource's hands.
+    /// Other resources have locked all of its entries.
     Locked,
-    /// ECS throttles the account, and so it stopped.
+    /// Stopped because ECS throttled a call.
     Throttled,
-    /// AWS does not answer, and so it stopped.
+    /// Stopped because AWS is unavailable.
     Outage,
 }
 
-/// How long to leave a resource alone; `None` until it changes.
+/// Returns the requeue delay, or `None` if the resource is reconciled only when it changes.
 ///
-/// What ECS refuses is asked again after as long as it has been refused already, from 5 s to 10 min: an exponential backoff
-/// that needs no memory but the conditions. `watched` holds the revisions that wait for the next usage scan, and how long their
-/// cool-down lasts. `uid` spreads resources that were refused together.
+/// A refused call is retried after as long as it has been refused already, from 5 s to 10 min. This
+/// is an exponential backoff whose only state is the conditions. `watched` holds the revisions that
+/// wait for the next usage scan, with the remaining time of their cool-down. `position` is the
+/// position of the resource in a wait queue. `uid` adds jitter to the retries of resources that
+/// were refused together.
 #[must_use]
 pub fn requeue_delay(
     status: &TaskDefinitionRetirementStatus,
     watched: &BTreeMap<String, Option<Duration>>,
     progress: Progress,
-    place: Option<QueuePosition>,
+    position: Option<QueuePosition>,
     uid: &str,
     now: Timestamp,
 ) -> Option<Duration> {
@@ -148,76 +161,81 @@ pub fn requeue_delay(
             spread(backoff(status, now), uid)
         }
         (_, Progress::Outage) => spread(OUTAGE_DELAY, uid),
-        // A cool-down counts only while the resource takes note of usage scans.
+        // A cool-down counts only while the resource reads the results of usage scans.
         (_, Progress::Queued) if row.unused_since.is_some() => {
-            until_permit_expected(place).min(MISSED_SCAN_RESULT)
+            until_permit_expected(position).min(MISSED_SCAN_RESULT)
         }
-        (_, Progress::Queued) => until_permit_expected(place),
+        (_, Progress::Queued) => until_permit_expected(position),
         _ => spread(SHORTEST_DELAY, uid),
     };
     status.revisions.iter().filter(|row| is_due(status, row)).map(delay).min()
 }
 
-/// Returns when to reconcile a resource that is woken when usage changes: at the end of the cool-down.
+/// Returns the requeue delay of a resource that waits for usage to change. Changes wake the
+/// resource, so that this only covers the end of its cool-down.
 fn until_scan_result(left: Option<Duration>) -> Duration {
     left.map_or(MISSED_SCAN_RESULT, |left| left.clamp(SHORTEST_WAIT, MISSED_SCAN_RESULT))
 }
 
-/// One that stands in line is called; this is only for the case that the call is missed.
-fn until_permit_expected(place: Option<QueuePosition>) -> Duration {
-    let turns =
-        place.map(|place| f64::from(u32::try_from(place.ahead + 1).unwrap_or(u32::MAX)) / place.per_second);
-    Duration::try_from_secs_f64(turns.unwrap_or_default()).unwrap_or(LONGEST_DELAY) + MISSED_WAKEUP
+/// Returns the requeue delay of a queued resource. A permit wakes the resource, so that this only
+/// covers a missed wake-up.
+fn until_permit_expected(position: Option<QueuePosition>) -> Duration {
+    let seconds =
+        position.map(|it| f64::from(u32::try_from(it.ahead + 1).unwrap_or(u32::MAX)) / it.per_second);
+    Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or(LONGEST_DELAY) + MISSED_WAKEUP
 }
 
-/// How long to leave a resource alone while AWS does not answer in its region.
+/// Returns the requeue delay while AWS is unavailable in the region of the resource.
 #[must_use]
 pub fn after_outage(uid: &str) -> Duration {
     spread(OUTAGE_DELAY, uid)
 }
 
-/// How long to leave a resource alone while as many others are at work as may be.
+/// Returns the requeue delay while no AWS concurrency permit is free.
 #[must_use]
-pub fn without_slot(uid: &str) -> Duration {
-    spread(SLOT_DELAY, uid)
+pub fn at_concurrency_limit(uid: &str) -> Duration {
+    spread(CONCURRENCY_LIMIT_DELAY, uid)
 }
 
-/// How long to leave a resource alone that Kubernetes did not give or take.
+/// Returns the requeue delay after a failed Kubernetes call.
 #[must_use]
 pub fn after_error(uid: &str) -> Duration {
     spread(SHORTEST_DELAY, uid)
 }
 
-/// How long to leave a resource alone that somebody else has changed meanwhile: short, but a pause, or two who write would
-/// keep each other busy.
+/// Returns the requeue delay after a conflict with another client. Short, but not zero: otherwise
+/// two clients that both write the resource could conflict continuously.
 #[must_use]
 pub fn after_conflict(uid: &str) -> Duration {
     spread(CONFLICT_DELAY, uid)
 }
 
-/// How long to leave a resource alone whose pass panicked: a defect that mends itself only by a change.
+/// Returns the requeue delay after a panic. Long, as a bug is rarely fixed without a change.
 #[must_use]
 pub fn after_panic(uid: &str) -> Duration {
     spread(PANIC_DELAY, uid)
 }
 
+/// Returns the time for which calls have been refused, within the limits of the backoff.
 fn backoff(status: &TaskDefinitionRetirementStatus, now: Timestamp) -> Duration {
     let lasts = |type_: &str| {
         let condition = status.conditions.iter().find(|condition| condition.type_ == type_)?;
         Some(Duration::try_from(now.duration_since(condition.last_transition_time.0)).unwrap_or_default())
     };
-    // While other revisions get on, nothing tells for how long this one has been refused.
+    // With mixed rows the transition time of the condition does not reflect this row: cap the
+    // backoff.
     let refused_for = lasts(STALLED).or_else(|| Some(lasts(RECONCILING)?.min(LONGEST_DELAY_BESIDE_WORK)));
     refused_for.unwrap_or_default().clamp(SHORTEST_DELAY, LONGEST_DELAY)
 }
 
-/// Adds up to a fifth, always the same for one resource.
+/// Adds jitter of up to a fifth, always the same for one resource.
 fn spread(delay: Duration, uid: &str) -> Duration {
-    let fifth = u32::try_from(scattered(uid) % 200).unwrap_or_default();
+    let fifth = u32::try_from(hash(uid) % 200).unwrap_or_default();
     delay + delay * fifth / 1000
 }
 
-fn scattered(value: impl Hash) -> usize {
+/// Returns a hash of `value`.
+fn hash(value: impl Hash) -> usize {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     usize::try_from(hasher.finish() >> 32).unwrap_or_default()

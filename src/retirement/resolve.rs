@@ -1,4 +1,5 @@
-//! What one resource declares, entry by entry, in the account and region it is for. Pure.
+//! Validation of the spec, and resolution of its entries in the account and region of the resource.
+//! No I/O.
 
 use std::collections::HashSet;
 
@@ -17,23 +18,25 @@ use crate::{
 /// One declared revision.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entry {
-    /// Its key in the status: the short form, or the text of the manifest where it is of elsewhere.
+    /// The key in the status: the short form, or the literal entry of the spec if it belongs to
+    /// another account or region.
     pub revision: String,
     pub target: Target,
 }
 
-/// What an entry stands for.
+/// The revision that an entry refers to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Target {
-    /// A revision of the account, partition and region that the resource is for.
+    /// A revision in the account, partition and region of the resource.
     Resolved(Arn),
-    /// A legal entry, while it is not known yet in which account the resource is.
+    /// A valid entry whose account is not known yet.
     Unresolved(Reference),
-    /// Never called.
+    /// An entry that no call is made for.
     Rejected { reason: Reason, message: String },
 }
 
-/// Why no entry of a resource can be acted on at all. Each message names the field, its value and what to write.
+/// An error in the spec that affects every entry. Each message names the field, its value and what
+/// to write.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidSpec {
     #[error("spec.revisions is empty: declare 1 to {MAX_REVISIONS} revisions")]
@@ -57,15 +60,15 @@ pub enum InvalidSpec {
     #[error("spec.unusedFor is only for spec.inUse: Wait: remove it, or write inUse: Wait")]
     UnusedForWithoutWait,
     #[error(
-        "the region was {before} and is now {now}: a resource must_wait its region; make a new TaskDefinitionRetirement for {now}"
+        "the region was {before} and is now {now}: a resource keeps its region; make a new TaskDefinitionRetirement for {now}"
     )]
     RegionChanged { before: String, now: String },
 }
 
-/// The region that a resource is for.
+/// Validates the fields of the spec other than the entries, and returns the region of the resource.
 ///
 /// # Errors
-/// [`InvalidSpec`] where none of its entries can be acted on, whatever they are.
+/// Returns [`InvalidSpec`] if a field is invalid, or if the region differs from the recorded one.
 pub fn region(
     spec: &TaskDefinitionRetirementSpec,
     status: Option<&TaskDefinitionRetirementStatus>,
@@ -97,14 +100,16 @@ pub fn region(
     }
 }
 
-/// A duration in hours, minutes and seconds, as Kubernetes writes them.
+/// Parses a duration in hours, minutes and seconds, as Kubernetes writes them. Returns `None` if it
+/// is invalid.
 #[must_use]
 pub fn duration(text: &str) -> Option<SignedDuration> {
     let is_strict = text.chars().all(|char| char.is_ascii_digit() || "hms".contains(char));
     is_strict.then(|| text.parse().ok()).flatten()
 }
 
-/// The entries of a resource, in its order; the same revision written twice is one entry.
+/// Returns the entries of a resource in the order of the spec. A revision that is declared twice is
+/// one entry.
 ///
 /// `identity` is `None` while the account of the credentials is not known.
 #[must_use]
@@ -123,8 +128,8 @@ pub fn entries(
     entries.filter(|entry| seen.insert(entry.revision.clone())).collect()
 }
 
-/// Returns the entry of a resource that may not be acted on. A revision of `account` must_wait the short form as
-/// its key, as it has where the resource may be acted on.
+/// Returns an entry of a resource for which calls are forbidden. A revision of `account` keeps the
+/// short form as its key.
 fn refused(text: &str, reference: &Reference, account: Option<&str>, refusal: &str) -> Entry {
     let key = match reference {
         Reference::Arn(arn) if Some(arn.account()) != account => text.to_owned(),
@@ -139,7 +144,7 @@ fn entry(text: &str, reference: Reference, identity: Option<&Identity>) -> Entry
         return Entry { revision: text.to_owned(), target: Target::Unresolved(reference) };
     };
     match reference {
-        Reference::Revision(revision) => here(identity.arn(&revision)),
+        Reference::Revision(revision) => resolved(identity.arn(&revision)),
         Reference::Arn(arn) if arn.account() != identity.account || arn.partition() != identity.partition => {
             let message = format!(
                 "the controller's credentials are of account {} in partition {}: this revision must be declared where those of its own account are used",
@@ -155,11 +160,11 @@ fn entry(text: &str, reference: Reference, identity: Option<&Identity>) -> Entry
             );
             rejected(text, Reason::WrongRegion, message)
         }
-        Reference::Arn(arn) => here(arn),
+        Reference::Arn(arn) => resolved(arn),
     }
 }
 
-fn here(arn: Arn) -> Entry {
+fn resolved(arn: Arn) -> Entry {
     Entry { revision: arn.revision().to_string(), target: Target::Resolved(arn) }
 }
 

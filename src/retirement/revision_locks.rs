@@ -1,4 +1,4 @@
-//! Which revisions are in a pass's hands now: two resources that declare one revision deregister it once.
+//! Locks for revisions, by ARN: a revision that two resources declare is deregistered once.
 
 use std::{
     collections::HashSet,
@@ -7,30 +7,30 @@ use std::{
 
 use crate::task_definition::Arn;
 
-/// The revisions in hand in this process.
+/// The revisions that are locked in this process.
 #[derive(Debug, Default)]
 pub struct RevisionLocks {
-    taken: Mutex<HashSet<Arn>>,
+    locked: Mutex<HashSet<Arn>>,
 }
 
-/// A revision in hand until dropped, however the pass ends.
+/// RAII lock for one revision; released on drop.
 #[derive(Debug)]
 pub struct RevisionLock<'a> {
-    claims: &'a RevisionLocks,
+    locks: &'a RevisionLocks,
     arn: Arn,
 }
 
 impl RevisionLocks {
-    /// Takes a revision in hand; `None` while another pass has it.
+    /// Locks a revision. Returns `None` if another reconcile has locked it.
     pub fn take(&self, arn: &Arn) -> Option<RevisionLock<'_>> {
-        let is_free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(arn.clone());
-        is_free.then(|| RevisionLock { claims: self, arn: arn.clone() })
+        let is_free = self.locked.lock().unwrap_or_else(PoisonError::into_inner).insert(arn.clone());
+        is_free.then(|| RevisionLock { locks: self, arn: arn.clone() })
     }
 }
 
 impl Drop for RevisionLock<'_> {
     fn drop(&mut self) {
-        self.claims.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.arn);
+        self.locks.locked.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.arn);
     }
 }
 
@@ -40,17 +40,17 @@ mod tests {
     use crate::task_definition::Reference;
 
     #[test]
-    fn a_revision_is_in_one_hand_at_a_time() {
+    fn revision_is_locked_once_at_a_time() {
         let arn = |revision| {
             let text = format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{revision}");
             let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
             arn
         };
-        let claims = RevisionLocks::default();
-        let claim = claims.take(&arn("api:1")).expect("nobody has it");
-        assert!(claims.take(&arn("api:1")).is_none());
-        assert!(claims.take(&arn("api:2")).is_some());
-        drop(claim);
-        assert!(claims.take(&arn("api:1")).is_some());
+        let locks = RevisionLocks::default();
+        let lock = locks.take(&arn("api:1")).expect("a lock");
+        assert!(locks.take(&arn("api:1")).is_none());
+        assert!(locks.take(&arn("api:2")).is_some());
+        drop(lock);
+        assert!(locks.take(&arn("api:1")).is_some());
     }
 }

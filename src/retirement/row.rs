@@ -1,4 +1,5 @@
-//! What becomes of one declared revision, by what was recorded of it and what a pass learned. Pure.
+//! The status row of one declared revision, from the recorded row and the outcome of a reconcile.
+//! No I/O.
 
 use std::collections::BTreeMap;
 
@@ -25,15 +26,17 @@ const TIME_UNKNOWN: &str = "unused; spec.unusedFor starts once AWS has reported 
 const SUSPENDED: &str = "suspended: would be deregistered without spec.suspend";
 const DRY_RUN: &str = "dry run: would be deregistered without spec.dryRun";
 
-/// The messages of version 0.1.0, which had no `awaits` and no `usageUnknown`: a retired row with a message waited for a
-/// description, and a row with this beginning waited for a usage scan.
+/// Messages of version 0.1.0, which had no `awaits`: a retired row with one of them waits for a
+/// description.
 const EARLIER_AWAITS: [&str; 2] = [
     "retired; the time of the deregistration is still to be asked of ECS",
     "retired; to be looked at again, as requested",
 ];
+/// Prefix of the messages of version 0.1.0, which had no `usageUnknown`: such a row waits for a
+/// usage scan.
 const EARLIER_USAGE_UNKNOWN: &str = "it is not known whether it is in use";
 
-/// Whether a row still wants a look at ECS.
+/// Returns true if the revision of the row has to be read from ECS or acted on.
 #[must_use]
 pub fn is_due_for_ecs(row: &RevisionStatus) -> bool {
     match row.reason {
@@ -47,7 +50,7 @@ pub fn is_due_for_ecs(row: &RevisionStatus) -> bool {
     }
 }
 
-/// Whether a row waits for what there is to learn of the use of its revision.
+/// Returns true if the row waits for the usage of its revision.
 #[must_use]
 pub fn waits_for_usage(row: &RevisionStatus) -> bool {
     let is_earlier = |message: &String| message.starts_with(EARLIER_USAGE_UNKNOWN);
@@ -56,7 +59,7 @@ pub fn waits_for_usage(row: &RevisionStatus) -> bool {
         || row.message.as_ref().is_some_and(is_earlier)
 }
 
-/// The recorded row of an entry, whichever way it was written when it was recorded.
+/// Returns the recorded row of an entry, whether it was recorded with the short form or the ARN.
 #[must_use]
 pub fn recorded_row<'a>(entry: &Entry, rows: &'a [RevisionStatus]) -> Option<&'a RevisionStatus> {
     let arn = match &entry.target {
@@ -68,7 +71,7 @@ pub fn recorded_row<'a>(entry: &Entry, rows: &'a [RevisionStatus]) -> Option<&'a
     })
 }
 
-/// The row of an entry after a pass.
+/// Returns the row of an entry after a reconcile.
 pub(super) fn row(
     entry: &Entry,
     spec: &TaskDefinitionRetirementSpec,
@@ -90,10 +93,10 @@ pub(super) fn row(
             },
         },
         Target::Unresolved(_) | Target::Resolved(_) => {
-            let before = renewed(entry, recorded.unwrap_or_default(), trigger);
+            let before = before_reconcile(entry, recorded.unwrap_or_default(), trigger);
             let row = before.clone();
             let after = match (outcomes.get(&entry.revision), caller) {
-                (Some(outcome), _) => learned(row, spec, outcome),
+                (Some(outcome), _) => with_outcome(row, spec, outcome),
                 (None, Caller::Unknown(failure)) if is_due_for_ecs(&row) => failed(row, failure),
                 (None, _) => row,
             };
@@ -102,16 +105,17 @@ pub(super) fn row(
     }
 }
 
-/// Keeps the message of the first attempt while AWS answers with the same error: its text may hold a session name, a
-/// time or an encoded blob that differs on every attempt.
+/// Keeps the message of the first attempt while AWS returns the same error. Its text may contain a
+/// session name, a time or an encoded blob that differs on every attempt.
 fn with_first_message(before: &RevisionStatus, after: RevisionStatus) -> RevisionStatus {
     let is_same_error =
         after.error.is_some() && (before.reason, &before.error) == (after.reason, &after.error);
     if is_same_error { RevisionStatus { message: before.message.clone(), ..after } } else { after }
 }
 
-/// The row as it stands before this pass: what a person has asked for makes it pending again, unless it is retired.
-fn renewed(entry: &Entry, recorded: RevisionStatus, trigger: Trigger) -> RevisionStatus {
+/// Returns the row before the reconcile. A changed spec or a requested reconcile makes it pending
+/// again, unless it is retired.
+fn before_reconcile(entry: &Entry, recorded: RevisionStatus, trigger: Trigger) -> RevisionStatus {
     let row = match &entry.target {
         Target::Resolved(arn) => {
             RevisionStatus { revision: entry.revision.clone(), arn: Some(arn.to_string()), ..recorded }
@@ -129,7 +133,7 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, trigger: Trigger) -> Revisio
             ..row
         },
         Reason::Retired | Reason::Deleting | Reason::Deleted => row,
-        // The entry resolves now, whatever was wrong with it.
+        // The entry is resolved now, so that the earlier rejection no longer applies.
         Reason::Invalid | Reason::WrongAccount | Reason::WrongRegion => pending(row),
         _ if trigger.is_due() => pending(row),
         _ => row,
@@ -137,19 +141,23 @@ fn renewed(entry: &Entry, recorded: RevisionStatus, trigger: Trigger) -> Revisio
 }
 
 fn pending(row: RevisionStatus) -> RevisionStatus {
-    // After a dry run, which is scanned only once, the cool-down starts again.
+    // The cool-down starts again after a dry run, as usage was not tracked meanwhile.
     let unused_since = row.unused_since.filter(|_| row.reason != Reason::DryRun);
     let row = RevisionStatus { used_by: Vec::new(), unused_since, usage_unknown: false, ..row };
     RevisionStatus { reason: Reason::Pending, message: None, error: None, ..row }
 }
 
-fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &Outcome) -> RevisionStatus {
+fn with_outcome(
+    row: RevisionStatus,
+    spec: &TaskDefinitionRetirementSpec,
+    outcome: &Outcome,
+) -> RevisionStatus {
     let row = RevisionStatus { error: None, usage_unknown: false, ..row };
     match outcome {
         Outcome::Unused => pending(row),
         Outcome::MustWait { before, usage } => {
             let row = before.as_ref().map_or(row.clone(), |before| described(row, spec, before));
-            used(row, spec, usage)
+            with_usage(row, spec, usage)
         }
         Outcome::Described(Ok(description)) => described(row, spec, description),
         Outcome::Described(Err(failure)) => failed(row, failure),
@@ -159,17 +167,17 @@ fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &O
                 (Ok(description), after) if description.status.is_retired() => {
                     let request_id = reply.request_id.clone();
                     let row = RevisionStatus { request_id, ..described(row, spec, description) };
-                    timed(row, spec, after.as_ref())
+                    with_time(row, spec, after.as_ref())
                 }
                 (Ok(description), _) => described(row, spec, description),
-                // Refused, because somebody else was faster.
+                // Refused because another client has deregistered it.
                 (Err(_), Some(Ok(after))) if after.status.is_retired() => described(row, spec, after),
                 (Err(_), Some(Err(after)))
                     if matches!(after.kind, FailureKind::Absent | FailureKind::Deleted) =>
                 {
                     failed(row, after)
                 }
-                // That it is gone is believed only once a look says so as well.
+                // Confirm NotFound with DescribeTaskDefinition.
                 (Err(failure @ Failure { kind: FailureKind::Absent, .. }), _) => {
                     failed(row, &Failure { kind: FailureKind::Refused, ..failure.clone() })
                 }
@@ -179,13 +187,13 @@ fn learned(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, outcome: &O
     }
 }
 
-/// The row of a revision that is ACTIVE, and kept from being deregistered by `usage`.
-fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -> RevisionStatus {
+/// Returns the row of an ACTIVE revision whose `usage` prevents the deregistration.
+fn with_usage(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -> RevisionStatus {
     let (row, message) = match usage {
         Use::InUse(users) => {
             let used_by = users.named.iter().map(ToString::to_string).collect();
             let row = RevisionStatus { reason: Reason::InUse, used_by, unused_since: None, ..row };
-            (row, in_use(users.named.len() + users.more))
+            (row, in_use_message(users.named.len() + users.more))
         }
         Use::Unused { at, last_used } => {
             let since = unused_since(Some(&row), *at, *last_used);
@@ -200,7 +208,7 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
             )
         }
         Use::Unknown(failure) => {
-            // Even for a dry run this is no answer yet.
+            // A dry run has no result either until the usage is known.
             let message = format!("{USAGE_UNKNOWN}: {}", failure.message);
             let row = failed(row, &Failure { message, ..failure.clone() });
             return RevisionStatus { usage_unknown: true, ..row };
@@ -213,14 +221,19 @@ fn used(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -
     RevisionStatus { message: Some(message), ..row }
 }
 
-/// Returns how many users a revision has; `usedBy` names them.
-fn in_use(users: usize) -> String {
+/// Returns a message with the number of users; `usedBy` names them.
+fn in_use_message(users: usize) -> String {
     let noun = if users == 1 { "service or task" } else { "services or tasks" };
     format!("in use by {users} {noun}")
 }
 
-/// The row of a revision that was just deregistered: ECS gives its time only to those who look afterwards.
-fn timed(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, after: Option<&Seen>) -> RevisionStatus {
+/// Returns the row of a revision that was just deregistered. The response omits `deregisteredAt`,
+/// which has to be read with `DescribeTaskDefinition`.
+fn with_time(
+    row: RevisionStatus,
+    spec: &TaskDefinitionRetirementSpec,
+    after: Option<&Seen>,
+) -> RevisionStatus {
     let row = match after {
         Some(Ok(after)) => described(row, spec, after),
         _ => row,
@@ -231,7 +244,7 @@ fn timed(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, after: Option
 }
 
 fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &Description) -> RevisionStatus {
-    // ECS never reactivates a revision: a description that shows less than the record is older than it.
+    // ECS never reactivates a revision: an ACTIVE description is stale.
     if is_retired(&row) && !seen.status.is_retired() {
         return RevisionStatus { awaits: None, message: None, ..row };
     }
@@ -251,7 +264,7 @@ fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &De
         registered_at: seen.registered_at.map(Time).or(row.registered_at),
         deregistered_at: seen.deregistered_at.map(Time).or(row.deregistered_at),
         used_by: Vec::new(),
-        // What nobody looks at may be used again meanwhile.
+        // Reset `unusedSince` while usage is not tracked.
         unused_since: row.unused_since.filter(|_| reason == Reason::Pending),
         ..row
     }
@@ -259,7 +272,7 @@ fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &De
 
 fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
     let reason = match failure.kind {
-        // What was retired and is there no more, ECS has deleted.
+        // A retired revision that ECS does not have was deleted.
         FailureKind::Absent if is_retired(&row) => {
             return deleted(row);
         }

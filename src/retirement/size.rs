@@ -1,21 +1,23 @@
-//! Keeps a status within what etcd stores for one object. Pure.
+//! Limits the size of a status to what etcd stores for one object. No I/O.
 
 use std::fmt::Write;
 
 use crate::api::{RevisionStatus, TaskDefinitionRetirementStatus};
 
-/// How many bytes of JSON the messages and users of all rows may take together. With the other fields of 500
-/// rows, the longest spec and an annotation that repeats the spec, this stays below the limit of etcd.
+/// Maximum size of the messages and users of all rows together, in bytes of JSON. With the other
+/// fields of 500 rows, the longest spec and an annotation that repeats the spec, this stays below
+/// the limit of etcd.
 /// Source: `--max-request-bytes` of etcd, 1.5 MiB by default.
 pub const TEXT_BYTES: usize = 320 * 1024;
 
-/// How many bytes of JSON the message and the users of one row may take, however few rows there are.
+/// Maximum size of the message and the users of one row, in bytes of JSON, even if there are few
+/// rows.
 pub const ROW_TEXT_BYTES: usize = 4096;
 
-/// How many bytes of JSON the message of a condition may take.
+/// Maximum size of the message of a condition, in bytes of JSON.
 pub const CONDITION_MESSAGE_BYTES: usize = 1024;
 
-/// How many bytes of JSON are kept of the annotation that requests a reconcile.
+/// Maximum size of the recorded annotation that requests a reconcile, in bytes of JSON.
 pub const REQUESTED_AT_BYTES: usize = 256;
 
 const REVISION_BYTES: usize = 340;
@@ -24,15 +26,16 @@ const REQUEST_ID_BYTES: usize = 128;
 const ERROR_CODE_BYTES: usize = 128;
 const USER_BYTES: usize = 520;
 
-/// How many bytes it takes to say that the users are truncated.
+/// Size of the text that reports that the users are truncated, in bytes of JSON.
 const OMISSION_BYTES: usize = 32;
 
-/// What a text ends with that was cut.
+/// Suffix of a truncated text.
 const CUT: &str = "...";
 
-/// Shortens the texts of a status so that the API server can always store it.
+/// Truncates the texts of a status so that the API server can always store it.
 ///
-/// The limit of a row depends on the number of rows alone, so that a row is the same in every reconcile.
+/// The limit of a row depends on the number of rows alone, so that a row is the same in every
+/// reconcile.
 #[must_use]
 pub fn fitted(mut status: TaskDefinitionRetirementStatus) -> TaskDefinitionRetirementStatus {
     let limit = ROW_TEXT_BYTES.min(TEXT_BYTES / status.revisions.len().max(1));
@@ -45,7 +48,8 @@ pub fn fitted(mut status: TaskDefinitionRetirementStatus) -> TaskDefinitionRetir
     status
 }
 
-/// Keeps the message before the users: it says how many there are.
+/// Truncates the texts of a row. The message takes precedence over the users, as it contains their
+/// number.
 fn fit_row(row: &mut RevisionStatus, limit: usize) {
     cut(&mut row.revision, REVISION_BYTES);
     row.status.iter_mut().for_each(|status| cut(status, STATUS_BYTES));
@@ -54,7 +58,7 @@ fn fit_row(row: &mut RevisionStatus, limit: usize) {
     row.used_by.iter_mut().for_each(|user| cut(user, USER_BYTES));
     let message = row.message.get_or_insert_default();
     cut(message, limit);
-    // Each user takes quotation marks and a comma besides.
+    // Each user also takes two quotation marks and a comma.
     let bytes: Vec<usize> = row.used_by.iter().map(|user| json_bytes(user) + 3).collect();
     if json_bytes(message) + bytes.iter().sum::<usize>() > limit {
         cut(message, limit - OMISSION_BYTES);
@@ -71,7 +75,7 @@ fn fit_row(row: &mut RevisionStatus, limit: usize) {
     row.message.take_if(|message| message.is_empty());
 }
 
-/// Cuts `text` so that it takes at most `limit` bytes of JSON, and ends with "..." if anything is missing.
+/// Truncates `text` to at most `limit` bytes of JSON. A truncated text ends with "...".
 pub fn cut(text: &mut String, limit: usize) {
     if json_bytes(text) <= limit {
         return;
@@ -85,11 +89,13 @@ pub fn cut(text: &mut String, limit: usize) {
     text.push_str(CUT);
 }
 
-/// How many bytes `text` takes in JSON as the API server writes it, without the quotation marks.
+/// Returns the size of `text` in JSON as the API server writes it, in bytes, without the quotation
+/// marks.
 fn json_bytes(text: &str) -> usize {
     text.chars().map(char_bytes).sum()
 }
 
+/// Returns the size of a character in JSON, in bytes.
 /// Source: `encoding/json` of Go, which also escapes what HTML and JavaScript treat specially.
 fn char_bytes(char: char) -> usize {
     match char {

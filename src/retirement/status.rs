@@ -1,4 +1,5 @@
-//! The whole status of a resource, made from its spec, what was recorded, and what a pass learned. Pure.
+//! The status of a resource, from its spec, the recorded status and the observations of a
+//! reconcile. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -21,25 +22,27 @@ use crate::{
     },
 };
 
-/// What a pass found out, as far as it got.
+/// Result of a (possibly partial) reconcile.
 #[derive(Clone, Copy, Debug)]
 pub enum Observation<'a> {
     Invalid(&'a InvalidSpec),
     Valid {
         region: &'a str,
-        /// The account whose revisions the short forms name; `None` if that is not yet known.
+        /// The account whose revisions the short forms refer to; `None` if it is not known yet.
         account: Option<&'a str>,
         entries: &'a [Entry],
         caller: Caller<'a>,
         outcomes: &'a BTreeMap<String, Outcome>,
-        /// Where the resource stands in the line for a turn, if it does.
-        place: Option<QueuePosition>,
-        /// When the usage scan that `outcomes` rest on ended, by AWS's clock, if it tells of all revisions that cool down.
+        /// The position in the queue for a permit to deregister; `None` if the resource is not
+        /// queued.
+        position: Option<QueuePosition>,
+        /// End of the usage scan that `outcomes` are based on, by AWS's clock. `None` if the scan
+        /// did not confirm all revisions that are cooling down.
         scanned_at: Option<Timestamp>,
     },
 }
 
-/// What is known of the controller's identity in the region of the resource.
+/// The controller's AWS identity in the region of the resource.
 #[derive(Clone, Copy, Debug)]
 pub enum Caller<'a> {
     NotRequested,
@@ -57,27 +60,27 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// The one place where a status is made.
+/// Returns the new status of a resource. The status of every resource that parses is built here.
 #[must_use]
 pub fn summarize(
     resource: &TaskDefinitionRetirement,
-    finding: Observation<'_>,
+    observation: Observation<'_>,
     now: Timestamp,
 ) -> TaskDefinitionRetirementStatus {
     let recorded = resource.status.clone().unwrap_or_default();
     let generation = resource.metadata.generation;
-    let (region, account, rows, summary, scanned_at) = match finding {
+    let (region, account, rows, summary, scanned_at) = match observation {
         Observation::Invalid(error) => {
             let summary = Summary::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
             (recorded.region, recorded.account, recorded.revisions, summary, None)
         }
-        Observation::Valid { region, account, entries, caller, outcomes, place, scanned_at } => {
+        Observation::Valid { region, account, entries, caller, outcomes, position, scanned_at } => {
             let trigger = Trigger::of(resource, &recorded);
             let rows: Vec<RevisionStatus> = entries
                 .iter()
                 .map(|entry| row(entry, &resource.spec, &recorded.revisions, trigger, caller, outcomes))
                 .collect();
-            let summary = Summary::of(&rows, place.map(|place| (place, now)));
+            let summary = Summary::of(&rows, position.map(|position| (position, now)));
             (Some(region.to_owned()), account.map(str::to_owned), rows, summary, scanned_at)
         }
     };
@@ -101,7 +104,7 @@ fn count(rows: usize) -> i32 {
     i32::try_from(rows).unwrap_or(i32::MAX)
 }
 
-/// Returns the value of the annotation that requests a reconcile, as far as the status must_wait it.
+/// Returns the value of the annotation that requests a reconcile, truncated as in the status.
 #[must_use]
 pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<String> {
     let mut requested = resource.annotations().get(REQUESTED_AT).cloned();
@@ -111,7 +114,7 @@ pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<String> {
     requested
 }
 
-/// What a person has asked for since the status was recorded.
+/// Changes and requests by users since the status was recorded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Trigger {
     pub spec_changed: bool,
@@ -140,7 +143,7 @@ mod tests {
     use crate::api::{Reason, TaskDefinitionRetirementSpec, conditions::STALLED};
 
     #[test]
-    fn a_spec_that_became_invalid_loses_nothing_that_was_recorded() {
+    fn recorded_rows_are_kept_if_the_spec_becomes_invalid() {
         let retired = RevisionStatus {
             revision: "api:1".to_owned(),
             reason: Reason::Retired,

@@ -1,4 +1,4 @@
-//! The shell of a resource's record: its status, written only when it differs, and the events of its transitions.
+//! Writes the status of a resource if it differs, and publishes events for its transitions (I/O).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,20 +29,22 @@ use crate::{
     },
 };
 
-/// The longest prefix of an event's name: a name has at most 253 characters, and the API server adds 5.
+/// The longest prefix of an event name: a name has at most 253 characters, of which the API server
+/// adds 5.
 const EVENT_NAME_LENGTH: usize = 247;
 
-/// One resource as it was last read or written, with what is known beyond that.
+/// A resource, its last written status, and the rows that are not written yet.
 pub struct Record<'a> {
     api: Api<TaskDefinitionRetirement>,
     context: &'a Context,
     resource: TaskDefinitionRetirement,
-    /// The status that the API server holds.
+    /// The status that the API server has stored.
     written: Option<TaskDefinitionRetirementStatus>,
 }
 
 impl<'a> Record<'a> {
-    /// `now` is the time by AWS's clock, or `None` while that is unknown.
+    /// Restores the rows that are not written yet, and resets cool-downs that do not resume. `now`
+    /// is the time by AWS's clock, or `None` while it is unknown.
     pub fn open(
         api: Api<TaskDefinitionRetirement>,
         mut resource: TaskDefinitionRetirement,
@@ -63,18 +65,18 @@ impl<'a> Record<'a> {
         &self.resource
     }
 
-    /// Returns what limits the AWS account of the resource.
+    /// Returns the limits on the AWS account of the resource.
     #[must_use]
     pub fn account_guard(&self) -> AccountGuard<'_> {
         let TaskDefinitionRetirement { spec, status, .. } = &self.resource;
         AccountGuard::new(spec, status.as_ref(), &self.context.allowed_accounts)
     }
 
-    /// Writes the status if it differs, and publishes what has changed for people. What the pass learned of the
-    /// revisions in `learned` is kept where the write fails.
+    /// Writes the status if it differs, and publishes events for its transitions. If the write
+    /// fails, the rows of the revisions in `learned` are kept in memory.
     ///
     /// # Errors
-    /// Where the API server does not take it.
+    /// Returns [`Error::PatchStatus`] if the write fails.
     pub async fn write(
         &mut self,
         status: TaskDefinitionRetirementStatus,
@@ -101,8 +103,8 @@ impl<'a> Record<'a> {
             }
             let now = (self.context.clock)();
             let is_repeated = |row: &RevisionStatus| self.context.recent_events.repeats(&uid, row, now);
-            for notice in event_notes(&before, &status, is_repeated) {
-                publish(&self.resource, notice, self.context).await;
+            for event_note in event_notes(&before, &status, is_repeated) {
+                publish(&self.resource, event_note, self.context).await;
             }
         }
         self.context.pending_status.forget(&uid);
@@ -116,8 +118,9 @@ fn manager() -> PatchParams {
     PatchParams::apply(CONTROLLER).force()
 }
 
-/// The resource version makes the API server refuse a status that was made from an older one: by a process that was
-/// paused, or for another resource that had the name.
+/// Returns the server-side apply patch for a status. Its resource version makes the API server
+/// reject a status that is based on an older version: written by a process that was paused, or for
+/// an earlier resource of the same name.
 fn apply(metadata: &ObjectMeta, status: &TaskDefinitionRetirementStatus) -> Value {
     json!({
         "apiVersion": TaskDefinitionRetirement::api_version(&()),
@@ -127,8 +130,8 @@ fn apply(metadata: &ObjectMeta, status: &TaskDefinitionRetirementStatus) -> Valu
     })
 }
 
-/// An event that cannot be published is no reason to stop: the status has it all.
-async fn publish(resource: &TaskDefinitionRetirement, notice: EventNote, context: &Context) {
+/// Publishes an event. A failure is only logged, as the status contains the same information.
+async fn publish(resource: &TaskDefinitionRetirement, event_note: EventNote, context: &Context) {
     let api: Api<Event> = Api::namespaced(context.client.clone(), &resource.namespace().unwrap_or_default());
     let name = resource.name_any();
     let prefix = name[..name.len().min(EVENT_NAME_LENGTH)].trim_end_matches(['.', '-']);
@@ -136,12 +139,12 @@ async fn publish(resource: &TaskDefinitionRetirement, notice: EventNote, context
         metadata: ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() },
         action: Some("Retire".to_owned()),
         event_time: Some(MicroTime((context.clock)())),
-        note: Some(notice.note),
-        reason: Some(notice.reason),
+        note: Some(event_note.note),
+        reason: Some(event_note.reason),
         regarding: Some(resource.object_ref(&())),
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(context.instance.clone()),
-        type_: Some(if notice.is_warning { "Warning" } else { "Normal" }.to_owned()),
+        type_: Some(if event_note.is_warning { "Warning" } else { "Normal" }.to_owned()),
         ..Event::default()
     };
     let parameters = PostParams::default();
@@ -151,10 +154,11 @@ async fn publish(resource: &TaskDefinitionRetirement, notice: EventNote, context
     }
 }
 
-/// Reports a resource that does not parse, as an older CRD may let one in. It is looked at again when it changes.
+/// Reports a resource that does not parse in its conditions. An older CRD may have admitted it. It
+/// is reconciled again when it changes.
 ///
 /// # Errors
-/// Where Kubernetes does not take or give the resource.
+/// Returns [`Error::ReadResource`] or [`Error::PatchStatus`] if a call to the API server fails.
 pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Result<Option<Duration>, Error> {
     let namespace = metadata.namespace.clone().unwrap_or_default();
     let name = metadata.name.clone().unwrap_or_default();
@@ -171,7 +175,7 @@ pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Resu
     };
     let recorded = Option::<TaskDefinitionRetirementStatus>::deserialize(&object.data["status"]);
     let Ok(recorded) = recorded.map(Option::unwrap_or_default) else {
-        // Of a later version of the CRD, say: to tell of it there would lose what it holds.
+        // The status was written by a newer version, for example. Overwriting it would lose data.
         let error = &error as &dyn std::error::Error;
         tracing::error!(
             namespace,

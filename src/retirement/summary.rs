@@ -1,4 +1,4 @@
-//! How a resource is doing as a whole: its counts and its conditions, from its rows. Pure.
+//! Aggregate state of a resource: its counts and conditions, from its rows. No I/O.
 
 use std::fmt::Write;
 
@@ -16,10 +16,10 @@ use crate::{
     retirement::resolve::InvalidSpec,
 };
 
-/// The reason of the conditions of a resource of which no entry can be acted on.
+/// The reason of the conditions of a resource whose spec is invalid.
 pub const INVALID_SPEC: &str = "InvalidSpec";
 
-/// How far a resource is, and who can get it further.
+/// Aggregate state of a resource.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Summary {
     pub declared: usize,
@@ -31,38 +31,39 @@ pub struct Summary {
     message: String,
 }
 
-/// kstatus reads these as Current, InProgress, Failed, and, for `Held`, InProgress.
+/// kstatus computes Current, InProgress, Failed and, for `OnHold`, InProgress.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Ready,
     Reconciling,
     Stalled,
-    /// Waits as its author told it to.
-    Held,
+    /// Suspended or a dry run.
+    OnHold,
 }
 
 impl Summary {
-    /// The summary on a resource whose entries are `rows`, and which stands in line for a turn at `place` now.
+    /// Returns the summary of a resource with `rows`. `position` is its position in the wait queue
+    /// and the current time; `None` if it is not queued.
     #[must_use]
-    pub fn of(rows: &[RevisionStatus], place: Option<(QueuePosition, Timestamp)>) -> Self {
-        let those = |wanted: ReasonClass| rows.iter().filter(move |row| row.reason.class() == wanted);
-        let number = |wanted: ReasonClass| those(wanted).count();
+    pub fn of(rows: &[RevisionStatus], position: Option<(QueuePosition, Timestamp)>) -> Self {
+        let of_class = |wanted: ReasonClass| rows.iter().filter(move |row| row.reason.class() == wanted);
+        let number = |wanted: ReasonClass| of_class(wanted).count();
         let (retired, progressing) = (number(ReasonClass::Retired), number(ReasonClass::Progressing));
-        let (held, rejected) = (number(ReasonClass::OnHold), number(ReasonClass::Rejected));
+        let (on_hold, rejected) = (number(ReasonClass::OnHold), number(ReasonClass::Rejected));
         let (state, why) = if progressing > 0 {
-            // What hinders tells more than that something is still to be done.
-            let hindered = those(ReasonClass::Progressing).find(|row| row.reason != Reason::Pending);
-            (State::Reconciling, hindered.or_else(|| those(ReasonClass::Progressing).next()))
+            // Prefer a blocking reason over Pending.
+            let blocking = of_class(ReasonClass::Progressing).find(|row| row.reason != Reason::Pending);
+            (State::Reconciling, blocking.or_else(|| of_class(ReasonClass::Progressing).next()))
         } else if rejected > 0 {
-            (State::Stalled, those(ReasonClass::Rejected).next())
-        } else if held > 0 {
-            (State::Held, those(ReasonClass::OnHold).next())
+            (State::Stalled, of_class(ReasonClass::Rejected).next())
+        } else if on_hold > 0 {
+            (State::OnHold, of_class(ReasonClass::OnHold).next())
         } else {
             (State::Ready, None)
         };
         let reason = why.map_or(Reason::Retired, |row| row.reason);
         let mut message = format!("{retired} of {} revisions retired", rows.len());
-        for (number, word) in [(progressing + held, "waiting"), (rejected, "rejected")] {
+        for (number, word) in [(progressing + on_hold, "waiting"), (rejected, "rejected")] {
             if number > 0 {
                 let _ = write!(message, ", {number} {word}");
             }
@@ -74,15 +75,15 @@ impl Summary {
                 same => drop(write!(message, " (and {} more)", same - 1)),
             }
         }
-        if let Some((place, now)) = place
+        if let Some((position, now)) = position
             && why.is_some_and(|row| row.reason == Reason::Pending)
         {
-            let _ = write!(message, ": {}", queued(place, progressing, now));
+            let _ = write!(message, ": {}", queued(position, progressing, now));
         }
         Self {
             declared: rows.len(),
             retired,
-            waiting: progressing + held,
+            waiting: progressing + on_hold,
             rejected,
             state,
             reason: reason.as_str().to_owned(),
@@ -90,7 +91,7 @@ impl Summary {
         }
     }
 
-    /// The summary on a resource of which no entry can be acted on; what was retired before, stays so.
+    /// Returns the summary of a resource whose spec is invalid. Recorded retirements still count.
     #[must_use]
     pub fn invalid(error: &InvalidSpec, declared: usize, recorded: &[RevisionStatus]) -> Self {
         let is_retired = |row: &&RevisionStatus| row.reason.class() == ReasonClass::Retired;
@@ -106,7 +107,7 @@ impl Summary {
         }
     }
 
-    /// The summary on a resource that does not parse; `error` names the field.
+    /// Returns the summary of a resource that does not parse. `error` names the field.
     #[must_use]
     pub fn unreadable(error: &dyn std::fmt::Display) -> Self {
         Self {
@@ -120,7 +121,8 @@ impl Summary {
         }
     }
 
-    /// Ready always; Reconciling and Stalled only while true, and never both.
+    /// Returns the conditions: Ready always, and either Reconciling or Stalled only while it is
+    /// true.
     #[must_use]
     pub fn conditions(
         &self,
@@ -144,13 +146,14 @@ impl Summary {
         match self.state {
             State::Reconciling => conditions.push(condition(RECONCILING, true)),
             State::Stalled => conditions.push(condition(STALLED, true)),
-            State::Ready | State::Held => {}
+            State::Ready | State::OnHold => {}
         }
         conditions
     }
 }
 
-/// Returns the message of a row, and the first of its users: the message of the row does not repeat them.
+/// Returns the message of a row with the first of its users, which the message itself does not
+/// name. Returns `None` if the row has no message.
 #[must_use]
 pub fn explanation(row: &RevisionStatus) -> Option<String> {
     let message = row.message.clone()?;
@@ -161,12 +164,12 @@ pub fn explanation(row: &RevisionStatus) -> Option<String> {
     })
 }
 
-/// The position in the wait queue, and the estimated completion if no other resource queues: rounded up to five minutes, to
-/// limit status writes.
-fn queued(place: QueuePosition, pending: usize, now: Timestamp) -> String {
-    let QueuePosition { ahead, waiting, per_second } = place;
-    let turns = ahead + 1 + (pending.saturating_sub(1)).saturating_mul(waiting);
-    let seconds = as_float(turns) / per_second;
+/// Returns the position in the wait queue and the estimated completion if no other resource is
+/// queued meanwhile. The estimate is rounded up to five minutes to limit status writes.
+fn queued(position: QueuePosition, pending: usize, now: Timestamp) -> String {
+    let QueuePosition { ahead, waiting, per_second } = position;
+    let permits = ahead + 1 + (pending.saturating_sub(1)).saturating_mul(waiting);
+    let seconds = as_float(permits) / per_second;
     let done = SignedDuration::try_from_secs_f64(seconds).ok().and_then(|wait| now.checked_add(wait).ok());
     let by = done.and_then(|done| {
         let minutes = 5 * (done.as_second() / 300 + 1);
@@ -194,51 +197,51 @@ mod tests {
         }
     }
 
-    /// The condition types that are there, the reason, and the message.
-    fn told(rows: &[RevisionStatus]) -> (Vec<String>, String, String) {
+    /// Returns the conditions as type and status, the reason, and the message.
+    fn report(rows: &[RevisionStatus]) -> (Vec<String>, String, String) {
         let conditions = Summary::of(rows, None).conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
         let types = conditions.iter().map(|it| format!("{}={}", it.type_, it.status)).collect();
         (types, conditions[0].reason.clone(), conditions[0].message.clone())
     }
 
     #[test]
-    fn what_hinders_is_told_before_what_is_only_to_be_done() {
+    fn blocking_reason_takes_precedence_over_pending() {
         let rows = [
             row("api:1", Reason::Retired, None),
             row("api:2", Reason::Pending, None),
             row("api:3", Reason::Throttled, Some("Rate exceeded")),
             row("api:4", Reason::NotFound, Some("none")),
         ];
-        let (types, reason, message) = told(&rows);
+        let (types, reason, message) = report(&rows);
         assert_eq!(types, ["Ready=False", "Reconciling=True"]);
         assert_eq!(reason, "Throttled");
         assert_eq!(message, "1 of 4 revisions retired, 2 waiting, 1 rejected: api:3: Rate exceeded");
     }
 
     #[test]
-    fn a_resource_is_stalled_once_nothing_but_a_person_can_help() {
+    fn resource_is_stalled_if_only_rejected_rows_and_rows_on_hold_are_left() {
         let rows = [
             row("api:1", Reason::Retired, None),
             row("api:2", Reason::NotFound, Some("none")),
-            row("api:3", Reason::Suspended, Some("held")),
+            row("api:3", Reason::Suspended, Some("suspended")),
             row("api:4", Reason::NotFound, Some("none")),
         ];
-        let (types, reason, message) = told(&rows);
+        let (types, reason, message) = report(&rows);
         assert_eq!(types, ["Ready=False", "Stalled=True"]);
         assert_eq!(reason, "NotFound");
         assert_eq!(message, "1 of 4 revisions retired, 1 waiting, 2 rejected: api:2: none (and 1 more)");
     }
 
     #[test]
-    fn a_resource_that_its_author_holds_is_neither_reconciling_nor_stalled() {
-        let (types, reason, message) = told(&[row("api:1", Reason::DryRun, Some("would be"))]);
+    fn resource_on_hold_is_neither_reconciling_nor_stalled() {
+        let (types, reason, message) = report(&[row("api:1", Reason::DryRun, Some("would be"))]);
         assert_eq!(types, ["Ready=False"]);
         assert_eq!(reason, "DryRun");
         assert_eq!(message, "0 of 1 revisions retired, 1 waiting: api:1: would be");
     }
 
     #[test]
-    fn a_transition_has_the_time_at_which_the_status_of_the_condition_changed() {
+    fn last_transition_time_changes_only_with_the_status_of_the_condition() {
         let later = Timestamp::from_second(60).expect("a time");
         let pending = Summary::of(&[row("api:1", Reason::Pending, None)], None);
         let denied = Summary::of(&[row("api:1", Reason::AccessDenied, Some("no"))], None);
@@ -246,33 +249,36 @@ mod tests {
         assert_eq!(pending.conditions(&first, Some(1), later), first);
         let second = denied.conditions(&first, Some(2), later);
         let times: Vec<i64> = second.iter().map(|it| it.last_transition_time.0.as_second()).collect();
-        assert_eq!(times, [0, 60], "Ready was False before, Stalled is new");
+        assert_eq!(times, [0, 60], "Ready was False already, Stalled is new");
     }
 
     #[test]
-    fn one_that_stands_in_line_says_where_and_until_about_when() {
+    fn queued_resource_reports_its_position_and_estimated_completion() {
         let rows = [row("api:1", Reason::Pending, None), row("api:2", Reason::Pending, None)];
-        let told = |seconds: i64| {
-            let place = QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 };
+        let message = |seconds: i64| {
+            let position = QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 };
             let now = Timestamp::from_second(seconds).expect("a time");
-            Summary::of(&rows, Some((place, now))).message
+            Summary::of(&rows, Some((position, now))).message
         };
         let expected = "0 of 2 revisions retired, 2 waiting: queued for deregistration at position 30 of 40; estimated completion 1970-01-01 00:05 UTC";
-        assert_eq!(told(0), expected);
-        assert_eq!(told(100), expected, "the same for a while");
-        // Its second turn comes after all the others' first, 30 + 40 turns from now.
-        assert!(told(159).ends_with("00:05 UTC") && told(160).ends_with("00:10 UTC"));
+        assert_eq!(message(0), expected);
+        assert_eq!(message(100), expected, "the estimate is rounded");
+        // Its second permit comes after the first of each other resource, 30 + 40 permits from now.
+        assert!(message(159).ends_with("00:05 UTC") && message(160).ends_with("00:10 UTC"));
 
-        let (place, now) = (QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 }, Timestamp::UNIX_EPOCH);
+        let (position, now) =
+            (QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 }, Timestamp::UNIX_EPOCH);
         let throttled = [row("api:1", Reason::Throttled, None), row("api:2", Reason::Pending, None)];
-        let hindered = Summary::of(&throttled, Some((place, now))).message;
-        assert_eq!(hindered, "0 of 2 revisions retired, 2 waiting", "what hinders it is another thing");
-        let stopped = QueuePosition { per_second: 0.0, ..place };
-        assert!(Summary::of(&rows, Some((stopped, now))).message.ends_with("estimated completion unknown"));
+        let blocked = Summary::of(&throttled, Some((position, now))).message;
+        assert_eq!(blocked, "0 of 2 revisions retired, 2 waiting", "the blocking reason is not the queue");
+        let without_rate = QueuePosition { per_second: 0.0, ..position };
+        assert!(
+            Summary::of(&rows, Some((without_rate, now))).message.ends_with("estimated completion unknown")
+        );
     }
 
     #[test]
-    fn what_was_retired_before_the_spec_became_invalid_still_counts() {
+    fn retirements_still_count_if_the_spec_becomes_invalid() {
         let rows = [
             row("api:1", Reason::Retired, None),
             row("api:2", Reason::Pending, None),
@@ -285,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_says_where() {
+    fn unreadable_resource_reports_the_field() {
         let conditions = Summary::unreadable(&"spec.revisions[1]: invalid type").conditions(
             &[],
             None,

@@ -1,4 +1,5 @@
-//! Passes over resources of a modelled API server, at a simulated ECS in the same process, by a clock that jumps to whatever is next.
+//! Test world: reconciles resources of the model API server against an in-process simulated ECS, in
+//! paused tokio time.
 
 use std::{
     collections::BTreeSet,
@@ -50,25 +51,25 @@ const REGION: &str = "us-west-2";
 const NAMESPACE: &str = "platform";
 const RETIREMENTS: &str = "taskdefinitionretirements";
 
-/// How many passes may be at work at AWS at once.
-pub const SLOTS: u32 = 16;
+/// Number of AWS concurrency permits.
+pub const CONCURRENCY: u32 = 16;
 
-/// The requests that a pass makes to the API server, as [`World::before`] takes them.
+/// The requests of a reconcile to the API server, as names for [`World::before`].
 pub const GET: &str = "Get taskdefinitionretirements";
 pub const APPLY: &str = "ApplyStatus taskdefinitionretirements";
 pub const CREATE_EVENT: &str = "Create events";
 
-/// What comes between a request and its answer.
+/// What happens between a request and its response.
 pub enum Between {
-    /// Something else happens first.
+    /// Runs the closure first.
     Do(Box<dyn FnOnce() + Send>),
-    /// It is answered with this code instead.
+    /// Responds with this status code instead.
     Refuse(u16),
-    /// It takes that long.
+    /// Delays the response.
     Delay(Duration),
 }
 
-/// The API server and AWS, and a process that makes passes.
+/// The API server, AWS, and a process that reconciles.
 pub struct World {
     pub api: ModelApi,
     pub ecs: SimulatedEcs,
@@ -83,9 +84,10 @@ pub struct World {
 /// The connection to the API server.
 #[derive(Default)]
 struct Wire {
-    /// What is planned for which request of a name, counted down to 0.
+    /// Planned interventions: the name of the request, a countdown of its occurrences, and the
+    /// intervention.
     planned: Mutex<Vec<(String, u32, Between)>>,
-    asked: Mutex<Vec<String>>,
+    requests: Mutex<Vec<String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,15 +95,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Wire {
-    /// Lets happen what is planned for a request. The code that it is answered with instead, if that is planned.
-    async fn carry(&self, request: String) -> Option<u16> {
+    /// Runs the planned intervention for a request. Returns the status code to respond with
+    /// instead, if any.
+    async fn intervene(&self, request: String) -> Option<u16> {
         let planned = {
             let mut planned = lock(&self.planned);
             planned.iter_mut().filter(|(it, ..)| *it == request).for_each(|(_, left, _)| *left -= 1);
             let index = planned.iter().position(|(_, left, _)| *left == 0);
             index.map(|index| planned.remove(index).2)
         };
-        lock(&self.asked).push(request);
+        lock(&self.requests).push(request);
         match planned? {
             Between::Do(act) => act(),
             Between::Refuse(code) => return Some(code),
@@ -116,11 +119,11 @@ async fn kubernetes(
     wire: Arc<Wire>,
     request: Request<kube::client::Body>,
 ) -> Result<Response<Body>, BoxError> {
-    let asked = Asked::receive(request).await?;
-    let refused = wire.carry(format!("{:?} {}", asked.verb, asked.plural)).await;
+    let request = Asked::receive(request).await?;
+    let refused = wire.intervene(format!("{:?} {}", request.verb, request.plural)).await;
     let answer =
         refused.map(|code| failure(code, if code == 409 { "Conflict" } else { "InternalError" }, "planned"));
-    let answer = answer.map_or_else(|| api.answer(&asked), |(code, body)| Answer::Whole(code, body));
+    let answer = answer.map_or_else(|| api.answer(&request), |(code, body)| Answer::Whole(code, body));
     let Answer::Whole(status, body) = answer else { return Err("no watch was expected".into()) };
     Ok(Response::builder().status(status).body(Body::from(body.to_string()))?)
 }
@@ -134,58 +137,59 @@ fn resource(name: &str, spec: &Value) -> Value {
     })
 }
 
-/// Whether a pause is that many seconds, but for the fifth by which resources are spread.
+/// Returns true if a pause is `seconds` plus at most a fifth of jitter.
 pub fn is_about(seconds: u64, pause: Option<Duration>) -> bool {
     let shortest = Duration::from_secs(seconds);
     pause.is_some_and(|pause| (shortest..=shortest * 6 / 5).contains(&pause))
 }
 
 impl World {
-    /// A process that has just begun, and nine revisions of `web`.
-    pub fn begin(burst: u32) -> Self {
+    /// Returns a process that has just started, with empty token buckets, and nine revisions of
+    /// `web`.
+    pub fn with_empty_buckets(burst: u32) -> Self {
         let began = Instant::now();
         let clock: Clock = Arc::new(move || Timestamp::UNIX_EPOCH + began.elapsed());
         let (for_api, for_ecs) = (clock.clone(), clock.clone());
         let api = ModelApi::new(move || for_api());
         let ecs = SimulatedEcs::in_process(move || for_ecs());
         let (wire, woken) = (Arc::<Wire>::default(), Arc::new(Mutex::<Vec<String>>::default()));
-        let (served, carrying) = (api.clone(), wire.clone());
-        let service = service_fn(move |request| kubernetes(served.clone(), carrying.clone(), request));
+        let (served_api, served_wire) = (api.clone(), wire.clone());
+        let service = service_fn(move |request| kubernetes(served_api.clone(), served_wire.clone(), request));
         let is_active = Arc::new(AtomicBool::new(true));
-        let (asked, told) = (is_active.clone(), woken.clone());
-        let may: IsActive = Arc::new(move || asked.load(SeqCst));
+        let (is_active_flag, woken_by_trigger) = (is_active.clone(), woken.clone());
+        let is_active_fn: IsActive = Arc::new(move || is_active_flag.load(SeqCst));
         let requeue_trigger =
-            RequeueTrigger(Arc::new(move |key: &ResourceKey| lock(&told).push(key.name.clone())));
+            RequeueTrigger(Arc::new(move |key: &ResourceKey| lock(&woken_by_trigger).push(key.name.clone())));
         let shutdown = watch::Sender::new(false);
         let pacing = Pacing { per_second: 1.0, burst };
         let config = in_process::config(REGION, ecs.transport());
         let context = Context {
             client: Client::new(service, NAMESPACE),
-            account: Account::new(&config, pacing, requeue_trigger, may.clone(), clock.clone()),
+            account: Account::new(&config, pacing, requeue_trigger, is_active_fn.clone(), clock.clone()),
             allowed_accounts: BTreeSet::new(),
             claims: RevisionLocks::default(),
             pending_status: PendingStatus::default(),
             recent_events: Recent::default(),
             instance: "controller-1".to_owned(),
-            is_active: may,
+            is_active: is_active_fn,
             clock,
             shutdown: Shutdown::new(shutdown.subscribe()),
-            slots: Semaphore::new(SLOTS as usize),
+            slots: Semaphore::new(CONCURRENCY as usize),
         };
         let west = ecs.region(ACCOUNT, REGION);
         west.register_many("web", 9);
         Self { api, ecs, west, context: Arc::new(context), is_active, shutdown, wire, woken }
     }
 
-    /// A process that has all turns, of which there are more than it takes.
-    pub async fn rested() -> Self {
-        let world = Self::begin(10);
-        world.rest().await;
+    /// Returns a process whose token buckets are full, with more tokens than a test needs.
+    pub async fn with_full_buckets() -> Self {
+        let world = Self::with_empty_buckets(10);
+        world.refill_buckets().await;
         world
     }
 
-    /// Waits until all turns are there.
-    pub async fn rest(&self) {
+    /// Waits until the token buckets are full.
+    pub async fn refill_buckets(&self) {
         self.session();
         sleep(Duration::from_secs(30)).await;
     }
@@ -194,42 +198,42 @@ impl World {
         self.context.account.session(REGION)
     }
 
-    /// Plans something for the nth request of that name from now, from 1.
+    /// Plans an intervention for the nth request of that name from now on, counted from 1.
     pub fn before(&self, request: &str, nth: u32, between: Between) {
         lock(&self.wire.planned).push((request.to_owned(), nth, between));
     }
 
-    /// A resource that declares those revisions, and says `more`.
+    /// Creates a resource that declares `revisions`. `more` is the rest of its spec.
     pub fn make(&self, name: &str, revisions: &[&str], mut more: Value) {
         more["revisions"] = json!(revisions);
         self.api.make(RETIREMENTS, NAMESPACE, &resource(name, &more));
     }
 
-    /// Gives a resource another spec.
+    /// Replaces the spec of a resource.
     pub fn edit(&self, name: &str, spec: &Value) {
         self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &Value::Null);
     }
 
-    /// A resource as another process has left it.
+    /// Creates a resource as another process has left it.
     pub fn put(&self, object: &Value) {
         self.api.make(RETIREMENTS, NAMESPACE, object);
     }
 
-    /// What a person may do meanwhile.
+    /// Changes a resource as a user may do during a reconcile.
     pub fn change(api: &ModelApi, name: &str, becomes: &str) {
         let spec = json!({ "revisions": ["web:1"], "inUse": "Retire", "suspend": becomes == "suspended" });
         match becomes {
             "suspended" => api.edit(RETIREMENTS, NAMESPACE, name, &spec, &Value::Null),
             _ => api.delete(RETIREMENTS, NAMESPACE, name),
         }
-        if becomes == "made again" {
+        if becomes == "recreated" {
             api.make(RETIREMENTS, NAMESPACE, &resource(name, &spec));
         }
     }
 
     pub fn object(&self, name: &str) -> Value {
         let mut objects = self.api.objects(RETIREMENTS).into_iter();
-        objects.find(|it| it["metadata"]["name"] == name).expect("a resource of that name")
+        objects.find(|it| it["metadata"]["name"] == name).expect("a resource of this name")
     }
 
     pub fn status(&self, name: &str) -> TaskDefinitionRetirementStatus {
@@ -247,7 +251,7 @@ impl World {
         self.status(name).revisions.iter().map(|row| row.reason).collect()
     }
 
-    /// How often a resource was written since it was made.
+    /// Returns how often a resource was written since its creation.
     pub fn writes(&self, name: &str) -> usize {
         let versions = self.api.versions(RETIREMENTS);
         versions.iter().filter(|version| version.key.name == name).count() - 1
@@ -257,24 +261,25 @@ impl World {
         self.ecs.calls_of(action).len()
     }
 
-    /// The revisions that were described, or deregistered, in order.
+    /// Returns the revisions that were described or deregistered, in order.
     pub fn called(&self, action: Action) -> Vec<String> {
         let calls = self.ecs.calls_of(action).into_iter();
         calls.filter_map(|call| Some(call.task_definition?.rsplit('/').next()?.to_owned())).collect()
     }
 
-    /// The requests to the API server since this was last asked.
+    /// Returns the requests to the API server since the last call of this function.
     pub fn requests(&self) -> Vec<String> {
-        lock(&self.wire.asked).drain(..).collect()
+        lock(&self.wire.requests).drain(..).collect()
     }
 
-    /// Who has been woken since this was last asked.
+    /// Returns the resources that were woken since the last call of this function.
     pub fn woken(&self) -> Vec<String> {
         lock(&self.woken).drain(..).collect()
     }
 
-    /// Where a resource stands in the line for a turn to deregister, if it does.
-    pub fn place(&self, name: &str) -> Option<usize> {
+    /// Returns the position of a resource in the queue for a permit to deregister. Returns `None`
+    /// if it is not queued.
+    pub fn queue_position(&self, name: &str) -> Option<usize> {
         let key = ResourceKey { namespace: NAMESPACE.to_owned(), name: name.to_owned() };
         Some(self.session().deregistrations.place(&key)?.ahead)
     }
@@ -283,31 +288,31 @@ impl World {
     pub async fn until_woken(&self, name: &str) {
         let began = Instant::now();
         while !self.woken().iter().any(|it| it == name) {
-            assert!(began.elapsed() < Duration::from_mins(10), "{name} is never woken");
+            assert!(began.elapsed() < Duration::from_mins(10), "{name} was not woken");
             sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// A pass over the resource as it is.
+    /// Reconciles a resource in its current version.
     pub async fn reconcile(&self, name: &str) -> Result<Option<Duration>, Error> {
-        self.pass_over(self.object(name)).await
+        self.reconcile_object(self.object(name)).await
     }
 
-    /// A pass over the resource as it was.
-    pub async fn pass_over(&self, object: Value) -> Result<Option<Duration>, Error> {
+    /// Reconciles a resource in the given version.
+    pub async fn reconcile_object(&self, object: Value) -> Result<Option<Duration>, Error> {
         let cached: Guarded = serde_json::from_value(object).expect("an object");
         reconcile(Arc::new(cached), self.context.clone()).await
     }
 
-    /// Passes over the resource, each when it is due or called, until there is nothing left to do.
-    pub async fn settle(&self, name: &str) {
+    /// Reconciles a resource whenever it is due or woken, until it is final.
+    pub async fn reconcile_until_final(&self, name: &str) {
         for _ in 0..1_000 {
-            let Some(pause) = self.reconcile(name).await.expect("Kubernetes answers") else { return };
+            let Some(pause) = self.reconcile(name).await.expect("a reconcile") else { return };
             let due = Instant::now() + pause;
             while Instant::now() < due && !self.woken().iter().any(|it| it == name) {
                 sleep(Duration::from_millis(10)).await;
             }
         }
-        panic!("{name} never settles: {:?}", self.status(name));
+        panic!("{name} does not become final: {:?}", self.status(name));
     }
 }

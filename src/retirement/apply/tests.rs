@@ -1,4 +1,4 @@
-//! What passes do at ECS, call by call.
+//! Tests of the calls that a reconcile makes to ECS.
 
 use std::{future::pending, sync::atomic::Ordering::SeqCst, time::Duration};
 
@@ -15,111 +15,119 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_pass_deregisters_what_there_are_turns_for() {
-    let world = World::rested().await;
+async fn reconcile_deregisters_while_permits_are_available() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1", "web:2", "web:3"], json!({ "inUse": "Retire" }));
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.called(DeregisterTaskDefinition), ["web:1", "web:2", "web:3"]);
     assert_eq!(world.reasons("web"), [Reason::Retired; 3]);
-    assert_eq!(world.count(ListClusters), 0, "nobody asked who uses them");
+    assert_eq!(world.count(ListClusters), 0, "usage is not scanned");
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_throttle_a_pass_makes_no_more_calls_and_all_step_back() {
-    let world = World::rested().await;
+async fn throttled_deregistration_stops_the_batch_and_delays_other_resources() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     world.make("other", &["web:3"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).times(1).throttle());
-    let delay = world.reconcile("web").await.expect("a pass");
+    let delay = world.reconcile("web").await.expect("a reconcile");
     assert!(is_about(5, delay), "{delay:?}");
     assert_eq!(world.called(DescribeTaskDefinition), ["web:1"]);
     assert_eq!(world.reasons("web"), [Reason::Throttled, Reason::Pending]);
 
-    world.reconcile("other").await.expect("a pass");
-    assert_eq!(world.called(DeregisterTaskDefinition), ["web:1"], "the other one has to wait as well");
-    world.settle("other").await;
-    world.settle("web").await;
+    world.reconcile("other").await.expect("a reconcile");
+    assert_eq!(world.called(DeregisterTaskDefinition), ["web:1"], "the other resource is delayed as well");
+    world.reconcile_until_final("other").await;
+    world.reconcile_until_final("web").await;
     assert_eq!(world.reasons("web"), [Reason::Retired; 2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_that_is_throttled_makes_all_look_more_slowly() {
-    let world = World::rested().await;
+async fn throttled_description_delays_the_descriptions_of_other_resources() {
+    let world = World::with_full_buckets().await;
     for (name, revision) in [("web", "web:1"), ("other", "web:2")] {
         world.make(name, &[revision], json!({ "inUse": "Retire" }));
     }
     world.ecs.fault(Fault::on(DescribeTaskDefinition).times(1).throttle());
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.reasons("web"), [Reason::Throttled]);
-    world.reconcile("other").await.expect("a pass");
+    world.reconcile("other").await.expect("a reconcile");
     assert_eq!(world.called(DescribeTaskDefinition), ["web:1"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_aws_does_not_answer_a_pass_makes_no_more_calls() {
-    let world = World::rested().await;
+async fn outage_of_aws_stops_the_batch() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).times(1).unavailable());
-    let delay = world.reconcile("web").await.expect("a pass");
+    let delay = world.reconcile("web").await.expect("a reconcile");
     assert!(is_about(2, delay), "{delay:?}");
     assert_eq!(world.called(DescribeTaskDefinition), ["web:1"]);
     assert_eq!(world.reasons("web"), [Reason::Unavailable, Reason::Pending]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_takes_a_place_in_the_line_only_the_first_time() {
-    let world = World::begin(2);
-    world.rest().await;
+async fn refused_revision_is_queued_only_for_its_first_attempt() {
+    let world = World::with_empty_buckets(2);
+    world.refill_buckets().await;
     world.make("web", &["web:1", "web:2", "web:3"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).access_denied());
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.reasons("web"), [Reason::AccessDenied, Reason::AccessDenied, Reason::Pending]);
-    assert_eq!(world.place("web"), Some(0), "the third has not been tried yet");
+    assert_eq!(world.queue_position("web"), Some(0), "the third has not been tried yet");
 
     world.until_woken("web").await;
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.reasons("web"), [Reason::AccessDenied; 3]);
 
-    world.rest().await;
+    world.refill_buckets().await;
     world.ecs.clear_log();
-    world.reconcile("web").await.expect("a pass");
-    assert_eq!(world.count(DeregisterTaskDefinition), 2, "for as many as there are deregistrations");
-    assert_eq!(world.place("web"), None, "the third waits for its pause");
+    world.reconcile("web").await.expect("a reconcile");
+    assert_eq!(world.count(DeregisterTaskDefinition), 2, "one for each available permit");
+    assert_eq!(world.queue_position("web"), None, "the third waits for its requeue delay");
 
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.count(DeregisterTaskDefinition), 2);
-    assert_eq!(world.place("web"), Some(0), "without a permit nothing is known to be refused still");
+    assert_eq!(
+        world.queue_position("web"),
+        Some(0),
+        "without a permit it is unknown whether calls are still refused"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pass_leaves_its_worker_to_others_when_its_time_is_over() {
-    let world = World::rested().await;
+async fn batch_ends_when_its_time_is_over() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1", "web:2", "web:3", "web:4"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).delay(Duration::from_secs(1)));
-    assert_eq!(world.reconcile("web").await.expect("a pass"), Some(Duration::ZERO));
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), Some(Duration::ZERO));
     assert_eq!(
         world.called(DeregisterTaskDefinition),
         ["web:1", "web:2", "web:3"],
-        "2 s, and what began then"
+        "those that started within 2 s"
     );
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired; 4]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_must_stop_ends_what_it_has_begun_and_no_more() {
-    let world = World::rested().await;
+async fn inactive_process_completes_the_current_deregistration_and_starts_no_other() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     let is_active = world.is_active.clone();
     world.ecs.before(DeregisterTaskDefinition, 1, async move { is_active.store(false, SeqCst) });
-    world.reconcile("web").await.expect("a pass");
-    assert_eq!(world.called(DescribeTaskDefinition), ["web:1", "web:1"], "before and after");
+    world.reconcile("web").await.expect("a reconcile");
+    assert_eq!(
+        world.called(DescribeTaskDefinition),
+        ["web:1", "web:1"],
+        "before and after the deregistration"
+    );
     assert_eq!(world.reasons("web"), [Reason::Retired, Reason::Pending]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_waits_for_the_answer_to_a_deregistration_and_its_record() {
-    let world = World::rested().await;
+async fn shutdown_waits_for_the_response_to_a_deregistration_and_its_status_write() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     let (is_active, shutdown) = (world.is_active.clone(), world.shutdown.clone());
     world.ecs.before(DeregisterTaskDefinition, 1, async move {
@@ -132,14 +140,14 @@ async fn shutdown_waits_for_the_answer_to_a_deregistration_and_its_record() {
         pending::<()>().await;
     };
     world.context.shutdown.run(work).await;
-    assert_eq!(world.called(DescribeTaskDefinition), ["web:1"], "only before the call");
+    assert_eq!(world.called(DescribeTaskDefinition), ["web:1"], "only before the deregistration");
     assert_eq!(world.reasons("web"), [Reason::Retired, Reason::Pending]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn reads_are_abandoned_at_shutdown() {
     for request in [1, 2] {
-        let world = World::rested().await;
+        let world = World::with_full_buckets().await;
         world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
         world.shutdown.send_replace(true);
         world.before(GET, request, Between::Delay(Duration::from_secs(5)));
@@ -151,118 +159,119 @@ async fn reads_are_abandoned_at_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_lost_the_lead_while_it_looked_deregisters_nothing() {
-    let world = World::rested().await;
+async fn deregister_is_skipped_if_leadership_was_lost_meanwhile() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let is_active = world.is_active.clone();
     world.before(GET, 2, Between::Do(Box::new(move || is_active.store(false, SeqCst))));
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.count(DescribeTaskDefinition), 1);
     assert_eq!(world.count(DeregisterTaskDefinition), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_longer_declared_right_before_the_call_is_not_deregistered() {
-    for changes in ["suspended", "deleted", "made again"] {
-        let world = World::rested().await;
+async fn deregister_is_skipped_if_the_resource_was_suspended_deleted_or_recreated_meanwhile() {
+    for becomes in ["suspended", "deleted", "recreated"] {
+        let world = World::with_full_buckets().await;
         world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
         let api = world.api.clone();
-        let change = move || World::change(&api, "web", changes);
+        let change = move || World::change(&api, "web", becomes);
         world.before(GET, 2, Between::Do(Box::new(change)));
         world.reconcile("web").await.ok();
-        assert_eq!(world.count(DescribeTaskDefinition), 1, "{changes}");
-        assert_eq!(world.count(DeregisterTaskDefinition), 0, "{changes}");
+        assert_eq!(world.count(DescribeTaskDefinition), 1, "{becomes}");
+        assert_eq!(world.count(DeregisterTaskDefinition), 0, "{becomes}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revision_in_use_waits_without_a_call_until_nobody_uses_it() {
-    let world = World::rested().await;
+async fn revision_in_use_waits_without_calls_until_it_is_unused() {
+    let world = World::with_full_buckets().await;
     world.west.cluster("prod").put_service(Service::steady("shop", "web:1"));
     world.make("web", &["web:1"], json!({}));
     assert_eq!(
-        world.reconcile("web").await.expect("a pass"),
+        world.reconcile("web").await.expect("a reconcile"),
         Some(Duration::from_mins(10)),
-        "it is told before"
+        "a fallback: the usage scan wakes it earlier"
     );
     assert_eq!((world.count(DescribeTaskDefinition), world.reasons("web")), (1, vec![Reason::Pending]));
 
     world.until_woken("web").await;
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     let row = world.row("web", "web:1");
     assert_eq!((row.reason, row.status.as_deref()), (Reason::InUse, Some("ACTIVE")));
     assert_eq!(row.used_by, ["service/prod/shop"]);
     assert_eq!(world.count(DescribeTaskDefinition), 2);
 
-    assert_eq!(world.reconcile("web").await.expect("a pass"), Some(Duration::from_mins(10)));
-    assert_eq!(world.count(DescribeTaskDefinition), 2, "it was ACTIVE, and is in use");
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), Some(Duration::from_mins(10)));
+    assert_eq!(world.count(DescribeTaskDefinition), 2, "it is known to be ACTIVE and in use");
 
     world.west.cluster("prod").remove_service("shop");
     world.until_woken("web").await;
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_a_scan_is_under_way_nobody_looks_who_would_have_to_look_again() {
-    let world = World::rested().await;
+async fn description_is_skipped_while_the_first_usage_scan_is_pending() {
+    let world = World::with_full_buckets().await;
     world.ecs.fault(Fault::on(ListClusters).delay(Duration::from_secs(3)));
     world.make("web", &["web:1"], json!({}));
     world.make("other", &["web:2"], json!({}));
-    world.reconcile("web").await.expect("a pass");
-    assert_eq!(world.reconcile("other").await.expect("a pass"), Some(Duration::from_mins(10)));
+    world.reconcile("web").await.expect("a reconcile");
+    assert_eq!(world.reconcile("other").await.expect("a reconcile"), Some(Duration::from_mins(10)));
     assert_eq!(world.called(DescribeTaskDefinition), ["web:1"]);
     world.until_woken("other").await;
-    world.reconcile("other").await.expect("a pass");
+    world.reconcile("other").await.expect("a reconcile");
     assert_eq!(world.reasons("other"), [Reason::Retired]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_asks_who_uses_what_is_retired_already() {
-    let world = World::rested().await;
+async fn usage_of_retired_revisions_is_not_scanned() {
+    let world = World::with_full_buckets().await;
     world.west.set_status("web:1", Status::Inactive);
     world.make("web", &["web:1"], json!({}));
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired]);
-    world.rest().await;
+    world.refill_buckets().await;
     assert_eq!(world.count(ListClusters), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_resource_has_retired_is_looked_at_without_waiting_for_the_end_of_its_use() {
-    let world = World::rested().await;
+async fn revision_retired_by_another_resource_is_described_before_its_usage_ends() {
+    let world = World::with_full_buckets().await;
     world.west.cluster("prod").put_service(Service::steady("shop", "web:1"));
-    world.make("patient", &["web:1"], json!({}));
-    world.reconcile("patient").await.expect("a pass");
-    world.until_woken("patient").await;
-    world.reconcile("patient").await.expect("a pass");
-    assert_eq!(world.reasons("patient"), [Reason::InUse]);
+    world.make("waiting", &["web:1"], json!({}));
+    world.reconcile("waiting").await.expect("a reconcile");
+    world.until_woken("waiting").await;
+    world.reconcile("waiting").await.expect("a reconcile");
+    assert_eq!(world.reasons("waiting"), [Reason::InUse]);
 
-    world.make("hasty", &["web:1"], json!({ "inUse": "Retire" }));
-    world.reconcile("hasty").await.expect("a pass");
-    assert_eq!(world.woken(), ["patient"]);
-    assert_eq!(world.reconcile("patient").await.expect("a pass"), None);
-    assert_eq!(world.reasons("patient"), [Reason::Retired]);
+    world.make("immediate", &["web:1"], json!({ "inUse": "Retire" }));
+    world.reconcile("immediate").await.expect("a reconcile");
+    assert_eq!(world.woken(), ["waiting"]);
+    assert_eq!(world.reconcile("waiting").await.expect("a reconcile"), None);
+    assert_eq!(world.reasons("waiting"), [Reason::Retired]);
     assert_eq!(world.called(DeregisterTaskDefinition), ["web:1"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_begun_to_use_a_revision_right_before_the_call_keeps_it() {
-    let world = World::rested().await;
+async fn deregister_is_skipped_if_the_revision_came_into_use_meanwhile() {
+    let world = World::with_full_buckets().await;
     let cluster = world.west.cluster("prod");
     cluster.put_service(Service::steady("shop", "web:2"));
     world.make("other", &["web:2"], json!({}));
-    world.reconcile("other").await.expect("a pass");
+    world.reconcile("other").await.expect("a reconcile");
     world.until_woken("other").await;
-    world.reconcile("other").await.expect("a pass");
-    assert_eq!(world.reasons("other"), [Reason::InUse], "and so there are scans");
+    world.reconcile("other").await.expect("a reconcile");
+    assert_eq!(world.reasons("other"), [Reason::InUse], "usage is scanned for this resource");
 
-    // By the scan of 50 s ago nobody uses it; the next one comes while the resource is read for the last time.
+    // The revision is unused by the scan of 50 s ago. The next scan ends during the last read of
+    // the resource.
     tokio::time::sleep(Duration::from_secs(50)).await;
     world.make("web", &["web:1"], json!({}));
     world.before(GET, 2, Between::Delay(Duration::from_secs(9)));
     cluster.put_service(Service::steady("late", "web:1"));
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.count(DeregisterTaskDefinition), 0);
     let row = world.row("web", "web:1");
     assert_eq!((row.reason, row.used_by), (Reason::InUse, vec!["service/prod/late".to_owned()]));

@@ -1,4 +1,4 @@
-//! How long a revision has been unused, over hours, by a clock that jumps to whatever is next.
+//! Tests of cool-downs over hours, in paused tokio time.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn rows(reason: Reason) -> Vec<RevisionStatus> {
     vec![RevisionStatus { reason, unused_since: Some(Time(time(0))), ..RevisionStatus::default() }]
 }
 
-/// Whether `unusedSince` still counts 100 minutes after the epoch.
+/// Returns true if `unusedSince` still counts 100 minutes after the epoch.
 fn resumes(last_usage_scan: Option<UsageScan>, uid: &str, reason: Reason) -> bool {
     let mut status = TaskDefinitionRetirementStatus {
         revisions: rows(reason),
@@ -40,16 +40,16 @@ fn resumes(last_usage_scan: Option<UsageScan>, uid: &str, reason: Reason) -> boo
 }
 
 #[test]
-fn unused_time_counts_while_scans_of_the_resource_follow_each_other_within_45_min() {
+fn cool_down_resumes_if_the_last_scan_of_the_resource_is_at_most_45_min_old() {
     assert!(resumes(Some(scan(55)), "uid", Reason::CoolingDown));
     assert!(!resumes(Some(scan(54)), "uid", Reason::CoolingDown), "46 min ago");
     assert!(!resumes(None, "uid", Reason::CoolingDown), "the status of an older version");
-    assert!(!resumes(Some(scan(99)), "restored", Reason::Pending), "of another resource");
-    assert!(resumes(None, "uid", Reason::DryRun), "only shown");
+    assert!(!resumes(Some(scan(99)), "restored", Reason::Pending), "scanned for another resource");
+    assert!(resumes(None, "uid", Reason::DryRun), "only displayed");
 }
 
 #[test]
-fn a_scan_is_recorded_every_15_min_while_a_revision_cools_down() {
+fn scan_is_recorded_every_15_min_while_a_revision_is_cooling_down() {
     let recorded = |before, at| last_scan(before, &rows(Reason::CoolingDown), at, "uid");
     assert_eq!(recorded(None, Some(time(3))), Some(scan(3)));
     assert_eq!(recorded(Some(scan(3)), Some(time(17))), Some(scan(3)));
@@ -62,11 +62,11 @@ fn a_scan_is_recorded_every_15_min_while_a_revision_cools_down() {
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3_600;
 
-/// Reconciles a resource for so many seconds, each time it is due or woken.
+/// Reconciles a resource whenever it is due or woken, for the given number of seconds.
 async fn run(world: &World, name: &str, seconds: u64) {
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
-        let pause = world.reconcile(name).await.expect("Kubernetes answers").unwrap_or(Duration::MAX);
+        let pause = world.reconcile(name).await.expect("a reconcile").unwrap_or(Duration::MAX);
         let due = Instant::now().checked_add(pause).map_or(end, |due| due.min(end));
         while Instant::now() < due && !world.woken().iter().any(|it| it == name) {
             sleep(Duration::from_millis(500)).await;
@@ -75,13 +75,13 @@ async fn run(world: &World, name: &str, seconds: u64) {
 }
 
 async fn cooling(unused_for: &str) -> World {
-    let world = World::rested().await;
+    let world = World::with_full_buckets().await;
     world.west.cluster("prod");
     world.make("web", &["web:1"], json!({ "unusedFor": unused_for }));
     world
 }
 
-/// Seconds since the epoch, by the clock of the API server and ECS.
+/// Returns `unusedSince` in seconds since the epoch, or -1 if it is not set.
 fn unused_since(world: &World) -> i64 {
     world.row("web", "web:1").unused_since.map_or(-1, |since| since.0.as_second())
 }
@@ -91,7 +91,7 @@ fn reason(world: &World) -> Reason {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_hourly_job_of_ten_seconds_keeps_its_revision_for_two_hours() {
+async fn hourly_job_of_ten_seconds_restarts_a_cool_down_of_two_hours() {
     let world = cooling("2h").await;
     let cluster = world.west.cluster("prod");
     for hour in 0..8 {
@@ -103,7 +103,7 @@ async fn an_hourly_job_of_ten_seconds_keeps_its_revision_for_two_hours() {
         assert_eq!(world.count(DeregisterTaskDefinition), 0, "after {hour} hours");
     }
     let scans = world.count(ListClusters);
-    assert!(scans < 8 * 6, "{scans}: about three an hour, and a few while the job was seen running");
+    assert!(scans < 8 * 6, "{scans} scans: about three an hour, and a few while the job is running");
     run(&world, "web", HOUR).await;
     assert_eq!(world.count(DeregisterTaskDefinition), 0);
     run(&world, "web", 5 * MINUTE).await;
@@ -111,7 +111,7 @@ async fn an_hourly_job_of_ten_seconds_keeps_its_revision_for_two_hours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_runs_right_before_the_cool_down_ends_starts_it_again() {
+async fn job_right_before_the_end_of_a_cool_down_restarts_it() {
     for shows_time in [true, false] {
         let world = cooling("20s").await;
         run(&world, "web", 15).await;
@@ -132,8 +132,8 @@ async fn a_job_that_runs_right_before_the_cool_down_ends_starts_it_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cool_down_outlives_a_short_downtime_and_starts_again_after_a_long_one() {
-    for (minutes, starts_again) in [(20, false), (50, true)] {
+async fn cool_down_resumes_after_a_short_downtime_and_restarts_after_a_long_one() {
+    for (minutes, restarts) in [(20, false), (50, true)] {
         let world = cooling("2h").await;
         run(&world, "web", HOUR).await;
         let before = unused_since(&world);
@@ -141,14 +141,14 @@ async fn a_cool_down_outlives_a_short_downtime_and_starts_again_after_a_long_one
         sleep(Duration::from_secs(minutes * MINUTE)).await;
         world.is_active.store(true, std::sync::atomic::Ordering::SeqCst);
         run(&world, "web", MINUTE).await;
-        assert_eq!(unused_since(&world) > before, starts_again, "{minutes} min");
+        assert_eq!(unused_since(&world) > before, restarts, "{minutes} min");
         run(&world, "web", 70 * MINUTE).await;
-        assert_eq!(reason(&world) == Reason::Retired, !starts_again, "{minutes} min");
+        assert_eq!(reason(&world) == Reason::Retired, !restarts, "{minutes} min");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cool_down_starts_after_a_dry_run_however_short() {
+async fn cool_down_starts_after_a_dry_run() {
     let world = cooling("1h").await;
     let spec = |dry_run| json!({ "revisions": ["web:1"], "unusedFor": "1h", "dryRun": dry_run });
     world.edit("web", &spec(true));
@@ -162,7 +162,7 @@ async fn a_cool_down_starts_after_a_dry_run_however_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cool_down_starts_no_earlier_than_the_resource_whatever_was_scanned_before() {
+async fn cool_down_does_not_start_before_the_resource_even_if_usage_was_scanned_before() {
     let world = cooling("2h").await;
     run(&world, "web", 2).await;
     for (name, is_dry_run_before) in [("dry", true), ("new", false)] {
@@ -186,7 +186,7 @@ async fn a_cool_down_starts_no_earlier_than_the_resource_whatever_was_scanned_be
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_of_an_older_version_or_of_another_resource_starts_again() {
+async fn cool_down_restarts_with_the_status_of_an_older_version_or_another_resource() {
     let world = cooling("10m").await;
     run(&world, "web", 5 * MINUTE).await;
     let mut object = world.object("web");
@@ -213,7 +213,7 @@ fn return_to_active(world: &World) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_every_five_minutes_causes_few_events_and_writes() {
+async fn task_every_five_minutes_causes_few_events_and_writes() {
     let world = cooling("24h").await;
     let cluster = world.west.cluster("prod");
     run(&world, "web", MINUTE).await;
@@ -233,8 +233,8 @@ async fn a_task_every_five_minutes_causes_few_events_and_writes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_aws_tells_no_time_only_cool_downs_wait() {
-    let world = World::rested().await;
+async fn cool_downs_wait_while_the_time_of_aws_is_unknown() {
+    let world = World::with_full_buckets().await;
     world.ecs.hide_date(true);
     world.make("web", &["web:1"], json!({ "unusedFor": "1s" }));
     world.make("other", &["web:2"], json!({}));
@@ -250,7 +250,7 @@ async fn while_aws_tells_no_time_only_cool_downs_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn elapsed_time_is_awss_however_wrong_the_clock_of_the_pod_is() {
+async fn cool_down_is_measured_by_the_clock_of_aws_and_not_of_the_pod() {
     for hours in [3, -3] {
         let world = cooling("10m").await;
         world.ecs.set_clock_skew(SignedDuration::from_hours(hours));
@@ -264,10 +264,10 @@ async fn elapsed_time_is_awss_however_wrong_the_clock_of_the_pod_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn use_that_starts_while_a_revision_waits_for_its_permit_is_seen_before_the_call() {
-    let world = World::begin(1);
+async fn usage_that_starts_while_a_revision_is_queued_is_found_before_the_deregistration() {
+    let world = World::with_empty_buckets(1);
     world.west.cluster("prod");
-    world.rest().await;
+    world.refill_buckets().await;
     let revisions = ["web:1", "web:2", "web:3"];
     world.make("web", &revisions, json!({}));
     world.session().deregistrations.acquire_unqueued();
@@ -283,17 +283,17 @@ async fn use_that_starts_while_a_revision_waits_for_its_permit_is_seen_before_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn recent_scans_cost_none_of_the_permitted_rate() {
-    let world = World::begin(1);
+async fn usage_scans_do_not_reduce_the_deregistration_rate() {
+    let world = World::with_empty_buckets(1);
     world.west.cluster("prod");
     world.west.register_many("job", 200);
     let revisions: Vec<String> = (1..=200).map(|number| format!("job:{number}")).collect();
     world.make("job", &revisions.iter().map(String::as_str).collect::<Vec<_>>(), json!({}));
     let began = Instant::now();
-    world.settle("job").await;
+    world.reconcile_until_final("job").await;
     assert_eq!(world.count(DeregisterTaskDefinition), 200);
     let took = began.elapsed();
     assert!(took <= Duration::from_secs(202), "{took:?} for 200 permits");
     let scans = world.count(ListClusters);
-    assert!(scans <= 18, "{scans}: one each 13 s");
+    assert!(scans <= 18, "{scans} scans: one every 13 s");
 }

@@ -1,4 +1,4 @@
-//! What a reconcile finds out about revisions that ECS does not have.
+//! Tests of the observation of revisions that ECS does not have.
 
 use serde_json::json;
 use testkit::simulated_ecs::{
@@ -8,9 +8,10 @@ use testkit::simulated_ecs::{
 
 use crate::{api::Reason, retirement::tests::World};
 
-/// What becomes of the absent `web:3` of nine, if everything above it has this status.
+/// Reconciles the absent `web:3` of nine revisions, of which all with a higher number have
+/// `status`. `None`: they do not exist.
 async fn absent_below(status: Option<Status>) -> World {
-    let world = World::rested().await;
+    let world = World::with_full_buckets().await;
     for number in 4..=9 {
         let revision = format!("web:{number}");
         match status {
@@ -48,7 +49,7 @@ async fn absent_revision_is_not_found_if_the_list_is_refused() {
         Fault::on(ListTaskDefinitions).access_denied(),
         Fault::on(ListTaskDefinitions).error("InvalidParameterException", "No."),
     ] {
-        let world = World::rested().await;
+        let world = World::with_full_buckets().await;
         world.ecs.fault(refusal);
         world.west.remove("web:3");
         world.make("web", &["web:3"], json!({ "inUse": "Retire" }));
@@ -61,7 +62,7 @@ async fn absent_revision_is_not_found_if_the_list_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn absent_revision_waits_while_the_list_fails_in_a_way_that_may_pass() {
+async fn absent_revision_is_retried_after_a_transient_failure_of_the_list() {
     for (fault, reason) in [
         (Fault::on(ListTaskDefinitions).times(1).throttle(), Reason::Throttled),
         (Fault::on(ListTaskDefinitions).times(1).unavailable(), Reason::Unavailable),
@@ -71,20 +72,20 @@ async fn absent_revision_waits_while_the_list_fails_in_a_way_that_may_pass() {
             Reason::AccessDenied,
         ),
     ] {
-        let world = World::rested().await;
+        let world = World::with_full_buckets().await;
         world.ecs.fault(fault);
         world.west.remove("web:3");
         world.make("web", &["web:3"], json!({ "inUse": "Retire" }));
         world.reconcile("web").await.expect("a reconcile");
         assert_eq!(world.reasons("web"), [reason]);
-        world.settle("web").await;
+        world.reconcile_until_final("web").await;
         assert_eq!(world.reasons("web"), [Reason::Deleted]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn deleted_revisions_of_one_family_cost_one_list_in_a_batch() {
-    let world = World::rested().await;
+async fn deleted_revisions_of_one_family_share_one_list_call_in_a_batch() {
+    let world = World::with_full_buckets().await;
     let revisions = ["web:1", "web:2", "web:3", "web:4"];
     for revision in revisions {
         world.west.remove(revision);
@@ -96,8 +97,8 @@ async fn deleted_revisions_of_one_family_cost_one_list_in_a_batch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revision_registered_between_description_and_list_is_not_deleted() {
-    let world = World::rested().await;
+async fn revision_registered_between_description_and_list_is_not_reported_as_deleted() {
+    let world = World::with_full_buckets().await;
     let west = world.west.clone();
     world.ecs.before(ListTaskDefinitions, 1, async move {
         west.register_many("web", 2).to_string();
@@ -109,8 +110,8 @@ async fn revision_registered_between_description_and_list_is_not_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revision_deleted_while_its_deregistration_is_refused_is_deleted() {
-    let world = World::rested().await;
+async fn revision_deleted_during_its_deregistration_is_reported_as_deleted() {
+    let world = World::with_full_buckets().await;
     let west = world.west.clone();
     world.ecs.before(DeregisterTaskDefinition, 1, async move { west.remove("web:3") });
     world.make("web", &["web:3"], json!({ "inUse": "Retire" }));

@@ -1,4 +1,4 @@
-//! How passes begin, wait and end.
+//! Tests of when reconciles start, wait and end.
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
@@ -10,82 +10,83 @@ use testkit::simulated_ecs::{
 use tokio::time::sleep;
 
 use super::*;
-use crate::retirement::tests::{APPLY, Between, GET, SLOTS, World, is_about};
+use crate::retirement::tests::{APPLY, Between, CONCURRENCY, GET, World, is_about};
 
 fn is_half_a_second(pause: Option<Duration>) -> bool {
     pause.is_some_and(|pause| (500..=600).contains(&pause.as_millis()))
 }
 
-/// Makes passes until the resource stands in line for a turn to deregister.
+/// Reconciles a resource until it is queued for a permit to deregister.
 async fn queue(world: &World, name: &str) {
-    world.reconcile(name).await.expect("a pass");
-    assert_eq!(world.place(name), None, "a turn to look comes first");
+    world.reconcile(name).await.expect("a reconcile");
+    assert_eq!(world.queue_position(name), None, "it is queued for a permit to read first");
     world.until_woken(name).await;
-    world.reconcile(name).await.expect("a pass");
-    assert!(world.place(name).is_some());
+    world.reconcile(name).await.expect("a reconcile");
+    assert!(world.queue_position(name).is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_may_not_act_does_nothing() {
-    let world = World::rested().await;
+async fn inactive_process_does_nothing() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.is_active.store(false, SeqCst);
     assert_eq!(world.reconcile("web").await.expect("nothing"), None);
     assert!(world.requests().is_empty() && world.ecs.calls().is_empty());
     world.is_active.store(true, SeqCst);
-    world.settle("web").await;
+    world.reconcile_until_final("web").await;
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_settled_resource_costs_no_request_and_no_call() {
-    let world = World::rested().await;
+async fn final_resource_causes_no_request_and_no_aws_call() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let (first, writes) = (world.object("web"), world.writes("web"));
-    world.settle("web").await;
-    assert_eq!(world.writes("web"), writes + 2, "what is to be done, and what was");
+    world.reconcile_until_final("web").await;
+    assert_eq!(world.writes("web"), writes + 2, "one before and one after the deregistration");
     world.requests();
     world.ecs.clear_log();
     assert_eq!(world.reconcile("web").await.expect("nothing"), None);
     assert!(world.requests().is_empty());
 
-    // An older view of it costs a look at it, and a process that has just begun does not even ask who it is in AWS.
-    let settled = world.object("web");
-    let restarted = World::rested().await;
-    restarted.put(&settled);
-    assert_eq!(restarted.pass_over(first).await.expect("nothing"), None);
+    // A stale cached version causes one read. A process that has just started does not call STS for
+    // it.
+    let finished = world.object("web");
+    let restarted = World::with_full_buckets().await;
+    restarted.put(&finished);
+    assert_eq!(restarted.reconcile_object(first).await.expect("nothing"), None);
     assert_eq!(restarted.requests(), [GET]);
     assert!(world.ecs.calls().is_empty() && restarted.ecs.calls().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resource_that_is_gone_leaves_its_place_in_the_line() {
-    let world = World::begin(1);
+async fn deleted_resource_leaves_the_wait_queue() {
+    let world = World::with_empty_buckets(1);
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.make("other", &["web:2"], json!({ "inUse": "Retire" }));
     queue(&world, "web").await;
     queue(&world, "other").await;
-    assert_eq!((world.place("web"), world.place("other")), (Some(0), Some(1)));
+    assert_eq!((world.queue_position("web"), world.queue_position("other")), (Some(0), Some(1)));
     let gone = world.object("web");
     World::change(&world.api, "web", "deleted");
-    assert_eq!(world.pass_over(gone).await.expect("nothing"), None);
-    assert_eq!(world.place("other"), Some(0));
+    assert_eq!(world.reconcile_object(gone).await.expect("nothing"), None);
+    assert_eq!(world.queue_position("other"), Some(0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resource_made_again_under_its_name_is_not_the_one_it_was() {
-    let world = World::rested().await;
+async fn recreated_resource_is_not_mistaken_for_the_earlier_one() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let gone = world.object("web");
-    World::change(&world.api, "web", "made again");
-    assert_eq!(world.pass_over(gone).await.expect("nothing"), None);
+    World::change(&world.api, "web", "recreated");
+    assert_eq!(world.reconcile_object(gone).await.expect("nothing"), None);
     assert!(world.ecs.calls().is_empty());
     assert_eq!(world.object("web")["status"], Value::Null);
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_conflict_a_resource_is_tried_again_soon_and_after_an_error_later() {
-    let world = World::rested().await;
+async fn requeue_delay_is_shorter_after_a_conflict_than_after_an_error() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     for (request, code, shortest) in [(APPLY, 409, 200), (APPLY, 500, 5000), (GET, 409, 5000)] {
         world.before(request, 1, Between::Refuse(code));
@@ -96,8 +97,8 @@ async fn after_a_conflict_a_resource_is_tried_again_soon_and_after_an_error_late
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_aws_takes_a_resource_soon_says_what_it_is_about() {
-    let world = World::rested().await;
+async fn first_status_does_not_wait_for_slow_aws_calls() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     let soon = |generation: i64| {
         let world = &world;
@@ -107,99 +108,99 @@ async fn whatever_aws_takes_a_resource_soon_says_what_it_is_about() {
         }
     };
     world.ecs.fault(Fault::on(GetCallerIdentity).times(1).delay(Duration::from_secs(3)));
-    let (passed, ()) = tokio::join!(world.reconcile("web"), soon(1));
-    passed.expect("a pass");
+    let (reconciled, ()) = tokio::join!(world.reconcile("web"), soon(1));
+    reconciled.expect("a reconcile");
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 
     world.edit("web", &json!({ "revisions": ["web:1", "web:2"], "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DescribeTaskDefinition).times(1).delay(Duration::from_secs(3)));
-    let (passed, ()) = tokio::join!(world.reconcile("web"), soon(2));
-    passed.expect("a pass");
+    let (reconciled, ()) = tokio::join!(world.reconcile("web"), soon(2));
+    reconciled.expect("a reconcile");
     assert_eq!(world.reasons("web"), [Reason::Retired; 2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_all_slots_are_taken_a_resource_says_what_it_is_about_and_waits() {
-    let world = World::rested().await;
+async fn resource_gets_its_first_status_and_waits_while_no_concurrency_permit_is_free() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
-    let taken = world.context.slots.acquire_many(SLOTS).await.expect("all are free");
-    let pause = world.reconcile("web").await.expect("a pass");
+    let permits = world.context.slots.acquire_many(CONCURRENCY).await.expect("free permits");
+    let pause = world.reconcile("web").await.expect("a reconcile");
     assert!(is_half_a_second(pause), "{pause:?}");
     assert_eq!(world.reasons("web"), [Reason::Pending]);
     world.requests();
-    let pause = world.reconcile("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a reconcile");
     assert!(is_half_a_second(pause), "{pause:?}");
     assert!(world.requests().is_empty());
 
     world.edit("web", &json!({ "revisions": ["web:1", "web:2"], "inUse": "Retire" }));
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.reasons("web"), [Reason::Pending; 2]);
     assert_eq!(world.count(DescribeTaskDefinition), 0);
 
-    drop(taken);
-    world.settle("web").await;
+    drop(permits);
+    world.reconcile_until_final("web").await;
     assert_eq!(world.reasons("web"), [Reason::Retired; 2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resource_whose_turn_has_come_waits_for_no_slot() {
-    let world = World::begin(1);
+async fn resource_with_a_rate_limit_permit_does_not_wait_for_a_concurrency_permit() {
+    let world = World::with_empty_buckets(1);
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     queue(&world, "web").await;
     world.until_woken("web").await;
-    let _taken = world.context.slots.acquire_many(SLOTS).await.expect("all are free");
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    let _permits = world.context.slots.acquire_many(CONCURRENCY).await.expect("free permits");
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_written_is_written_with_what_the_next_pass_learns() {
-    let world = World::rested().await;
+async fn pending_rows_are_written_by_the_next_reconcile() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1", "web:2"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).nth(2).throttle());
     world.before(APPLY, 2, Between::Refuse(500));
     world.reconcile("web").await.expect_err("not written");
     assert_eq!((world.writes("web"), world.reasons("web")), (1, vec![Reason::Pending; 2]));
     let id = world.ecs.calls_of(DeregisterTaskDefinition)[0].request_id.clone();
-    world.rest().await;
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    world.refill_buckets().await;
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.called(DeregisterTaskDefinition), ["web:1", "web:2", "web:2"]);
     assert_eq!((world.writes("web"), world.reasons("web")), (2, vec![Reason::Retired; 2]));
     assert_eq!(world.row("web", "web:1").request_id, Some(id));
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_aws_is_out_of_reach_only_what_is_asked_anew_costs_a_request() {
-    let world = World::rested().await;
+async fn open_circuit_breaker_allows_requests_only_for_a_changed_spec() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(DescribeTaskDefinition).times(1).unavailable());
-    let pause = world.reconcile("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a reconcile");
     assert!(is_about(2, pause), "{pause:?}");
     assert_eq!(world.reasons("web"), [Reason::Unavailable]);
     world.requests();
-    let pause = world.reconcile("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a reconcile");
     assert!(is_about(2, pause), "{pause:?}");
     assert!(world.requests().is_empty());
 
     world.edit("web", &json!({ "revisions": ["web:1", "web:2"], "inUse": "Retire" }));
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     assert_eq!(world.status("web").observed_generation, Some(2));
     assert_eq!(world.count(DescribeTaskDefinition), 1);
 
     sleep(Duration::from_secs(2)).await;
-    world.settle("web").await;
+    world.reconcile_until_final("web").await;
     assert_eq!(world.reasons("web"), [Reason::Retired; 2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_nobody_knows_who_the_credentials_belong_to_it_is_asked_again_soon() {
-    let world = World::rested().await;
+async fn unknown_identity_is_retried_soon() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.ecs.fault(Fault::on(GetCallerIdentity).times(1).unavailable());
-    let pause = world.reconcile("web").await.expect("a pass");
+    let pause = world.reconcile("web").await.expect("a reconcile");
     assert!(is_about(2, pause), "{pause:?}");
     assert_eq!(world.reasons("web"), [Reason::Unavailable]);
     sleep(pause.unwrap_or_default()).await;
-    world.settle("web").await;
+    world.reconcile_until_final("web").await;
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }

@@ -1,4 +1,4 @@
-//! When a resource is looked at, as tests of pure functions.
+//! Tests of the scheduling of reconciles.
 
 use std::collections::BTreeSet;
 
@@ -38,9 +38,9 @@ fn delay(seconds: i64, reasons: &[Reason], progress: Progress) -> Option<Duratio
 }
 
 #[test]
-fn a_refusal_is_asked_again_after_as_long_as_it_has_lasted_from_5_s_to_10_min() {
+fn backoff_after_a_refusal_is_as_long_as_it_has_lasted_from_5_s_to_10_min() {
     let about = |seconds: u64, delay: Option<Duration>| {
-        let delay = delay.expect("a refusal is asked again");
+        let delay = delay.expect("a requeue delay");
         let shortest = Duration::from_secs(seconds);
         assert!((shortest..=shortest * 6 / 5).contains(&delay), "{delay:?} for {shortest:?}");
     };
@@ -53,8 +53,8 @@ fn a_refusal_is_asked_again_after_as_long_as_it_has_lasted_from_5_s_to_10_min() 
 }
 
 #[test]
-fn what_is_settled_is_left_alone() {
-    let settled = [
+fn final_rows_are_not_requeued() {
+    let finals = [
         Reason::Retired,
         Reason::Deleting,
         Reason::Deleted,
@@ -62,11 +62,11 @@ fn what_is_settled_is_left_alone() {
         Reason::Suspended,
         Reason::DryRun,
     ];
-    assert_eq!(delay(0, &settled, Progress::Made), None);
+    assert_eq!(delay(0, &finals, Progress::Made), None);
 }
 
 #[test]
-fn what_is_pending_goes_on_at_once_but_in_an_outage() {
+fn pending_rows_are_requeued_immediately_except_in_an_outage() {
     let reasons = [Reason::Retired, Reason::Pending, Reason::AccessDenied];
     assert_eq!(delay(60, &reasons, Progress::Made), Some(Duration::ZERO));
     assert_eq!(delay(60, &reasons, Progress::Locked), Some(LOCKED_DELAY));
@@ -74,9 +74,9 @@ fn what_is_pending_goes_on_at_once_but_in_an_outage() {
 }
 
 #[test]
-fn what_waits_for_the_end_of_use_is_told_and_looks_by_itself_when_its_quiet_time_is_over() {
+fn row_that_waits_for_usage_to_end_is_requeued_when_its_cool_down_ends() {
     let now = delay(0, &[Reason::InUse], Progress::Made);
-    assert_eq!(now, Some(Duration::ZERO), "nobody uses it any more, and its slice is still to come");
+    assert_eq!(now, Some(Duration::ZERO), "it is unused, and not part of this batch");
     let delay = |reason, left: Option<u64>| {
         let watched = BTreeMap::from([("api:1".to_owned(), left.map(Duration::from_secs))]);
         requeue_delay(&refused_for(0, &[reason]), &watched, Progress::Made, None, "uid", NOW)
@@ -90,33 +90,37 @@ fn what_waits_for_the_end_of_use_is_told_and_looks_by_itself_when_its_quiet_time
 }
 
 #[test]
-fn a_resource_that_waits_for_a_permit_or_a_scan_to_use_it_is_reconciled_without_being_woken() {
+fn resource_that_waits_for_a_permit_or_a_scan_is_requeued_even_if_it_is_not_woken() {
     let mut status = refused_for(0, &[Reason::Pending]);
-    let place = QueuePosition { ahead: 9_999, waiting: 10_000, per_second: 0.5 };
+    let position = QueuePosition { ahead: 9_999, waiting: 10_000, per_second: 0.5 };
     let delay = |status: &TaskDefinitionRetirementStatus, progress| {
-        requeue_delay(status, &BTreeMap::new(), progress, Some(place), "uid", NOW)
+        requeue_delay(status, &BTreeMap::new(), progress, Some(position), "uid", NOW)
     };
     assert_eq!(delay(&status, Progress::Verifying), Some(MISSED_SCAN));
     assert_eq!(delay(&status, Progress::Queued), Some(Duration::from_secs(20_000) + MISSED_WAKEUP));
     status.revisions[0].unused_since = Some(Time(NOW));
-    assert_eq!(delay(&status, Progress::Queued), Some(MISSED_SCAN_RESULT), "its cool-down counts on");
+    assert_eq!(
+        delay(&status, Progress::Queued),
+        Some(MISSED_SCAN_RESULT),
+        "its cool-down continues to count"
+    );
 }
 
 #[test]
-fn resources_that_were_refused_together_do_not_ask_again_together() {
+fn retries_of_resources_that_were_refused_together_have_jitter() {
     let delays: std::collections::BTreeSet<Duration> =
         (0..100).map(|uid| spread(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
     assert!(delays.len() > 50);
     let longest = LONGEST_DELAY * 6 / 5;
     assert!(delays.iter().all(|delay| (LONGEST_DELAY..longest).contains(delay)));
-    assert!(delays.iter().any(|delay| *delay > LONGEST_DELAY * 11 / 10), "over the whole fifth");
+    assert!(delays.iter().any(|delay| *delay > LONGEST_DELAY * 11 / 10), "the jitter covers the whole fifth");
 }
 
 #[test]
-fn whatever_failed_is_tried_again_after_a_pause() {
+fn failures_are_retried_after_a_delay_with_jitter() {
     for (delay, shortest) in [
         (after_outage("uid"), OUTAGE_DELAY),
-        (without_slot("uid"), SLOT_DELAY),
+        (at_concurrency_limit("uid"), CONCURRENCY_LIMIT_DELAY),
         (after_error("uid"), SHORTEST_DELAY),
         (after_conflict("uid"), CONFLICT_DELAY),
         (after_panic("uid"), PANIC_DELAY),
@@ -126,24 +130,24 @@ fn whatever_failed_is_tried_again_after_a_pause() {
 }
 
 #[test]
-fn one_that_is_called_looks_by_itself_only_if_the_call_is_missed() {
+fn queued_resource_is_requeued_in_case_its_wake_up_is_missed() {
     let none = BTreeMap::new();
     let status = refused_for(0, &[Reason::Pending]);
-    let delay = |progress, place| requeue_delay(&status, &none, progress, place, "uid", NOW);
+    let delay = |progress, position| requeue_delay(&status, &none, progress, position, "uid", NOW);
     assert_eq!(delay(Progress::Scanning, None), Some(MISSED_SCAN_RESULT));
     assert_eq!(delay(Progress::Queued, None), Some(MISSED_WAKEUP));
-    let place = QueuePosition { ahead: 9, waiting: 20, per_second: 0.5 };
-    assert_eq!(delay(Progress::Queued, Some(place)), Some(Duration::from_secs(20) + MISSED_WAKEUP));
-    let stopped = QueuePosition { per_second: 0.0, ..place };
-    assert_eq!(delay(Progress::Queued, Some(stopped)), Some(LONGEST_DELAY + MISSED_WAKEUP));
+    let position = QueuePosition { ahead: 9, waiting: 20, per_second: 0.5 };
+    assert_eq!(delay(Progress::Queued, Some(position)), Some(Duration::from_secs(20) + MISSED_WAKEUP));
+    let without_rate = QueuePosition { per_second: 0.0, ..position };
+    assert_eq!(delay(Progress::Queued, Some(without_rate)), Some(LONGEST_DELAY + MISSED_WAKEUP));
 }
 
 #[test]
-fn a_refusal_has_lasted_since_the_resource_stalled_and_not_since_it_was_made() {
+fn backoff_after_a_refusal_counts_from_stalled_and_not_from_the_creation() {
     let mut status = refused_for(40, &[Reason::Refused]);
     status.conditions[0].last_transition_time = Time(NOW - SignedDuration::from_hours(9));
     let none = BTreeMap::new();
-    let delay = requeue_delay(&status, &none, Progress::Made, None, "uid", NOW).expect("it is asked again");
+    let delay = requeue_delay(&status, &none, Progress::Made, None, "uid", NOW).expect("a requeue delay");
     assert!((Duration::from_secs(40)..Duration::from_secs(48)).contains(&delay), "{delay:?}");
 }
 
@@ -161,25 +165,25 @@ fn declared(count: usize) -> Vec<Entry> {
 }
 
 #[test]
-fn what_was_refused_keeps_nothing_else_waiting() {
+fn refused_entries_do_not_delay_other_entries() {
     let mut reasons = vec![Reason::Refused; BATCH_SIZE + 5];
     reasons.extend([Reason::Unavailable, Reason::Retired, Reason::Pending]);
     let mut rows = rows(&reasons);
     rows[BATCH_SIZE + 6].awaits = Some(crate::api::Awaits::Description);
     let entries = declared(reasons.len());
-    let mut looked_at = BTreeSet::new();
-    for pass in 0..100 {
-        let slice = select_batch(entries.iter(), &rows, Timestamp::from_second(pass * 600).expect("a time"));
-        let slice: Vec<String> = slice.iter().map(|entry| entry.revision.clone()).collect();
-        assert_eq!(slice[..2], ["api:18", "api:17"]);
-        assert_eq!(slice.len(), BATCH_SIZE);
-        looked_at.extend(slice);
+    let mut selected = BTreeSet::new();
+    for round in 0..100 {
+        let batch = select_batch(entries.iter(), &rows, Timestamp::from_second(round * 600).expect("a time"));
+        let batch: Vec<String> = batch.iter().map(|entry| entry.revision.clone()).collect();
+        assert_eq!(batch[..2], ["api:18", "api:17"]);
+        assert_eq!(batch.len(), BATCH_SIZE);
+        selected.extend(batch);
     }
-    assert_eq!(looked_at.len(), reasons.len(), "none is passed over for ever");
+    assert_eq!(selected.len(), reasons.len(), "each entry is selected at some time");
 }
 
 #[test]
-fn a_deleted_resource_is_no_work() {
+fn deleted_resource_is_not_due() {
     let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
     assert!(work_is_due(&resource));
     resource.metadata.deletion_timestamp = Some(Time(NOW));
@@ -188,7 +192,7 @@ fn a_deleted_resource_is_no_work() {
 
 proptest! {
     #[test]
-    fn a_resource_is_work_exactly_while_a_row_wants_a_look_or_a_person_has_asked(
+    fn resource_is_due_if_a_row_is_pending_or_a_user_has_changed_or_requested_it(
         pending: bool, generation in 1i64..3, requested: bool,
     ) {
         let reason = if pending { Reason::Pending } else { Reason::Retired };
@@ -206,7 +210,7 @@ proptest! {
 }
 
 #[test]
-fn an_invalid_resource_is_judged_again_by_a_new_process() {
+fn invalid_resource_is_due_after_a_restart() {
     let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
     let invalid = Summary::invalid(&resolve::InvalidSpec::NoRegion, 1, &[]);
     let conditions: Vec<Condition> = invalid.conditions(&[], None, NOW);
@@ -221,8 +225,8 @@ fn wrong_account_is_due_until_the_account_of_the_resource_is_known() {
     let mut status = refused_for(0, &[Reason::WrongAccount]);
     status.revisions[0].revision = arn.to_owned();
     resource.status = Some(status.clone());
-    assert!(work_is_due(&resource), "the credentials may come to belong to an account that is allowed");
+    assert!(work_is_due(&resource), "the credentials may be replaced by those of an allowed account");
     status.account = Some("012345678910".to_owned());
     resource.status = Some(status);
-    assert!(!work_is_due(&resource), "the ARN is of another account, and stays so");
+    assert!(!work_is_due(&resource), "the ARN permanently belongs to another account");
 }

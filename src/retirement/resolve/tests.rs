@@ -1,4 +1,4 @@
-//! What a manifest declares, by its text and the accounts involved.
+//! Tests of the validation and resolution of specs.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +40,7 @@ fn reasons(revisions: &[&str], identity: Option<&Identity>, account: Option<&str
 const CPU_WAVE: &str = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-wave:1";
 
 #[test]
-fn the_short_form_and_the_arn_are_one_entry() {
+fn short_form_and_arn_of_a_revision_are_one_entry() {
     let entries = entries(&spec(&["cpu-wave:1", CPU_WAVE, "cpu-wave:1"]), Some(&identity()), &guard(None));
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].revision, "cpu-wave:1");
@@ -48,13 +48,13 @@ fn the_short_form_and_the_arn_are_one_entry() {
 }
 
 #[test]
-fn what_is_of_elsewhere_is_rejected_with_its_arn_as_key() {
-    let elsewhere = [
+fn arn_of_another_account_or_region_is_rejected_with_the_arn_as_key() {
+    let foreign = [
         ("arn:aws:ecs:us-west-2:999999999999:task-definition/cpu-wave:1", Reason::WrongAccount),
         ("arn:aws-cn:ecs:us-west-2:012345678910:task-definition/cpu-wave:1", Reason::WrongAccount),
         ("arn:aws:ecs:eu-west-1:012345678910:task-definition/cpu-wave:1", Reason::WrongRegion),
     ];
-    for (arn, expected) in elsewhere {
+    for (arn, expected) in foreign {
         let entries = entries(&spec(&[arn, "cpu-wave:1"]), Some(&identity()), &guard(None));
         assert_eq!(entries[0].revision, arn);
         assert!(matches!(&entries[0].target, Target::Rejected { reason, .. } if *reason == expected));
@@ -63,7 +63,7 @@ fn what_is_of_elsewhere_is_rejected_with_its_arn_as_key() {
 }
 
 #[test]
-fn nothing_resolves_in_another_account_than_the_first() {
+fn entries_are_resolved_only_in_the_recorded_account() {
     let declared = ["cpu-wave:1", CPU_WAVE];
     assert_eq!(
         reasons(&declared, Some(&identity()), Some("999999999999")),
@@ -73,7 +73,7 @@ fn nothing_resolves_in_another_account_than_the_first() {
 }
 
 #[test]
-fn a_bad_entry_costs_no_other_entry_anything() {
+fn invalid_entry_does_not_affect_other_entries() {
     assert_eq!(
         reasons(&["cpu-wave", "cpu-wave:1", "cpu-wave:+7"], Some(&identity()), None),
         [Some(Reason::Invalid), None, Some(Reason::Invalid)]
@@ -82,10 +82,10 @@ fn a_bad_entry_costs_no_other_entry_anything() {
 }
 
 #[test]
-fn a_spec_that_cannot_be_acted_on_says_what_to_write() {
+fn invalid_spec_is_reported_by_its_field() {
     let many: Vec<String> = (1..=501).map(|number| format!("api:{number}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let moved = TaskDefinitionRetirementStatus {
+    let recorded = TaskDefinitionRetirementStatus {
         region: Some("eu-west-1".to_owned()),
         ..TaskDefinitionRetirementStatus::default()
     };
@@ -97,40 +97,40 @@ fn a_spec_that_cannot_be_acted_on_says_what_to_write() {
     assert_eq!(region(&spec(&["api:1"]), None, None), Err(InvalidSpec::NoRegion));
     assert_eq!(region(&named("Oregon"), None, None), Err(InvalidSpec::Region("Oregon".to_owned())));
     assert!(matches!(
-        region(&named("us-west-2"), Some(&moved), None),
+        region(&named("us-west-2"), Some(&recorded), None),
         Err(InvalidSpec::RegionChanged { .. })
     ));
-    assert_eq!(region(&named("eu-west-1"), Some(&moved), None), Ok("eu-west-1".to_owned()));
+    assert_eq!(region(&named("eu-west-1"), Some(&recorded), None), Ok("eu-west-1".to_owned()));
     assert_eq!(region(&spec(&["api:1"]), None, Some("us-west-2")), Ok("us-west-2".to_owned()));
 }
 
 #[test]
-fn a_quiet_time_is_a_duration_and_only_for_those_who_wait() {
-    let quiet = |unused_for: &str, in_use| {
+fn unused_for_is_a_duration_and_requires_in_use_wait() {
+    let region_for = |unused_for: &str, in_use| {
         let unused_for = Some(unused_for.to_owned());
         let spec = TaskDefinitionRetirementSpec { in_use, unused_for, ..spec(&["api:1"]) };
         region(&spec, None, Some("us-west-2"))
     };
-    assert_eq!(quiet("1h30m", InUse::Wait), Ok("us-west-2".to_owned()));
-    assert_eq!(quiet("soon", InUse::Wait), Err(InvalidSpec::UnusedFor("soon".to_owned())));
-    assert_eq!(quiet("24h", InUse::Retire), Err(InvalidSpec::UnusedForWithoutWait));
+    assert_eq!(region_for("1h30m", InUse::Wait), Ok("us-west-2".to_owned()));
+    assert_eq!(region_for("soon", InUse::Wait), Err(InvalidSpec::UnusedFor("soon".to_owned())));
+    assert_eq!(region_for("24h", InUse::Retire), Err(InvalidSpec::UnusedForWithoutWait));
 }
 
 #[test]
-fn a_row_keeps_its_key_when_the_account_changes() {
-    let of_other = "arn:aws:ecs:us-west-2:999999999999:task-definition/cpu-wave:1";
+fn row_keeps_its_key_when_the_account_changes() {
+    let other_arn = "arn:aws:ecs:us-west-2:999999999999:task-definition/cpu-wave:1";
     let keys = |account| {
-        let entries = entries(&spec(&["cpu-wave:2", of_other]), Some(&identity()), &guard(Some(account)));
+        let entries = entries(&spec(&["cpu-wave:2", other_arn]), Some(&identity()), &guard(Some(account)));
         entries.into_iter().map(|entry| entry.revision).collect::<Vec<_>>()
     };
-    assert_eq!(keys("999999999999"), ["cpu-wave:2", "cpu-wave:1"], "resolved there before");
-    assert_eq!(keys("012345678910"), ["cpu-wave:2", of_other]);
-    assert_eq!(keys("111111111111"), ["cpu-wave:2", of_other]);
+    assert_eq!(keys("999999999999"), ["cpu-wave:2", "cpu-wave:1"], "resolved in this account before");
+    assert_eq!(keys("012345678910"), ["cpu-wave:2", other_arn]);
+    assert_eq!(keys("111111111111"), ["cpu-wave:2", other_arn]);
 }
 
 proptest! {
     #[test]
-    fn what_resolves_is_always_of_the_identity(text in "[a-z]{1,3}:[1-9]|arn:aws(-cn)?:ecs:(us-west-2|eu-west-1):(012345678910|999999999999):task-definition/[a-z]:[1-9]") {
+    fn resolved_arn_belongs_to_the_account_region_and_partition_of_the_identity(text in "[a-z]{1,3}:[1-9]|arn:aws(-cn)?:ecs:(us-west-2|eu-west-1):(012345678910|999999999999):task-definition/[a-z]:[1-9]") {
         let identity = identity();
         for entry in entries(&spec(&[&text]), Some(&identity), &guard(None)) {
             if let Target::Resolved(arn) = entry.target {

@@ -1,4 +1,4 @@
-//! What becomes of a row, as tests of pure functions.
+//! Tests of the status row of one revision.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -10,9 +10,9 @@ use crate::aws::{
 
 const API: &str = "arn:aws:ecs:us-west-2:012345678910:task-definition/api:1";
 
-const NOTHING_ASKED: Trigger = Trigger { spec_changed: false, reconcile_requested: false };
+const NOT_TRIGGERED: Trigger = Trigger { spec_changed: false, reconcile_requested: false };
 const SPEC_CHANGED: Trigger = Trigger { spec_changed: true, reconcile_requested: false };
-const LOOK_REQUESTED: Trigger = Trigger { spec_changed: false, reconcile_requested: true };
+const RECONCILE_REQUESTED: Trigger = Trigger { spec_changed: false, reconcile_requested: true };
 
 fn time(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
@@ -22,7 +22,7 @@ fn reference() -> Reference {
     API.parse().expect("an ARN")
 }
 
-fn here() -> Entry {
+fn resolved() -> Entry {
     let Reference::Arn(arn) = reference() else { panic!("an ARN") };
     Entry { revision: "api:1".to_owned(), target: Target::Resolved(arn) }
 }
@@ -50,35 +50,41 @@ fn failure(kind: FailureKind) -> Failure {
     Failure::new(kind, "no")
 }
 
-/// A look that shows `status`.
+/// Returns the outcome of a description that shows `status`.
 fn seen(status: Status) -> Outcome {
     Outcome::Described(Ok(description(status)))
 }
 
-/// A call that is answered `answer`, and a look afterwards.
-fn asked(answer: Seen, after: Option<Seen>) -> Outcome {
+/// Returns the outcome of a deregistration with the response `answer` and the description `after`
+/// it.
+fn deregistered(answer: Seen, after: Option<Seen>) -> Outcome {
     let reply = Reply { request_id: answer.is_ok().then(|| "request".to_owned()), answer };
     Outcome::Deregistered { before: description(Status::Active), reply, after }
 }
 
-/// The row of `api:1` after a pass that learned `outcome` of it.
+/// Returns the row of `api:1` after a reconcile with `outcome`.
 fn after(spec: &TaskDefinitionRetirementSpec, before: RevisionStatus, outcome: Outcome) -> RevisionStatus {
     let outcomes = BTreeMap::from([("api:1".to_owned(), outcome)]);
-    row(&here(), spec, &[before], NOTHING_ASKED, Caller::NotRequested, &outcomes)
+    row(&resolved(), spec, &[before], NOT_TRIGGERED, Caller::NotRequested, &outcomes)
 }
 
-/// The row of `entry` after a pass that learned nothing.
-fn unlearned(entry: &Entry, before: &RevisionStatus, trigger: Trigger, caller: Caller<'_>) -> RevisionStatus {
+/// Returns the row of `entry` after a reconcile without an outcome.
+fn without_outcome(
+    entry: &Entry,
+    before: &RevisionStatus,
+    trigger: Trigger,
+    caller: Caller<'_>,
+) -> RevisionStatus {
     let spec = TaskDefinitionRetirementSpec::default();
     row(entry, &spec, std::slice::from_ref(before), trigger, caller, &BTreeMap::new())
 }
 
-fn told(row: &RevisionStatus) -> (Reason, Option<&str>, &str) {
+fn report(row: &RevisionStatus) -> (Reason, Option<&str>, &str) {
     (row.reason, row.status.as_deref(), row.message.as_deref().unwrap_or_default())
 }
 
 #[test]
-fn a_row_says_what_ecs_answered() {
+fn row_reports_the_response_of_ecs() {
     use FailureKind::{Absent, AccessDenied, Deleted, Refused, ServerFault, Throttled, Unavailable};
     use Status::{Active, DeleteInProgress, Inactive, Other};
 
@@ -93,45 +99,48 @@ fn a_row_says_what_ecs_answered() {
         (seen(Other("FROZEN".to_owned())), (Reason::Refused, Some("FROZEN"), frozen)),
         (Outcome::Described(no(Absent)), (Reason::NotFound, None, gone)),
         (Outcome::Described(no(Deleted)), (Reason::Deleted, None, "")),
-        (asked(no(Refused), Some(no(Deleted))), (Reason::Deleted, None, "")),
+        (deregistered(no(Refused), Some(no(Deleted))), (Reason::Deleted, None, "")),
         (Outcome::Described(no(Throttled)), (Reason::Throttled, None, "no")),
         (Outcome::Described(no(Unavailable)), (Reason::Unavailable, None, "no")),
         (Outcome::Described(no(ServerFault)), (Reason::Unavailable, None, "no")),
         (Outcome::Described(no(AccessDenied)), (Reason::AccessDenied, None, "no")),
         (Outcome::Described(no(Refused)), (Reason::Refused, None, "no")),
-        (asked(is(Inactive), Some(is(Inactive))), (Reason::Retired, Some("INACTIVE"), "")),
-        (asked(is(Inactive), Some(is(DeleteInProgress))), (Reason::Deleting, Some("DELETE_IN_PROGRESS"), "")),
-        (asked(is(Active), Some(is(Inactive))), (Reason::Pending, Some("ACTIVE"), "")),
-        (asked(no(Throttled), None), (Reason::Throttled, Some("ACTIVE"), "no")),
-        (asked(no(Refused), Some(is(Inactive))), (Reason::Retired, Some("INACTIVE"), "")),
-        (asked(no(Refused), Some(is(Active))), (Reason::Refused, Some("ACTIVE"), "no")),
-        (asked(no(Refused), Some(no(Absent))), (Reason::NotFound, Some("ACTIVE"), gone)),
-        (asked(no(Refused), Some(no(Throttled))), (Reason::Refused, Some("ACTIVE"), "no")),
-        (asked(no(Absent), Some(is(Active))), (Reason::Refused, Some("ACTIVE"), "no")),
+        (deregistered(is(Inactive), Some(is(Inactive))), (Reason::Retired, Some("INACTIVE"), "")),
+        (
+            deregistered(is(Inactive), Some(is(DeleteInProgress))),
+            (Reason::Deleting, Some("DELETE_IN_PROGRESS"), ""),
+        ),
+        (deregistered(is(Active), Some(is(Inactive))), (Reason::Pending, Some("ACTIVE"), "")),
+        (deregistered(no(Throttled), None), (Reason::Throttled, Some("ACTIVE"), "no")),
+        (deregistered(no(Refused), Some(is(Inactive))), (Reason::Retired, Some("INACTIVE"), "")),
+        (deregistered(no(Refused), Some(is(Active))), (Reason::Refused, Some("ACTIVE"), "no")),
+        (deregistered(no(Refused), Some(no(Absent))), (Reason::NotFound, Some("ACTIVE"), gone)),
+        (deregistered(no(Refused), Some(no(Throttled))), (Reason::Refused, Some("ACTIVE"), "no")),
+        (deregistered(no(Absent), Some(is(Active))), (Reason::Refused, Some("ACTIVE"), "no")),
     ];
     for (outcome, expected) in table {
         let row = after(&spec, recorded(Reason::Pending), outcome.clone());
-        assert_eq!(told(&row), expected, "{outcome:?}");
+        assert_eq!(report(&row), expected, "{outcome:?}");
         assert_eq!((row.revision.as_str(), row.arn.as_deref()), ("api:1", Some(API)));
     }
 }
 
 #[test]
-fn a_deregistration_is_recorded_with_its_request_id_and_the_times_of_ecs() {
+fn deregistration_is_recorded_with_its_request_id_and_the_times_of_ecs() {
     let spec = TaskDefinitionRetirementSpec::default();
     let answered = Ok(Description { deregistered_at: None, ..description(Status::Inactive) });
-    let with_time = asked(answered.clone(), Some(Ok(description(Status::Inactive))));
+    let with_time = deregistered(answered.clone(), Some(Ok(description(Status::Inactive))));
     let expected = RevisionStatus { message: None, ..retired() };
     assert_eq!(after(&spec, recorded(Reason::Pending), with_time), expected);
 
-    for after_it in [
+    for later in [
         None,
         Some(Err(failure(FailureKind::Throttled))),
         Some(answered.clone()),
-        // Older than the answer.
+        // A description that is older than the response.
         Some(Ok(description(Status::Active))),
     ] {
-        let without = after(&spec, recorded(Reason::Pending), asked(answered.clone(), after_it));
+        let without = after(&spec, recorded(Reason::Pending), deregistered(answered.clone(), later));
         let (message, awaits) = (Some(TIME_PENDING.to_owned()), Some(Awaits::DeregisteredAt));
         assert_eq!(without, RevisionStatus { deregistered_at: None, message, awaits, ..retired() });
         assert!(is_due_for_ecs(&without));
@@ -140,10 +149,10 @@ fn a_deregistration_is_recorded_with_its_request_id_and_the_times_of_ecs() {
 }
 
 #[test]
-fn nothing_takes_a_retirement_back() {
+fn retired_row_stays_retired() {
     let spec = TaskDefinitionRetirementSpec::default();
     let (message, awaits) = (Some(DESCRIBE_REQUESTED.to_owned()), Some(Awaits::Description));
-    let owed = RevisionStatus { message, awaits, ..retired() };
+    let pending_description = RevisionStatus { message, awaits, ..retired() };
     let no = |kind| Outcome::Described(Err(failure(kind)));
     for outcome in [
         seen(Status::Active),
@@ -151,19 +160,19 @@ fn nothing_takes_a_retirement_back() {
         no(FailureKind::AccessDenied),
         no(FailureKind::Refused),
     ] {
-        assert_eq!(after(&spec, owed.clone(), outcome), retired());
+        assert_eq!(after(&spec, pending_description.clone(), outcome), retired());
     }
     for kind in [FailureKind::Throttled, FailureKind::Unavailable, FailureKind::ServerFault] {
-        assert_eq!(after(&spec, owed.clone(), no(kind)), owed, "the look is still owed");
+        assert_eq!(
+            after(&spec, pending_description.clone(), no(kind)),
+            pending_description,
+            "the description is still pending"
+        );
     }
-    let deleted = after(&spec, owed, no(FailureKind::Absent));
+    let deleted = after(&spec, pending_description, no(FailureKind::Absent));
     assert_eq!(deleted, RevisionStatus { reason: Reason::Deleted, status: None, ..retired() });
     let silent = Description { registered_at: None, deregistered_at: None, ..description(Status::Inactive) };
-    assert_eq!(
-        after(&spec, retired(), Outcome::Described(Ok(silent))),
-        retired(),
-        "times that were known stay"
-    );
+    assert_eq!(after(&spec, retired(), Outcome::Described(Ok(silent))), retired(), "known times are kept");
     for outcome in [seen(Status::Active), no(FailureKind::Absent), no(FailureKind::Refused)] {
         let spec = TaskDefinitionRetirementSpec { suspend: true, dry_run: true, ..spec.clone() };
         let row = after(&spec, retired(), outcome);
@@ -172,8 +181,8 @@ fn nothing_takes_a_retirement_back() {
 }
 
 #[test]
-fn what_is_active_says_why_it_is_left_alone() {
-    let held = |suspend, dry_run| {
+fn active_revision_on_hold_reports_the_reason() {
+    let on_hold = |suspend, dry_run| {
         let spec = TaskDefinitionRetirementSpec { suspend, dry_run, ..Default::default() };
         let before = RevisionStatus {
             unused_since: Some(Time(time(5))),
@@ -182,143 +191,146 @@ fn what_is_active_says_why_it_is_left_alone() {
         };
         after(&spec, before, seen(Status::Active))
     };
-    let suspended = held(true, true);
-    let to_be = "suspended: would be deregistered without spec.suspend";
-    assert_eq!(told(&suspended), (Reason::Suspended, Some("ACTIVE"), to_be));
+    let suspended = on_hold(true, true);
+    let message = "suspended: would be deregistered without spec.suspend";
+    assert_eq!(report(&suspended), (Reason::Suspended, Some("ACTIVE"), message));
     assert_eq!(suspended.unused_since, None, "it may be used again meanwhile");
-    assert_eq!(told(&held(false, true)), (Reason::DryRun, Some("ACTIVE"), DRY_RUN));
-    let pending = held(false, false);
+    assert_eq!(report(&on_hold(false, true)), (Reason::DryRun, Some("ACTIVE"), DRY_RUN));
+    let pending = on_hold(false, false);
     assert_eq!(pending.unused_since, Some(Time(time(5))));
     assert!(pending.used_by.is_empty());
 }
 
 #[test]
-fn a_row_names_who_uses_its_revision_and_since_when_nobody_does() {
+fn row_names_the_users_of_its_revision_or_the_start_of_the_unused_time() {
     let spec = TaskDefinitionRetirementSpec { unused_for: Some("60s".to_owned()), ..Default::default() };
     let dry = TaskDefinitionRetirementSpec { dry_run: true, ..spec.clone() };
     let web = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
     let users = Use::InUse(Users { named: vec![web], more: 2 });
     let used =
         |usage: &Use| Outcome::MustWait { before: Some(description(Status::Active)), usage: usage.clone() };
-    let quiet_before = RevisionStatus { unused_since: Some(Time(time(5))), ..recorded(Reason::CoolingDown) };
+    let cooling_before =
+        RevisionStatus { unused_since: Some(Time(time(5))), ..recorded(Reason::CoolingDown) };
 
-    let in_use = after(&spec, quiet_before.clone(), used(&users));
+    let in_use = after(&spec, cooling_before.clone(), used(&users));
     let by = "in use by 3 services or tasks";
-    assert_eq!(told(&in_use), (Reason::InUse, Some("ACTIVE"), by));
+    assert_eq!(report(&in_use), (Reason::InUse, Some("ACTIVE"), by));
     assert_eq!(in_use.used_by, ["service/prod/web"]);
     assert_eq!(in_use.unused_since, None);
 
-    let nobody = Use::Unused { at: Some(time(10)), last_used: None };
+    let unused = Use::Unused { at: Some(time(10)), last_used: None };
     let until = "unused since 1970-01-01T00:00:10Z; deregistered at 1970-01-01T00:01:10Z if it stays unused";
-    let quiet = after(&spec, in_use.clone(), used(&nobody));
-    assert_eq!(told(&quiet), (Reason::CoolingDown, Some("ACTIVE"), until));
-    assert_eq!((quiet.used_by.len(), &quiet.unused_since), (0, &Some(Time(time(10)))));
-    let later = after(&spec, quiet_before.clone(), used(&nobody));
-    assert_eq!(later.unused_since, Some(Time(time(5))), "counted from the first time");
+    let cooling = after(&spec, in_use.clone(), used(&unused));
+    assert_eq!(report(&cooling), (Reason::CoolingDown, Some("ACTIVE"), until));
+    assert_eq!((cooling.used_by.len(), &cooling.unused_since), (0, &Some(Time(time(10)))));
+    let later = after(&spec, cooling_before.clone(), used(&unused));
+    assert_eq!(later.unused_since, Some(Time(time(5))), "counted from the first scan that found it unused");
 
     let unknown = Use::Unknown(failure(FailureKind::AccessDenied));
     let expected = (Reason::AccessDenied, Some("ACTIVE"), "usage unknown: no");
-    assert_eq!(told(&after(&spec, in_use.clone(), used(&unknown))), expected);
-    assert_eq!(told(&after(&dry, in_use.clone(), used(&unknown))), expected);
+    assert_eq!(report(&after(&spec, in_use.clone(), used(&unknown))), expected);
+    assert_eq!(report(&after(&dry, in_use.clone(), used(&unknown))), expected);
 
-    let but = format!("{DRY_RUN}, but not yet: {until}");
-    let dry_run = after(&dry, in_use.clone(), used(&nobody));
-    assert_eq!(told(&dry_run), (Reason::DryRun, Some("ACTIVE"), but.as_str()));
+    let not_yet = format!("{DRY_RUN}, but not yet: {until}");
+    let dry_run = after(&dry, in_use.clone(), used(&unused));
+    assert_eq!(report(&dry_run), (Reason::DryRun, Some("ACTIVE"), not_yet.as_str()));
 
     let slow = after(&spec, in_use.clone(), Outcome::Described(Err(failure(FailureKind::Throttled))));
-    assert!(slow.used_by.is_empty(), "it is not known any more");
-    let unseen = after(&spec, in_use.clone(), Outcome::MustWait { before: None, usage: nobody });
-    assert_eq!((told(&unseen), unseen.used_by.len()), ((Reason::CoolingDown, Some("ACTIVE"), until), 0));
+    assert!(slow.used_by.is_empty(), "usage is not known any more");
+    let unseen = after(&spec, in_use.clone(), Outcome::MustWait { before: None, usage: unused });
+    assert_eq!((report(&unseen), unseen.used_by.len()), ((Reason::CoolingDown, Some("ACTIVE"), until), 0));
     let free = after(&spec, in_use, Outcome::Unused);
-    assert_eq!((told(&free), free.used_by.len()), ((Reason::Pending, Some("ACTIVE"), ""), 0));
-    assert_eq!(after(&spec, quiet_before, Outcome::Unused).unused_since, Some(Time(time(5))));
+    assert_eq!((report(&free), free.used_by.len()), ((Reason::Pending, Some("ACTIVE"), ""), 0));
+    assert_eq!(after(&spec, cooling_before, Outcome::Unused).unused_since, Some(Time(time(5))));
 }
 
 #[test]
-fn an_entry_that_is_never_called_says_why_unless_it_is_retired() {
+fn rejected_entry_reports_the_reason_unless_it_is_retired() {
     let rejected = |revision: &str| {
         let target = Target::Rejected { reason: Reason::WrongAccount, message: "not ours".to_owned() };
         Entry { revision: revision.to_owned(), target }
     };
     let caller = Caller::NotRequested;
-    let of_arn = unlearned(&rejected(API), &recorded(Reason::Pending), NOTHING_ASKED, caller);
+    let of_arn = without_outcome(&rejected(API), &recorded(Reason::Pending), NOT_TRIGGERED, caller);
     let expected = RevisionStatus {
         revision: API.to_owned(),
         message: Some("not ours".to_owned()),
         ..recorded(Reason::WrongAccount)
     };
     assert_eq!(of_arn, expected);
-    let short = unlearned(&rejected("api:1"), &recorded(Reason::Pending), NOTHING_ASKED, caller);
+    let short = without_outcome(&rejected("api:1"), &recorded(Reason::Pending), NOT_TRIGGERED, caller);
     assert_eq!(short, RevisionStatus { revision: "api:1".to_owned(), arn: None, ..expected });
-    assert_eq!(unlearned(&rejected(API), &retired(), NOTHING_ASKED, caller), retired());
+    assert_eq!(without_outcome(&rejected(API), &retired(), NOT_TRIGGERED, caller), retired());
 }
 
 #[test]
-fn an_entry_whose_account_is_not_known_yet_has_the_form_in_which_it_was_written() {
+fn unresolved_entry_keeps_the_form_in_which_it_was_declared() {
     let unresolved = |revision: &str| Entry {
         revision: revision.to_owned(),
         target: Target::Unresolved(revision.parse().expect("a revision")),
     };
     let fresh = |revision: &str| {
         let entry = unresolved(revision);
-        unlearned(&entry, &RevisionStatus::default(), NOTHING_ASKED, Caller::NotRequested)
+        without_outcome(&entry, &RevisionStatus::default(), NOT_TRIGGERED, Caller::NotRequested)
     };
     let pending = RevisionStatus { revision: API.to_owned(), ..recorded(Reason::Pending) };
     assert_eq!(fresh(API), pending);
     assert_eq!(fresh("api:1"), RevisionStatus { revision: "api:1".to_owned(), arn: None, ..pending });
-    let known = unlearned(&unresolved(API), &retired(), NOTHING_ASKED, Caller::NotRequested);
-    assert_eq!(known, retired(), "what was resolved must_wait its key");
+    let known = without_outcome(&unresolved(API), &retired(), NOT_TRIGGERED, Caller::NotRequested);
+    assert_eq!(known, retired(), "a resolved entry keeps its key");
 }
 
 #[test]
-fn what_a_person_asks_for_is_pending_again_and_a_retired_row_is_looked_at() {
+fn change_or_request_makes_a_row_pending_again_and_a_retired_row_is_described() {
     let tried = |reason| {
         let used_by = vec!["service/prod/web".to_owned()];
         RevisionStatus { message: Some("no".to_owned()), used_by, ..recorded(reason) }
     };
-    let renewed = |row: &RevisionStatus, trigger| unlearned(&here(), row, trigger, Caller::NotRequested);
+    let triggered =
+        |row: &RevisionStatus, trigger| without_outcome(&resolved(), row, trigger, Caller::NotRequested);
     let pending = recorded(Reason::Pending);
     for reason in [Reason::Refused, Reason::InUse, Reason::NotFound, Reason::Suspended, Reason::DryRun] {
-        assert_eq!(renewed(&tried(reason), NOTHING_ASKED), tried(reason));
-        assert_eq!(renewed(&tried(reason), SPEC_CHANGED), pending);
-        assert_eq!(renewed(&tried(reason), LOOK_REQUESTED), pending);
+        assert_eq!(triggered(&tried(reason), NOT_TRIGGERED), tried(reason));
+        assert_eq!(triggered(&tried(reason), SPEC_CHANGED), pending);
+        assert_eq!(triggered(&tried(reason), RECONCILE_REQUESTED), pending);
     }
     for reason in [Reason::Invalid, Reason::WrongAccount, Reason::WrongRegion] {
-        assert_eq!(renewed(&tried(reason), NOTHING_ASKED), pending, "it resolves now");
+        assert_eq!(triggered(&tried(reason), NOT_TRIGGERED), pending, "it is resolved now");
     }
-    assert_eq!(renewed(&retired(), NOTHING_ASKED), retired());
-    assert_eq!(renewed(&retired(), SPEC_CHANGED), retired());
+    assert_eq!(triggered(&retired(), NOT_TRIGGERED), retired());
+    assert_eq!(triggered(&retired(), SPEC_CHANGED), retired());
     let (message, awaits) = (Some(DESCRIBE_REQUESTED.to_owned()), Some(Awaits::Description));
-    let owed = RevisionStatus { message, awaits, ..retired() };
-    assert_eq!(renewed(&retired(), LOOK_REQUESTED), owed);
+    let pending_description = RevisionStatus { message, awaits, ..retired() };
+    assert_eq!(triggered(&retired(), RECONCILE_REQUESTED), pending_description);
     let deleted = recorded(Reason::Deleted);
-    assert_eq!(renewed(&deleted, LOOK_REQUESTED), deleted, "there is nothing to look at any more");
+    assert_eq!(triggered(&deleted, RECONCILE_REQUESTED), deleted, "a deleted revision cannot be described");
 }
 
 #[test]
-fn while_the_account_is_unknown_only_what_wants_a_look_says_so() {
+fn unknown_account_is_reported_only_by_rows_that_are_due() {
     let unknown = failure(FailureKind::Unavailable);
-    let told = |row: &RevisionStatus| unlearned(&here(), row, NOTHING_ASKED, Caller::Unknown(&unknown));
+    let report =
+        |row: &RevisionStatus| without_outcome(&resolved(), row, NOT_TRIGGERED, Caller::Unknown(&unknown));
     let unavailable = RevisionStatus { message: Some("no".to_owned()), ..recorded(Reason::Unavailable) };
-    assert_eq!(told(&recorded(Reason::Pending)), unavailable);
+    assert_eq!(report(&recorded(Reason::Pending)), unavailable);
     for row in [retired(), recorded(Reason::Suspended), recorded(Reason::NotFound)] {
-        assert_eq!(told(&row), row);
+        assert_eq!(report(&row), row);
     }
 }
 
 #[test]
-fn the_row_of_an_entry_is_found_in_whichever_form_it_was_written() {
+fn recorded_row_is_found_by_short_form_and_by_arn() {
     let rows = [
         RevisionStatus { revision: "web:1".to_owned(), ..Default::default() },
         RevisionStatus { revision: API.to_owned(), arn: Some(API.to_owned()), ..Default::default() },
     ];
     let by_arn = Entry { revision: API.to_owned(), target: Target::Unresolved(reference()) };
     let short = Entry { revision: "api:1".to_owned(), ..by_arn.clone() };
-    assert_eq!(recorded_row(&here(), &rows), Some(&rows[1]));
+    assert_eq!(recorded_row(&resolved(), &rows), Some(&rows[1]));
     assert_eq!(recorded_row(&by_arn, &rows), Some(&rows[1]));
     assert_eq!(recorded_row(&by_arn, &[recorded(Reason::Pending)]), Some(&recorded(Reason::Pending)));
     assert_eq!(recorded_row(&short, &rows), None);
-    assert_eq!(recorded_row(&here(), &rows[..1]), None);
+    assert_eq!(recorded_row(&resolved(), &rows[..1]), None);
 }
 
 mod due;

@@ -1,4 +1,4 @@
-//! Whatever a status holds, etcd stores it.
+//! Tests that etcd can store any status.
 
 use k8s_openapi::jiff::Timestamp;
 use kube::CustomResourceExt;
@@ -14,14 +14,17 @@ use crate::{
 /// The default of etcd's `--max-request-bytes`.
 const ETCD_LIMIT: usize = 1024 * 1024 * 3 / 2;
 
-/// Source: `TotalAnnotationSizeLimitB` in Kubernetes' `pkg/apimachinery/pkg/api/validation/objectmeta.go`.
+/// Source: `TotalAnnotationSizeLimitB` in Kubernetes'
+/// `pkg/apimachinery/pkg/api/validation/objectmeta.go`.
 const ANNOTATIONS: usize = 256 * 1024;
 
-/// Names, labels, owner references and the managed fields of 20 managers: every list but `conditions` is atomic.
+/// Names, labels, owner references and the managed fields of 20 managers: every list but
+/// `conditions` is atomic.
 const REST_OF_THE_METADATA: usize = 48 * 1024;
 
-/// Returns the most bytes of JSON that a value of this schema takes. The texts that [`fitted`] limits are left out.
-fn most(schema: &Value, path: &str) -> usize {
+/// Returns the maximum size of a value of this schema, in bytes of JSON. The texts that [`fitted`]
+/// limits are left out.
+fn max_bytes(schema: &Value, path: &str) -> usize {
     let number = |key: &str| schema[key].as_u64().and_then(|number| usize::try_from(number).ok());
     match (path, schema["type"].as_str()) {
         (".status.conditions", _) => 3 * (CONDITION_MESSAGE_BYTES + 512),
@@ -29,12 +32,13 @@ fn most(schema: &Value, path: &str) -> usize {
         (".status.revisions[].message" | ".status.revisions[].usedBy", _) => 2,
         (_, Some("object")) => {
             let fields = schema["properties"].as_object().expect("named fields").iter();
-            let bytes = fields.map(|(name, field)| name.len() + 4 + most(field, &format!("{path}.{name}")));
+            let bytes =
+                fields.map(|(name, field)| name.len() + 4 + max_bytes(field, &format!("{path}.{name}")));
             2 + bytes.sum::<usize>()
         }
         (_, Some("array")) => {
             let items = number("maxItems").unwrap_or_else(|| panic!("{path} has no maxItems"));
-            2 + items * (1 + most(&schema["items"], &format!("{path}[]")))
+            2 + items * (1 + max_bytes(&schema["items"], &format!("{path}[]")))
         }
         (_, Some("string")) => match (&schema["enum"], schema["format"].as_str()) {
             (Value::Array(words), _) => words.iter().map(|word| word.to_string().len()).max().unwrap_or(0),
@@ -54,15 +58,15 @@ fn schema() -> Value {
 #[test]
 fn largest_legal_object_is_smaller_than_what_etcd_stores() {
     let schema = schema();
-    let (spec, status) = (most(&schema["spec"], ".spec"), most(&schema["status"], ".status"));
-    // In an annotation each quotation mark is escaped.
+    let (spec, status) = (max_bytes(&schema["spec"], ".spec"), max_bytes(&schema["status"], ".status"));
+    // Quotation marks are escaped in an annotation.
     let annotations = ANNOTATIONS + 4 * MAX_REVISIONS;
     let object = spec + status + TEXT_BYTES + annotations + REST_OF_THE_METADATA;
     assert!(object < ETCD_LIMIT, "{object} bytes: spec {spec}, status {status} and {TEXT_BYTES}");
 }
 
 #[test]
-fn schema_admits_what_fits() {
+fn schema_allows_texts_up_to_their_limits() {
     let row = &schema()["status"]["properties"]["revisions"]["items"]["properties"];
     for (field, limit) in [
         (&row["revision"], REVISION_BYTES),
@@ -96,7 +100,8 @@ fn any_row() -> impl Strategy<Value = RevisionStatus> {
     )
 }
 
-/// How many bytes the API server makes of a text, without the quotation marks.
+/// Returns the size of a text in JSON as the API server writes it, in bytes, without the quotation
+/// marks.
 fn written(text: &str) -> usize {
     let plain = serde_json::to_string(text).expect("a text is JSON").len() - 2;
     let escaped = text.chars().filter(|char| "<>&".contains(*char)).count();
@@ -106,7 +111,7 @@ fn written(text: &str) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn any_status_fits_and_fitting_it_again_changes_nothing(
+    fn fitted_status_is_within_the_limits_and_fitting_is_idempotent(
         rows in prop::collection::vec(any_row(), 1..4),
         copies in prop::sample::select(vec![1usize, 100, 160]),
         message in any_text(),
@@ -128,8 +133,9 @@ proptest! {
             texts += row.message.as_deref().map_or(0, written);
             texts += row.used_by.iter().map(|user| written(user) + 3).sum::<usize>();
             let omits = row.used_by.len() < original.used_by.len();
-            let says_so = row.message.as_deref().is_some_and(|message| message.contains("usedBy is truncated"));
-            prop_assert!(!omits || says_so, "{row:?}");
+            let reports_it =
+                row.message.as_deref().is_some_and(|message| message.contains("usedBy is truncated"));
+            prop_assert!(!omits || reports_it, "{row:?}");
         }
         prop_assert!(texts <= TEXT_BYTES);
         prop_assert!(after.conditions.iter().all(|it| written(&it.message) <= CONDITION_MESSAGE_BYTES));
@@ -137,7 +143,7 @@ proptest! {
 }
 
 #[test]
-fn a_short_row_stays_as_it_is() {
+fn short_row_is_unchanged() {
     let row = RevisionStatus {
         revision: "web:1".to_owned(),
         message: Some("in use by 1 service or task".to_owned()),
@@ -150,7 +156,7 @@ fn a_short_row_stays_as_it_is() {
 }
 
 #[test]
-fn a_row_among_many_lists_fewer_users_and_says_how_many() {
+fn row_among_many_lists_fewer_users_and_reports_it() {
     let used_by: Vec<String> =
         (1..=5).map(|number| format!("service/{}/{number}", "c".repeat(237))).collect();
     let row = RevisionStatus {
@@ -161,7 +167,7 @@ fn a_row_among_many_lists_fewer_users_and_says_how_many() {
     };
     let status =
         |rows| TaskDefinitionRetirementStatus { revisions: vec![row.clone(); rows], ..Default::default() };
-    assert_eq!(fitted(status(100)).revisions[0], row, "there is space for all");
+    assert_eq!(fitted(status(100)).revisions[0], row, "all users fit");
     let many = fitted(status(MAX_REVISIONS));
     let expected = "in use by 7 services or tasks; usedBy is truncated to 2";
     assert_eq!(many.revisions[0].message.as_deref(), Some(expected));
@@ -169,7 +175,7 @@ fn a_row_among_many_lists_fewer_users_and_says_how_many() {
 }
 
 #[test]
-fn a_cut_text_says_so_and_is_cut_between_characters() {
+fn long_text_is_truncated_between_characters_and_ends_with_dots() {
     let cut = |text: &str, limit| {
         let mut text = text.to_owned();
         super::cut(&mut text, limit);

@@ -1,4 +1,4 @@
-//! What passes write.
+//! Tests of status writes and events.
 
 use serde_json::json;
 use testkit::simulated_ecs::Action::DeregisterTaskDefinition;
@@ -9,10 +9,10 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn an_event_says_who_did_what_to_which_resource_and_when() {
-    let world = World::rested().await;
+async fn event_names_the_controller_the_action_the_resource_and_the_time() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1", "999999999999"], json!({ "inUse": "Retire" }));
-    world.reconcile("web").await.expect("a pass");
+    world.reconcile("web").await.expect("a reconcile");
     let id = &world.ecs.calls_of(DeregisterTaskDefinition)[0].request_id;
     let uid = &world.object("web")["metadata"]["uid"];
     let events: Vec<_> = world.api.objects("events");
@@ -38,20 +38,20 @@ async fn an_event_says_who_did_what_to_which_resource_and_when() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_cannot_be_published_holds_up_nothing() {
-    let world = World::rested().await;
+async fn failed_event_does_not_stop_the_reconcile() {
+    let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     world.before(CREATE_EVENT, 1, Between::Refuse(500));
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_parse_is_told_in_its_status_once() {
-    let world = World::rested().await;
+async fn unreadable_resource_is_reported_once_in_its_status() {
+    let world = World::with_full_buckets().await;
     world.make("web", &[], json!({}));
     world.edit("web", &json!({ "revisions": "web:1" }));
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     let status = world.status("web");
     assert_eq!(status.observed_generation, Some(2));
     let ready = status.conditions.iter().find(|it| it.type_ == "Ready").expect("a condition");
@@ -59,6 +59,6 @@ async fn what_does_not_parse_is_told_in_its_status_once() {
     assert!(ready.message.contains("revisions"), "{}", ready.message);
     let writes = world.writes("web");
     world.requests();
-    assert_eq!(world.reconcile("web").await.expect("a pass"), None);
+    assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!((world.requests(), world.writes("web")), (vec![GET.to_owned()], writes));
 }

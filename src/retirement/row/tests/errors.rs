@@ -1,4 +1,4 @@
-//! The error of AWS in a row, and the message that goes with it.
+//! Tests of the AWS error in a row and its message.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn messages_stay_while_the_error_is_the_same() {
     assert_eq!((unanswered.message.as_deref(), &unanswered.error), (Some("no answer"), &None));
     assert_eq!(after(&spec, first.clone(), seen(Status::Active)).error, None);
 
-    // As the previous version wrote it: one write adds the error.
+    // A row of the previous version has no error: one write adds it.
     let old = RevisionStatus { error: None, ..first.clone() };
     let written = attempt(old, denied("session 2", "AccessDeniedException"));
     assert_eq!(written.error, first.error);
@@ -32,12 +32,13 @@ fn messages_stay_while_the_error_is_the_same() {
 #[test]
 fn messages_are_refreshed_when_a_user_asks() {
     let failure = denied("session 1", "AccessDeniedException");
-    let first = unlearned(&here(), &recorded(Reason::Pending), NOTHING_ASKED, Caller::Unknown(&failure));
+    let first =
+        without_outcome(&resolved(), &recorded(Reason::Pending), NOT_TRIGGERED, Caller::Unknown(&failure));
     let later = denied("session 2", "AccessDeniedException");
-    let kept = unlearned(&here(), &first, NOTHING_ASKED, Caller::Unknown(&later));
+    let kept = without_outcome(&resolved(), &first, NOT_TRIGGERED, Caller::Unknown(&later));
     assert_eq!(kept, first);
-    for trigger in [SPEC_CHANGED, LOOK_REQUESTED] {
-        let renewed = unlearned(&here(), &first, trigger, Caller::Unknown(&later));
-        assert_eq!(renewed.message.as_deref(), Some("session 2"));
+    for trigger in [SPEC_CHANGED, RECONCILE_REQUESTED] {
+        let triggered = without_outcome(&resolved(), &first, trigger, Caller::Unknown(&later));
+        assert_eq!(triggered.message.as_deref(), Some("session 2"));
     }
 }
