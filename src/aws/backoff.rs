@@ -9,7 +9,8 @@ use crate::aws::response::{Failure, FailureKind};
 /// Delay after a call without a response. It is short because all callers share the next attempt.
 const OUTAGE_DELAY: Duration = Duration::from_secs(1);
 
-/// Delays after a rejected call. Only a change of the role, its policies or the credentials fixes it.
+/// Delays after a rejected call. Only a change of the role, its policies or the credentials fixes
+/// it.
 const SHORTEST_DELAY: Duration = Duration::from_secs(5);
 const LONGEST_DELAY: Duration = Duration::from_mins(10);
 
@@ -46,8 +47,8 @@ impl Backoff {
         self.last = Some(Last { failure, at: now, until: now + delay });
     }
 
-    /// Shortens the backoff after a request of a user. The call is still made at most once per shortest
-    /// delay.
+    /// Shortens the backoff after a request of a user. The call is still made at most once per
+    /// shortest delay.
     pub(super) fn shorten(&mut self) {
         if let Some(last) = &mut self.last {
             last.until = last.until.min(last.at + SHORTEST_DELAY);

@@ -12,7 +12,8 @@ use crate::aws::response::{Failure, FailureKind};
 /// How long the breaker stays open before a probe.
 const OPEN_DURATION: Duration = Duration::from_secs(1);
 
-/// Circuit breaker of ECS in one region. It prevents an unavailable region from blocking all workers.
+/// Circuit breaker of ECS in one region. It prevents an unavailable region from blocking all
+/// workers.
 #[derive(Debug, Default)]
 pub struct CircuitBreaker {
     state: Mutex<State>,
@@ -78,8 +79,8 @@ impl CircuitBreaker {
 }
 
 impl CallGuard<'_> {
-    /// Records the result of the call. Any response closes the breaker. A call without a response opens it,
-    /// unless another call got a response after this one began.
+    /// Records the result of the call. Any response closes the breaker. A call without a response
+    /// opens it, unless another call got a response after this one began.
     pub fn record<T>(mut self, result: &Result<T, Failure>, now: Instant) {
         self.is_recorded = true;
         let mut state = self.breaker.lock();
@@ -96,7 +97,8 @@ impl CallGuard<'_> {
 }
 
 impl Drop for CallGuard<'_> {
-    /// Closes the breaker if the call was a probe that was cancelled, so that the next call is admitted.
+    /// Closes the breaker if the call was a probe that was cancelled, so that the next call is
+    /// admitted.
     fn drop(&mut self) {
         let breaker = &mut self.breaker.lock().breaker;
         if let (false, BreakerState::HalfOpen { .. }) = (self.is_recorded, &*breaker) {

@@ -37,15 +37,16 @@ use crate::{
 /// How long before their expiry credentials are replaced, so that none expire during a call.
 const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 
-/// Timeouts of loading credentials. They are shorter than that of a call, so that the cause is reported.
+/// Timeouts of loading credentials. They are shorter than that of a call, so that the cause is
+/// reported.
 const LOAD_LIMIT: Duration = Duration::from_secs(7);
 const STS_LIMIT: Duration = Duration::from_millis(6500);
 
 /// Minimum interval between replacements of rejected credentials.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Returns the region, endpoints and HTTP client of the environment, as every AWS tool reads them. The
-/// result has no credentials provider; [`RotatingCredentials`] replaces it.
+/// Returns the region, endpoints and HTTP client of the environment, as every AWS tool reads them.
+/// The result has no credentials provider; [`RotatingCredentials`] replaces it.
 /// Source: "AWS SDKs and Tools Reference Guide".
 ///
 /// # Errors
@@ -81,15 +82,16 @@ struct State {
 type Modified = Vec<Option<SystemTime>>;
 
 impl RotatingCredentials {
-    /// Creates a provider that uses the provider of `config` or, without one, the SDK's default chain.
+    /// Creates a provider that uses the provider of `config` or, without one, the SDK's default
+    /// chain.
     pub(super) fn new(config: &SdkConfig) -> Self {
         let region = config.region().map(AsRef::as_ref).unwrap_or_default();
         let outages = OutageLog::new(region);
         Self(Arc::new(Source { config: config.clone(), outages, state: Mutex::default() }))
     }
 
-    /// Discards rejected credentials with this access key, unless they are already replaced. Returns false if
-    /// credentials were discarded less than a minute ago.
+    /// Discards rejected credentials with this access key, unless they are already replaced.
+    /// Returns false if credentials were discarded less than a minute ago.
     pub(super) async fn discard(&self, access_key: &str) -> bool {
         let state = &mut *self.0.state.lock().await;
         if state.credentials.as_ref().is_none_or(|current| current.access_key_id() != access_key) {
@@ -133,8 +135,8 @@ impl RotatingCredentials {
 }
 
 impl Source {
-    /// Returns the provider. It is replaced if the shared files change because the default chain reads them
-    /// only once.
+    /// Returns the provider. It is replaced if the shared files change because the default chain
+    /// reads them only once.
     /// Source: `aws_config::profile::ProfileFileCredentialsProvider`.
     async fn provider(&self, state: &mut State) -> SharedCredentialsProvider {
         let tokens = modified(token_files());
@@ -211,7 +213,8 @@ impl Source {
     }
 }
 
-/// Returns the AWS operation that provided `credentials`, or `None` if they are from another source.
+/// Returns the AWS operation that provided `credentials`, or `None` if they are from another
+/// source.
 fn operation(credentials: &Credentials) -> Option<&'static str> {
     let features: &Vec<AwsCredentialFeature> = credentials.get_property()?;
     features.iter().find_map(|feature| match feature {
@@ -241,7 +244,8 @@ fn is_fresh(credentials: &Credentials) -> bool {
 }
 
 /// Returns the paths of the shared files.
-/// Source: "Location of the shared config and credentials files", AWS SDKs and Tools Reference Guide.
+/// Source: "Location of the shared config and credentials files", AWS SDKs and Tools Reference
+/// Guide.
 fn shared_files() -> [Option<PathBuf>; 2] {
     let path = |variable: &str, name: &str| {
         env::var_os(variable)
@@ -251,8 +255,8 @@ fn shared_files() -> [Option<PathBuf>; 2] {
     [path("AWS_SHARED_CREDENTIALS_FILE", "credentials"), path("AWS_CONFIG_FILE", "config")]
 }
 
-/// Variables that name the token files of IRSA and EKS Pod Identity, which the kubelet renews. A new token
-/// resets the backoff, and does not invalidate the current credentials.
+/// Variables that name the token files of IRSA and EKS Pod Identity, which the kubelet renews. A
+/// new token resets the backoff, and does not invalidate the current credentials.
 const TOKEN_FILES: [&str; 2] = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
 
 fn token_files() -> [Option<PathBuf>; 2] {

@@ -21,7 +21,8 @@ use crate::aws::{
     response::{Failure, FailureKind},
 };
 
-/// Value of the metric label `code` for credentials that are missing or denied without an AWS error code.
+/// Value of the metric label `code` for credentials that are missing or denied without an AWS error
+/// code.
 pub(crate) const NO_CREDENTIALS: &str = "NoCredentials";
 
 /// Value of the metric label `operation` for credentials that are not from STS.
@@ -32,8 +33,8 @@ const WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 const MISSING: &str =
     "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)";
 
-/// Texts with which the SDK's HTTP provider for ECS and EKS Pod Identity reports a rejection. There is no
-/// error type for it.
+/// Texts with which the SDK's HTTP provider for ECS and EKS Pod Identity reports a rejection. There
+/// is no error type for it.
 /// Source: `parse_response` in `aws_config::http_credential_provider`.
 const HTTP_STATUS: &str = "Non-success status from HTTP credential provider: ";
 const HTTP_REJECTION: &str = "failed to load credentials [";
@@ -80,8 +81,8 @@ pub(crate) fn code(failure: &Failure) -> &str {
     }
 }
 
-/// Returns the failure of a call to STS, or `None` for other errors. All rejections count as access denied
-/// because the role or the token must be corrected.
+/// Returns the failure of a call to STS, or `None` for other errors. All rejections count as access
+/// denied because the role or the token must be corrected.
 fn sts<E>(error: &(dyn StdError + 'static), operation: &'static str, role: &Role) -> Option<Failure>
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -98,8 +99,8 @@ where
     })
 }
 
-/// Returns the failure if a credentials endpoint (ECS, EKS Pod Identity or instance metadata) responded with
-/// an error.
+/// Returns the failure if a credentials endpoint (ECS, EKS Pod Identity or instance metadata)
+/// responded with an error.
 fn rejected_by_endpoint(error: &(dyn StdError + 'static)) -> Option<Failure> {
     if let Some(ImdsError::ErrorResponse(response)) = error.downcast_ref() {
         return Some(endpoint_status(response.response().status().as_u16()));

@@ -34,10 +34,12 @@ const NOT_PERMITTED: [&str; 2] = ["AccessDenied", "AccessDeniedException"];
 /// Timeout of any call to AWS, including connecting and loading credentials.
 pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(8);
 
-/// Page size of the list of the newest revisions. It exceeds one only because emulators ignore the order.
+/// Page size of the list of the newest revisions. It exceeds one only because emulators ignore the
+/// order.
 const NEWEST_PAGE: i32 = 100;
 
-/// Metric of the calls to AWS, by `operation` and `code`: `OK`, the error code of AWS, or `NoAnswer`.
+/// Metric of the calls to AWS, by `operation` and `code`: `OK`, the error code of AWS, or
+/// `NoAnswer`.
 pub const AWS_CALLS: &str = "ecs_retirement_aws_calls_total";
 
 /// Metric of the duration of calls to AWS in seconds, by `operation`.
@@ -48,7 +50,8 @@ pub struct Ecs {
     client: aws_sdk_ecs::Client,
     breaker: CircuitBreaker,
     outages: OutageLog,
-    /// Whether AWS has rejected the credentials of a call since the last call of [`Ecs::take_rejection`].
+    /// Whether AWS has rejected the credentials of a call since the last call of
+    /// [`Ecs::take_rejection`].
     has_rejected: AtomicBool,
 }
 
@@ -59,7 +62,8 @@ impl Ecs {
         Self { client, breaker: CircuitBreaker::default(), outages, has_rejected: AtomicBool::default() }
     }
 
-    /// Returns true if AWS has rejected the credentials of a call since the last call of this function.
+    /// Returns true if AWS has rejected the credentials of a call since the last call of this
+    /// function.
     pub(crate) fn take_rejection(&self) -> bool {
         self.has_rejected.swap(false, Ordering::Relaxed)
     }
@@ -88,7 +92,8 @@ impl Ecs {
         seen
     }
 
-    /// Calls `ListTaskDefinitions`, and returns the newest revision of the family of `arn` in one status.
+    /// Calls `ListTaskDefinitions`, and returns the newest revision of the family of `arn` in one
+    /// status.
     ///
     /// # Errors
     /// Returns the failure if ECS did not respond, or if a retry may succeed.
@@ -120,8 +125,9 @@ impl Ecs {
         newest
     }
 
-    /// Calls `DeregisterTaskDefinition`. This cannot be undone, so it requires a `Deregistration`, which only a
-    /// plan can create. The call has the full ARN; ECS rejects one of another account or region.
+    /// Calls `DeregisterTaskDefinition`. This cannot be undone, so it requires a `Deregistration`,
+    /// which only a plan can create. The call has the full ARN; ECS rejects one of another account
+    /// or region.
     pub async fn deregister(&self, deregistration: &Deregistration) -> Reply {
         let arn = deregistration.arn();
         let guard = match self.breaker.admit(Instant::now()) {
@@ -145,8 +151,8 @@ impl Ecs {
         reply
     }
 
-    /// Returns the failure of a call, and logs it. An error response is logged each time, an outage only when
-    /// its cause changes.
+    /// Returns the failure of a call, and logs it. An error response is logged each time, an outage
+    /// only when its cause changes.
     fn failed<E>(&self, operation: &'static str, arn: &Arn, error: &SdkError<E, HttpResponse>) -> Failure
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -187,8 +193,8 @@ where
     result
 }
 
-/// Returns the highest revision number among `listed` in the account, region and family of `arn`. ECS lists
-/// exactly one family; emulators also list families with the same prefix.
+/// Returns the highest revision number among `listed` in the account, region and family of `arn`.
+/// ECS lists exactly one family; emulators also list families with the same prefix.
 fn newest_of_family(arn: &Arn, listed: &[String]) -> Newest {
     let is_of_family = |other: &Arn| {
         (other.partition(), other.region(), other.account(), other.revision().family())

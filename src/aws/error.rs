@@ -15,11 +15,12 @@ use crate::aws::{
 
 use FailureKind::{AccessDenied, Refused, ServerFault, Throttled, Unavailable};
 
-/// Kind of failure of each error code. The suffix `Exception` is omitted because AWS adds it to many codes
-/// in one protocol and not in another. Codes of transient faults count with any HTTP status.
+/// Kind of failure of each error code. The suffix `Exception` is omitted because AWS adds it to
+/// many codes in one protocol and not in another. Codes of transient faults count with any HTTP
+/// status.
 ///
-/// Source: "Common Error Types" of the Amazon ECS and the AWS STS API References, and "Errors" of each
-/// action that is called. Throttling: the SDK's list,
+/// Source: "Common Error Types" of the Amazon ECS and the AWS STS API References, and "Errors" of
+/// each action that is called. Throttling: the SDK's list,
 /// `aws_runtime::retries::classifiers::THROTTLING_ERRORS`.
 const CODES: [(&str, FailureKind); 58] = [
     ("AccessDenied", AccessDenied),
@@ -89,10 +90,12 @@ const CREDENTIALS_REJECTED: [&str; 3] = ["ExpiredToken", "InvalidClientTokenId",
 /// HTTP statuses of a gateway or load balancer without a server behind it.
 const GATEWAY: [u16; 3] = [502, 503, 504];
 
-/// Texts of a `ClientException` for a revision that does not exist. The code alone does not identify it.
+/// Texts of a `ClientException` for a revision that does not exist. The code alone does not
+/// identify it.
 const ABSENT: [&str; 2] = ["unable to describe task definition", "task definition does not exist"];
 
-/// Maximum lengths of a message and of an error code of AWS, in characters. Longer ones are truncated.
+/// Maximum lengths of a message and of an error code of AWS, in characters. Longer ones are
+/// truncated.
 const TEXT_LENGTH: usize = 512;
 const CODE_LENGTH: usize = 128;
 
@@ -109,8 +112,8 @@ pub(crate) fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -
     }
 }
 
-/// Returns AWS's error code for a metric, or `Other` if it is not in the table, which limits the number of
-/// label values.
+/// Returns AWS's error code for a metric, or `Other` if it is not in the table, which limits the
+/// number of label values.
 pub(crate) fn label(code: &str) -> &str {
     if kind(code).is_some() { code } else { "Other" }
 }

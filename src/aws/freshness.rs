@@ -17,12 +17,12 @@ const QUICK: Duration = Duration::from_secs(5);
 const MARGIN: Duration = Duration::from_secs(5);
 const CALL_MARGIN: Duration = Duration::from_secs(2);
 
-/// Longest interval between scans while revisions only cool down. ECS returns a stopped task for about an
-/// hour.
+/// Longest interval between scans while revisions only cool down. ECS returns a stopped task for
+/// about an hour.
 const COOL_DOWN_INTERVAL: Duration = Duration::from_mins(20);
 
-/// Longest gap between two scans across which a revision counts as unused. It is well below the hour for
-/// which ECS returns stopped tasks.
+/// Longest gap between two scans across which a revision counts as unused. It is well below the
+/// hour for which ECS returns stopped tasks.
 pub const LONGEST_GAP: Duration = Duration::from_mins(45);
 
 /// The purpose for which usage is needed.
@@ -52,8 +52,8 @@ impl Timing {
         self.ended.saturating_duration_since(self.began)
     }
 
-    /// Returns true if the scan is fresh enough for `purpose` at `now`. If scans take longer than half a
-    /// minute, a scan stays fresh until the next one can be complete.
+    /// Returns true if the scan is fresh enough for `purpose` at `now`. If scans take longer than
+    /// half a minute, a scan stays fresh until the next one can be complete.
     #[must_use]
     pub fn is_fresh(&self, purpose: Purpose, now: Instant) -> bool {
         let lifetime = match purpose {
@@ -64,8 +64,8 @@ impl Timing {
         now < self.began + lifetime
     }
 
-    /// Returns when the next scan is due for `purpose`. Scans become more frequent towards the end of a
-    /// cool-down.
+    /// Returns when the next scan is due for `purpose`. Scans become more frequent towards the end
+    /// of a cool-down.
     #[must_use]
     pub fn next(&self, purpose: Purpose) -> Instant {
         let duration = self.duration();

@@ -27,9 +27,10 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// Environment variable that names a PEM file of certificates to trust instead of the system's. The AWS
-/// CLI and the other SDKs read it as well.
-/// Source: "Using `AWS_CA_BUNDLE`", AWS SDKs and Tools Reference Guide; botocore replaces its trust store.
+/// Environment variable that names a PEM file of certificates to trust instead of the system's. The
+/// AWS CLI and the other SDKs read it as well.
+/// Source: "Using `AWS_CA_BUNDLE`", AWS SDKs and Tools Reference Guide; botocore replaces its trust
+/// store.
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
 const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
@@ -43,8 +44,8 @@ pub enum Error {
     NoCertificate { path: PathBuf },
 }
 
-/// Returns the SDK's default HTTP client with the trust roots and proxies of the environment. It uses ring
-/// for cryptography because ring is smaller.
+/// Returns the SDK's default HTTP client with the trust roots and proxies of the environment. It
+/// uses ring for cryptography because ring is smaller.
 ///
 /// # Errors
 /// Returns an error if `AWS_CA_BUNDLE` names a file that cannot be used.
@@ -90,8 +91,8 @@ fn ca_bundle(path: PathBuf) -> Result<TrustStore, Error> {
     Ok(certificates.into_iter().fold(TrustStore::empty(), TrustStore::with_pem_certificate))
 }
 
-/// HTTP client that calls endpoints on this host or its local link directly, and all others through the
-/// proxies of the environment.
+/// HTTP client that calls endpoints on this host or its local link directly, and all others through
+/// the proxies of the environment.
 #[derive(Debug)]
 struct RoutedClient {
     proxied: SharedHttpClient,
@@ -132,9 +133,11 @@ impl HttpConnector for RoutedConnector {
     }
 }
 
-/// Returns true for loopback addresses, and for the link-local addresses at which ECS, EKS Pod Identity and
-/// EC2 serve credentials. A proxy would return its own credentials or leak the controller's.
-/// Source: "Container credential provider" and "IMDS credential provider", AWS SDKs and Tools Reference Guide.
+/// Returns true for loopback addresses, and for the link-local addresses at which ECS, EKS Pod
+/// Identity and EC2 serve credentials. A proxy would return its own credentials or leak the
+/// controller's.
+/// Source: "Container credential provider" and "IMDS credential provider", AWS SDKs and Tools
+/// Reference Guide.
 fn is_local(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     match host.parse::<IpAddr>().map(|address| address.to_canonical()) {

@@ -12,8 +12,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Parses the `Arn` and `Account` members of the response. Returns `None` if they do not have the
-    /// documented form, `arn:PARTITION:sts::ACCOUNT:assumed-role/...` or
+    /// Parses the `Arn` and `Account` members of the response. Returns `None` if they do not have
+    /// the documented form, `arn:PARTITION:sts::ACCOUNT:assumed-role/...` or
     /// `arn:PARTITION:iam::ACCOUNT:user/...`.
     pub(crate) fn of_caller(arn: &str, account: &str, region: &str) -> Option<Self> {
         let mut parts = arn.split(':');
@@ -32,8 +32,8 @@ impl Identity {
     }
 }
 
-/// Returns the ARN of the principal as in policies: without the session name, which may change with every
-/// attempt.
+/// Returns the ARN of the principal as in policies: without the session name, which may change with
+/// every attempt.
 pub(super) fn principal(arn: &str) -> &str {
     match arn.split_once(":assumed-role/") {
         Some((_, role)) if role.contains('/') => arn.rsplit_once('/').map_or(arn, |(role, _)| role),

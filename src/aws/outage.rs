@@ -93,8 +93,8 @@ fn io_cause(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// Returns the cause if the proxy refused a tunnel. The error type is private to `hyper_util`, so the
-/// text is matched. An error with a source occurred before the proxy responded.
+/// Returns the cause if the proxy refused a tunnel. The error type is private to `hyper_util`, so
+/// the text is matched. An error with a source occurred before the proxy responded.
 fn refused_by_proxy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     match error.to_string().strip_prefix("tunnel error: ")? {
         "proxy authorization required" => Some("HTTP 407 from the proxy"),
@@ -103,8 +103,8 @@ fn refused_by_proxy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     }
 }
 
-/// Iterates over `error` and its causes. The cause of an I/O error is its payload, which `source` would
-/// skip.
+/// Iterates over `error` and its causes. The cause of an I/O error is its payload, which `source`
+/// would skip.
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -114,8 +114,8 @@ pub(crate) fn chain<'a>(
     })
 }
 
-/// Log of calls that got no response from AWS. Logs once per operation, and again when the cause changes
-/// or after a response.
+/// Log of calls that got no response from AWS. Logs once per operation, and again when the cause
+/// changes or after a response.
 #[derive(Debug)]
 pub(crate) struct OutageLog {
     region: String,
@@ -132,8 +132,8 @@ impl OutageLog {
         self.causes.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
     }
 
-    /// Records that a call of `operation` got no response. `message` names the cause. Logs the full chain
-    /// of `error`.
+    /// Records that a call of `operation` got no response. `message` names the cause. Logs the full
+    /// chain of `error`.
     pub(crate) fn failed(&self, operation: &'static str, message: &str, error: &(dyn StdError + 'static)) {
         let previous = {
             let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -23,8 +23,8 @@ const MIN_SHARE: f64 = 1.0 / 32.0;
 /// Rate and burst of a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pacing {
-    /// Sustained calls per second. ECS allows one deregistration per second for all clients of an account and
-    /// region, deployments included.
+    /// Sustained calls per second. ECS allows one deregistration per second for all clients of an
+    /// account and region, deployments included.
     pub per_second: f64,
     /// Maximum number of calls at once after an idle period.
     pub burst: u32,
@@ -34,13 +34,13 @@ pub struct Pacing {
 /// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
 const READS: Pacing = Pacing { per_second: 10.0, burst: 25 };
 
-/// Number of `DescribeTaskDefinition` calls per deregistration: before queueing, with the permit, and
-/// afterwards.
+/// Number of `DescribeTaskDefinition` calls per deregistration: before queueing, with the permit,
+/// and afterwards.
 const READS_PER_DEREGISTRATION: f64 = 3.0;
 
 impl Pacing {
-    /// Returns the pacing of the reads for deregistrations at this pacing. The read rate scales with a raised
-    /// quota.
+    /// Returns the pacing of the reads for deregistrations at this pacing. The read rate scales
+    /// with a raised quota.
     #[must_use]
     pub fn reads(self) -> Self {
         Self { per_second: READS.per_second.max(READS_PER_DEREGISTRATION * self.per_second), ..READS }
@@ -116,8 +116,8 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
         Acquire::Queued
     }
 
-    /// Consumes a token without queueing, even if the bucket is empty. For calls that are already limited by
-    /// another bucket.
+    /// Consumes a token without queueing, even if the bucket is empty. For calls that are already
+    /// limited by another bucket.
     pub fn acquire_unqueued(&mut self, now: Instant) {
         self.refill(now);
         self.tokens -= 1.0;
@@ -140,8 +140,8 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
         self.granted.insert(key.clone(), now + PERMIT_LIFETIME);
     }
 
-    /// Returns the time until a permit is available for any of the keys that `is_wanted` selects. `None` if
-    /// none of them is queued or has a permit.
+    /// Returns the time until a permit is available for any of the keys that `is_wanted` selects.
+    /// `None` if none of them is queued or has a permit.
     #[must_use]
     pub fn until_permit(&self, is_wanted: impl Fn(&K) -> bool, now: Instant) -> Option<Duration> {
         if self.granted.keys().any(&is_wanted) {
@@ -194,8 +194,8 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
         Some(QueuePosition { ahead, waiting: self.waiting.len(), per_second: self.per_second(now) })
     }
 
-    /// Handles a throttled call: halves the rate and revokes the granted permits. The rate then doubles every
-    /// minute until it is restored.
+    /// Handles a throttled call: halves the rate and revokes the granted permits. The rate then
+    /// doubles every minute until it is restored.
     pub fn throttled(&mut self, now: Instant) {
         self.refill(now);
         let mut revoked: Vec<(K, Instant)> = self.granted.drain().collect();
@@ -214,8 +214,8 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
         self.waiting.len()
     }
 
-    /// Returns the number of available tokens at `now`. Negative after [`Self::acquire_unqueued`] on an empty
-    /// bucket.
+    /// Returns the number of available tokens at `now`. Negative after [`Self::acquire_unqueued`]
+    /// on an empty bucket.
     #[must_use]
     pub fn tokens_at(&self, now: Instant) -> f64 {
         let refilled = now.saturating_duration_since(self.counted_at).as_secs_f64() * self.per_second(now);

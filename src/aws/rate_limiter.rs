@@ -1,4 +1,4 @@
-//! Rate limiter of one ECS bucket: requeues resources once a permit is available, and blocks no worker.
+//! Rate limiter of one ECS bucket: requeues a resource once a permit is available.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -12,8 +12,8 @@ use crate::aws::permit_queue::{Acquire, Pacing, PermitQueue, QueuePosition};
 /// Metric of the available tokens, by `region` and `bucket`.
 pub const TOKENS: &str = "ecs_retirement_pacer_tokens";
 
-/// Metric of the current rate in calls per second, by `region` and `bucket`. It is lower than configured
-/// while ECS throttles.
+/// Metric of the current rate in calls per second, by `region` and `bucket`. It is lower than
+/// configured while ECS throttles.
 pub const RATE: &str = "ecs_retirement_pacer_rate";
 
 /// Metric of the resources that wait for a permit, by `region` and `bucket`.
@@ -46,8 +46,8 @@ pub struct Permit<'a> {
 }
 
 impl RateLimiter {
-    /// Creates a limiter, and spawns a task that requeues resources with permits for as long as the limiter
-    /// lives. `bucket` is ECS's name of the bucket.
+    /// Creates a limiter, and spawns a task that requeues resources with permits for as long as the
+    /// limiter lives. `bucket` is ECS's name of the bucket.
     #[must_use]
     pub fn spawn(
         bucket: &'static str,
@@ -80,8 +80,8 @@ impl RateLimiter {
         self.lock().has_permit(key)
     }
 
-    /// Returns the time until a permit is available for any of the resources that `is_wanted` selects. `None`
-    /// if none of them is queued or has a permit.
+    /// Returns the time until a permit is available for any of the resources that `is_wanted`
+    /// selects. `None` if none of them is queued or has a permit.
     #[must_use]
     pub fn until_permit(&self, is_wanted: impl Fn(&ResourceKey) -> bool) -> Option<Duration> {
         self.lock().until_permit(is_wanted, Instant::now())

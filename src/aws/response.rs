@@ -57,8 +57,8 @@ impl From<&str> for Status {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// Message for users: the error code and text of AWS, or why there was no response. It has no request
-    /// ids, so that the same error does not change the status.
+    /// Message for users: the error code and text of AWS, or why there was no response. It has no
+    /// request ids, so that the same error does not change the status.
     pub message: String,
     /// The operation that failed, such as `DescribeTaskDefinition`. `None` if it is not known.
     pub operation: Option<&'static str>,
@@ -79,8 +79,8 @@ impl Failure {
         Self { operation: Some(operation), ..self }
     }
 
-    /// Returns true if both are the same error of AWS. Messages of AWS may differ between attempts, so they
-    /// are compared only if there is no error code.
+    /// Returns true if both are the same error of AWS. Messages of AWS may differ between attempts,
+    /// so they are compared only if there is no error code.
     #[must_use]
     pub fn is_same_error(&self, other: &Self) -> bool {
         let is_same_text = || self.message == other.message;
@@ -98,7 +98,8 @@ pub enum FailureKind {
     Deleted,
     /// The account's calls are throttled.
     Throttled,
-    /// No response from AWS. The call may have taken effect, and other calls are likely to fail too.
+    /// No response from AWS. The call may have taken effect, and other calls are likely to fail
+    /// too.
     Unavailable,
     /// AWS responded with a server fault. The call may have taken effect.
     ServerFault,
@@ -120,8 +121,8 @@ pub enum Newest {
 }
 
 impl Newest {
-    /// Returns true if a revision with a higher number exists, so that revision `number` was registered
-    /// before. ECS assigns numbers in ascending order and never reuses them.
+    /// Returns true if a revision with a higher number exists, so that revision `number` was
+    /// registered before. ECS assigns numbers in ascending order and never reuses them.
     #[must_use]
     pub fn is_after(&self, number: i32) -> bool {
         matches!(self, Self::Number(newest) if *newest > number)
@@ -144,11 +145,11 @@ pub struct Reply {
 pub enum Outcome {
     /// Described; no action.
     Described(Seen),
-    /// ACTIVE, and `DeregisterTaskDefinition` was called. `after` is the description after the call, if one
-    /// was required.
+    /// ACTIVE, and `DeregisterTaskDefinition` was called. `after` is the description after the
+    /// call, if one was required.
     Deregistered { before: Description, reply: Reply, after: Option<Seen> },
-    /// ACTIVE, and must not be deregistered yet because of `usage`. `before` is the description, if one was
-    /// read.
+    /// ACTIVE, and must not be deregistered yet because of `usage`. `before` is the description, if
+    /// one was read.
     MustWait { before: Option<Description>, usage: Use },
     /// Unused and ready to be deregistered.
     Unused,
@@ -167,7 +168,8 @@ impl Reply {
 }
 
 impl Outcome {
-    /// Returns the failure of the deregistration or, without one, of the description. `None` if it succeeded.
+    /// Returns the failure of the deregistration or, without one, of the description. `None` if it
+    /// succeeded.
     #[must_use]
     pub fn failure(&self) -> Option<FailureKind> {
         let answer = match self {
@@ -179,8 +181,8 @@ impl Outcome {
     }
 }
 
-/// Checks that the response is about the requested revision, and not about one with the same name in
-/// another account or region.
+/// Checks that the response is about the requested revision, and not about one with the same name
+/// in another account or region.
 ///
 /// # Errors
 /// Returns a `Refused` failure that names both ARNs if they differ.

@@ -1,10 +1,10 @@
 //! AWS's time: the `Date` of its responses, plus the monotonic time since.
 //!
-//! A response bounds AWS's time from both sides because `Date` has whole seconds and was written between
-//! request and response. Each use takes the bound that never overstates elapsed time: the latest time when
-//! a cool-down starts, and the earliest time when it is checked. Both bounds span several recent responses.
-//! A wrong `Date`, for example of a cache or of a host with a wrong clock, can therefore delay a retirement
-//! but never hasten it.
+//! A response bounds AWS's time from both sides because `Date` has whole seconds and was written
+//! between request and response. Each use takes the bound that never overstates elapsed time: the
+//! latest time when a cool-down starts, and the earliest time when it is checked. Both bounds span
+//! several recent responses. A wrong `Date`, for example of a cache or of a host with a wrong
+//! clock, can therefore delay a retirement but never hasten it.
 
 use std::{
     collections::VecDeque,
@@ -140,7 +140,8 @@ impl AwsClock {
         self.lock().estimate.at(at)
     }
 
-    /// Returns the earliest possible time by AWS's clock now, or `None` until AWS has reported the time.
+    /// Returns the earliest possible time by AWS's clock now, or `None` until AWS has reported the
+    /// time.
     #[must_use]
     pub fn now(&self) -> Option<Timestamp> {
         self.at(Instant::now()).map(|bounds| bounds.earliest)

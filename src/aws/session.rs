@@ -1,4 +1,4 @@
-//! Sessions per region: the identity of the controller's credentials, the ECS client and its limits.
+//! Sessions per region: the identity of the credentials, the ECS client and the rate limiters.
 
 use std::{
     collections::HashMap,
@@ -47,7 +47,8 @@ const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
 pub struct Account {
     config: SdkConfig,
     credentials: RotatingCredentials,
-    /// STS in the default region, where valid credentials always work. `None` without a default region.
+    /// STS in the default region, where valid credentials always work. `None` without a default
+    /// region.
     default_sts: Option<aws_sdk_sts::Client>,
     pacing: Pacing,
     requeue_trigger: RequeueTrigger,
@@ -89,8 +90,9 @@ struct Known {
 impl Account {
     /// Creates an account with the credentials, default region and endpoints of `config`.
     ///
-    /// `pacing` applies to each region separately. `requeue_trigger` requeues resources once a permit or a
-    /// new usage result is available. Background tasks call AWS only while `is_active` returns true.
+    /// `pacing` applies to each region separately. `requeue_trigger` requeues resources once a
+    /// permit or a new usage result is available. Background tasks call AWS only while `is_active`
+    /// returns true.
     #[must_use]
     pub fn new(
         config: &SdkConfig,
@@ -116,16 +118,8 @@ impl Account {
             .identity_cache(IdentityCache::no_cache())
             .build();
         let default_sts = config.region().is_some().then(|| aws_sdk_sts::Client::new(&config));
-        Self {
-            config,
-            credentials,
-            default_sts,
-            pacing,
-            requeue_trigger,
-            is_active,
-            aws_clock,
-            sessions: Mutex::default(),
-        }
+        let sessions = Mutex::default();
+        Self { config, credentials, default_sts, pacing, requeue_trigger, is_active, aws_clock, sessions }
     }
 
     /// Removes a deleted resource from the queues and usage caches of all regions.
@@ -136,7 +130,8 @@ impl Account {
         });
     }
 
-    /// Returns the earliest possible time by AWS's clock, or `None` until AWS has reported the time.
+    /// Returns the earliest possible time by AWS's clock, or `None` until AWS has reported the
+    /// time.
     #[must_use]
     pub fn time(&self) -> Option<Timestamp> {
         self.aws_clock.now()
@@ -157,8 +152,8 @@ impl Account {
         sessions.values().for_each(|session| visit(session));
     }
 
-    /// Returns one message per region without an identity. Empty before the first read, and if any region
-    /// has an identity, because a single failing region is usually a wrong `spec.region`.
+    /// Returns one message per region without an identity. Empty before the first read, and if any
+    /// region has an identity, because a single failing region is usually a wrong `spec.region`.
     #[must_use]
     pub fn identity_failures(&self) -> Vec<String> {
         let (mut failures, mut is_known) = (Vec::new(), false);
@@ -211,7 +206,8 @@ impl Session {
         self.deregistrations.leave(key);
     }
 
-    /// Returns true if AWS is unavailable in this region, so that a reconcile could not make progress.
+    /// Returns true if AWS is unavailable in this region, so that a reconcile could not make
+    /// progress.
     #[must_use]
     pub fn is_open(&self) -> bool {
         let is_region_unavailable = |known: &Known| {
@@ -222,8 +218,8 @@ impl Session {
         self.ecs.is_open() || self.known.try_lock().is_ok_and(|known| is_region_unavailable(&known))
     }
 
-    /// Returns the identity of the current credentials. It is read once per set of credentials, and again if
-    /// ECS rejects them. A failure is returned to all callers until its backoff ends.
+    /// Returns the identity of the current credentials. It is read once per set of credentials, and
+    /// again if ECS rejects them. A failure is returned to all callers until its backoff ends.
     ///
     /// # Errors
     /// Returns the failure of STS or of the credentials provider.
@@ -244,8 +240,8 @@ impl Session {
         result
     }
 
-    /// Shortens the backoff of failed credentials and identity reads after a request of a user. Does nothing
-    /// if an attempt is in progress.
+    /// Shortens the backoff of failed credentials and identity reads after a request of a user.
+    /// Does nothing if an attempt is in progress.
     pub fn shorten_backoff(&self) {
         self.credentials.shorten_backoff();
         if let Ok(mut known) = self.known.try_lock() {
@@ -281,15 +277,15 @@ impl Session {
         result.inspect_err(|failure| known.backoff.failed(failure.clone(), Instant::now()))
     }
 
-    /// Returns true if ECS has rejected the credentials since the last check. There may be another cause, such
-    /// as a region that is not enabled, so the check is made at most once per minute.
+    /// Returns true if ECS has rejected the credentials since the last check. There may be another
+    /// cause, such as a region that is not enabled, so the check is made at most once per minute.
     fn is_rejected(&self, checked_at: Option<Instant>) -> bool {
         let is_recent = checked_at.is_some_and(|at| at.elapsed() < REJECTION_INTERVAL);
         !is_recent && (self.ecs.take_rejection() | self.usage.take_rejection())
     }
 
-    /// Returns true if `failure` reports invalid credentials and STS in the default region confirms it. A
-    /// region that is not enabled rejects valid credentials as well.
+    /// Returns true if `failure` reports invalid credentials and STS in the default region confirms
+    /// it. A region that is not enabled rejects valid credentials as well.
     async fn has_invalid_credentials(&self, failure: &Failure) -> bool {
         let rejects = |failure: &Failure| failure.code.as_deref().is_some_and(rejects_credentials);
         match &self.default_sts {
@@ -321,8 +317,8 @@ impl Session {
         known.failed.as_ref().map(|(_, failure)| format!("{}: {}", self.region, failure.message))
     }
 
-    /// Returns the access key ID of the current credentials. Applies a timeout because credential providers
-    /// may make network calls and have none.
+    /// Returns the access key ID of the current credentials. Applies a timeout because credential
+    /// providers may make network calls and have none.
     async fn access_key(&self) -> Result<String, Failure> {
         let loaded = tokio::time::timeout(OPERATION_LIMIT, self.credentials.provide_credentials()).await;
         let loaded = loaded.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(OPERATION_LIMIT)));
@@ -344,18 +340,11 @@ impl Session {
         })?;
         self.outages.answered(GET_CALLER_IDENTITY);
         let (arn, account) = (response.arn().unwrap_or_default(), response.account().unwrap_or_default());
-        let identity = Identity::of_caller(arn, account, &self.region).ok_or_else(|| {
-            Failure::new(
-                FailureKind::Unavailable,
-                "sts:GetCallerIdentity answered without a usable Arn and Account".to_owned(),
-            )
-        })?;
-        tracing::info!(
-            account = identity.account,
-            region = self.region,
-            principal = principal(arn),
-            "identity known"
-        );
+        let text = "sts:GetCallerIdentity answered without a usable Arn and Account";
+        let identity = Identity::of_caller(arn, account, &self.region)
+            .ok_or_else(|| Failure::new(FailureKind::Unavailable, text))?;
+        let region = &self.region;
+        tracing::info!(account, region, principal = principal(arn), "identity known");
         Ok(identity)
     }
 }

@@ -1,4 +1,4 @@
-//! Usage of the revisions in an account and region, as found by usage scans, and how long it is valid.
+//! Usage of the revisions in an account and region, as found by usage scans.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -97,8 +97,8 @@ pub struct Found {
     users: HashMap<String, BTreeSet<User>>,
     /// When the last stopped task of each revision ended. `None` if ECS does not report the time.
     stopped: HashMap<String, Option<Timestamp>>,
-    /// Services, tasks and clusters that may use any revision, with the failure that prevented their
-    /// resolution.
+    /// Services, tasks and clusters that may use any revision, with the failure that prevented
+    /// their resolution.
     unresolved: BTreeMap<String, Failure>,
 }
 
@@ -110,8 +110,8 @@ impl Found {
         }
     }
 
-    /// Adds a stopped task. It is not a user, but its revision was in use until `at`, which is `None` if ECS
-    /// does not report the time.
+    /// Adds a stopped task. It is not a user, but its revision was in use until `at`, which is
+    /// `None` if ECS does not report the time.
     pub fn note_stopped(&mut self, task_definition: Option<&str>, at: Option<Timestamp>, user: &User) {
         if let Some(name) = self.revision(task_definition, user) {
             let last = self.stopped.entry(name).or_insert(at);
@@ -119,7 +119,8 @@ impl Found {
         }
     }
 
-    /// Parses the revision. Adds an unresolved reference of `user` and returns `None` if there is none.
+    /// Parses the revision. Adds an unresolved reference of `user` and returns `None` if there is
+    /// none.
     fn revision(&mut self, task_definition: Option<&str>, user: &User) -> Option<String> {
         let name = task_definition.unwrap_or("an answer without a task definition");
         if let Ok(Reference::Revision(revision)) = short(name).parse() {
@@ -135,8 +136,8 @@ impl Found {
         self.unresolved.entry(user).or_insert(failure);
     }
 
-    /// Returns the failure to report for revisions without a known user. Access denials take precedence
-    /// because only they require manual intervention.
+    /// Returns the failure to report for revisions without a known user. Access denials take
+    /// precedence because only they require manual intervention.
     fn unresolved(&self) -> Option<Failure> {
         let is_denied = |(_, failure): &(&String, &Failure)| failure.kind == FailureKind::AccessDenied;
         let (user, failure) = self.unresolved.iter().find(is_denied).or(self.unresolved.iter().next())?;
@@ -149,14 +150,15 @@ impl Found {
     }
 }
 
-/// Strips the ARN prefix. The result is unique within an account and region, and the same for long and
-/// short ARNs.
+/// Strips the ARN prefix. The result is unique within an account and region, and the same for long
+/// and short ARNs.
 pub(super) fn short(arn: &str) -> &str {
     arn.rsplit('/').next().unwrap_or(arn)
 }
 
 impl Failed {
-    /// Creates the failure of a scan that ended at `ended`. `previous` is the result of the scan before it.
+    /// Creates the failure of a scan that ended at `ended`. `previous` is the result of the scan
+    /// before it.
     fn after(previous: Option<&Scan>, failure: Failure, ended: Instant) -> Self {
         let earlier = previous.and_then(|scan| scan.failed.as_ref()).map_or(0, |failed| failed.count);
         Self { failure, ended, count: earlier + 1 }
@@ -188,8 +190,8 @@ struct Failed {
 }
 
 impl Scan {
-    /// Creates the usage after a scan. `previous` is the usage before it. `at` is the time at which the scan
-    /// ended, by AWS's clock and rounded up, or `None` while AWS's time is unknown.
+    /// Creates the usage after a scan. `previous` is the usage before it. `at` is the time at which
+    /// the scan ended, by AWS's clock and rounded up, or `None` while AWS's time is unknown.
     #[must_use]
     pub fn new(
         began: Instant,
@@ -213,8 +215,8 @@ impl Scan {
         Self { timing, at, users: Ok(users), unresolved, last_used, durations, failed }
     }
 
-    /// Creates the usage after a failed scan. The result of the previous successful scan stays valid as long
-    /// as it would have been.
+    /// Creates the usage after a failed scan. The result of the previous successful scan stays
+    /// valid as long as it would have been.
     fn failed(began: Instant, ended: Instant, failure: Failure, previous: Option<&Self>) -> Self {
         let failed = Some(Failed::after(previous, failure.clone(), ended));
         match previous {
@@ -228,8 +230,8 @@ impl Scan {
         }
     }
 
-    /// Returns the usage of a revision, or `None` if no result is fresh enough for `purpose`. A failed scan
-    /// leaves usage unknown, unless the scan before it is still fresh enough.
+    /// Returns the usage of a revision, or `None` if no result is fresh enough for `purpose`. A
+    /// failed scan leaves usage unknown, unless the scan before it is still fresh enough.
     #[must_use]
     pub fn of(&self, arn: &Arn, purpose: Purpose, now: Instant) -> Option<Use> {
         if self.timing.is_fresh(purpose, now) {
@@ -276,7 +278,8 @@ impl Scan {
         &self.timing
     }
 
-    /// Returns when to retry a scan that failed or left a reference unresolved; `None` after any other scan.
+    /// Returns when to retry a scan that failed or left a reference unresolved; `None` after any
+    /// other scan.
     #[must_use]
     pub fn retry(&self) -> Option<Instant> {
         let failed = self.failed.as_ref()?;

@@ -68,14 +68,16 @@ struct State {
 /// The interest of a resource in usage.
 #[derive(Default)]
 struct Waiting {
-    /// The purpose for each revision, and the usage that was last reported. `None` if there was none.
+    /// The purpose for each revision, and the usage that was last reported. `None` if there was
+    /// none.
     revisions: HashMap<Arn, (Purpose, Option<Use>)>,
     /// Whether the resource waits for a permit to deregister, or has one.
     wants_permit: bool,
 }
 
 impl UsageCache {
-    /// Creates a cache, and spawns a task that scans while resources wait and `is_active` returns true.
+    /// Creates a cache, and spawns a task that scans while resources wait and `is_active` returns
+    /// true.
     #[must_use]
     pub fn spawn(
         config: &SdkConfig,
@@ -97,10 +99,11 @@ impl UsageCache {
         cache
     }
 
-    /// Returns the usage of a revision, or `None` if no result is fresh enough for `purpose`. Subscribes the
-    /// resource: it is requeued after the next scan with another result.
+    /// Returns the usage of a revision, or `None` if no result is fresh enough for `purpose`.
+    /// Subscribes the resource: it is requeued after the next scan with another result.
     ///
-    /// An unused revision is reported as of now, and not as of a scan before the resource subscribed.
+    /// An unused revision is reported as of now, and not as of a scan before the resource
+    /// subscribed.
     #[must_use]
     pub fn of(&self, key: &ResourceKey, arn: &Arn, purpose: Purpose) -> Option<Use> {
         let mut state = self.lock();
@@ -116,7 +119,8 @@ impl UsageCache {
         known
     }
 
-    /// Records that a resource waits for a permit to deregister. Scans become frequent once that is near.
+    /// Records that a resource waits for a permit to deregister. Scans become frequent once that is
+    /// near.
     pub fn expect_permit(&self, key: &ResourceKey) {
         self.lock().waiting.entry(key.clone()).or_default().wants_permit = true;
         self.changed.notify_one();
@@ -149,8 +153,8 @@ impl UsageCache {
         state.invalidated.retain(|(other, _)| other != key);
     }
 
-    /// Discards the cached usage if the access key has changed, because the new one may belong to another
-    /// account.
+    /// Discards the cached usage if the access key has changed, because the new one may belong to
+    /// another account.
     pub fn reset_for(&self, access_key: &str) {
         let mut state = self.lock();
         if state.access_key.as_deref() != Some(access_key) {
@@ -160,8 +164,8 @@ impl UsageCache {
         }
     }
 
-    /// Marks a revision that resource `by` has retired as invalidated for all other waiting resources, and
-    /// requeues them.
+    /// Marks a revision that resource `by` has retired as invalidated for all other waiting
+    /// resources, and requeues them.
     pub fn invalidate(&self, by: &ResourceKey, arn: &Arn) {
         let mut state = self.lock();
         let waiting = state.waiting.iter().filter(|(key, it)| *key != by && it.revisions.contains_key(arn));
@@ -178,7 +182,8 @@ impl UsageCache {
         self.lock().invalidated.remove(&(key.clone(), arn.clone()))
     }
 
-    /// Returns true if AWS has rejected the credentials of a scan since the last call of this function.
+    /// Returns true if AWS has rejected the credentials of a scan since the last call of this
+    /// function.
     #[must_use]
     pub(crate) fn take_rejection(&self) -> bool {
         std::mem::take(&mut self.lock().has_rejected)
@@ -225,7 +230,8 @@ impl UsageCache {
         due.chain(permit.map(|wait| timing.next_for_permit(wait, now))).min()
     }
 
-    /// Stores a scan, and returns the resources whose usage changed. Discards the scan if `epoch` is outdated.
+    /// Stores a scan, and returns the resources whose usage changed. Discards the scan if `epoch`
+    /// is outdated.
     fn store(&self, scan: Scan, epoch: u64) -> Vec<ResourceKey> {
         let mut state = self.lock();
         if state.epoch != epoch {

@@ -34,15 +34,15 @@ impl UsageScanner {
         Self { ecs: EcsReader::new(config), gone: HashSet::new() }
     }
 
-    /// Returns all users of all revisions, and the references that could not be resolved. Users are the
-    /// services of every cluster, with their deployments, task sets and rollbacks, and the tasks that have
-    /// not stopped.
+    /// Returns all users of all revisions, and the references that could not be resolved. Users are
+    /// the services of every cluster, with their deployments, task sets and rollbacks, and the
+    /// tasks that have not stopped.
     ///
     /// A listed cluster that does not exist in two consecutive scans has no users.
     ///
     /// # Errors
-    /// Returns the failure of a call, unless it concerns only one service or one cluster. A partial scan is
-    /// never used.
+    /// Returns the failure of a call, unless it concerns only one service or one cluster. A partial
+    /// scan is never used.
     pub(super) async fn scan(&mut self) -> Result<Found, Failure> {
         let mut found = Found::default();
         let clusters = self.ecs.list_clusters().await.map_err(CallError::into_failure)?;
@@ -78,8 +78,8 @@ impl UsageScanner {
         Ok(())
     }
 
-    /// Adds the revisions that a service uses. Describes the service again if it was changed or deleted
-    /// between two calls.
+    /// Adds the revisions that a service uses. Describes the service again if it was changed or
+    /// deleted between two calls.
     async fn add_service(
         &mut self,
         cluster: &str,
@@ -198,8 +198,8 @@ impl UsageScanner {
     }
 }
 
-/// Returns the response to a call about one service. If ECS rejected the call, marks the references of the
-/// service as unresolved and returns `None`, so that the scan continues.
+/// Returns the response to a call about one service. If ECS rejected the call, marks the references
+/// of the service as unresolved and returns `None`, so that the scan continues.
 fn unless_rejected<T>(
     result: Result<T, CallError>,
     references: &mut References,
@@ -220,8 +220,8 @@ fn unless_rejected<T>(
     }
 }
 
-/// Adds a task to `found`. A task of a service counts as a use by the service. ECS returns stopped tasks
-/// for an hour.
+/// Adds a task to `found`. A task of a service counts as a use by the service. ECS returns stopped
+/// tasks for an hour.
 fn add_task(cluster: &str, arn: &str, task: Described<Task>, found: &mut Found) {
     let (cluster, id) = (short(cluster).to_owned(), short(arn).to_owned());
     let task = match task {

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 
 fn second(second: i64) -> Timestamp {
-    Timestamp::from_second(second).expect("a time")
+    Timestamp::from_second(second).expect("valid time")
 }
 
 fn millis(millis: u64) -> Duration {
@@ -23,7 +23,7 @@ fn any_round_trip() -> impl Strategy<Value = (u64, u64, u64)> {
 fn after(start: Instant, round_trips: &[(u64, u64, u64)], offset: i64) -> Estimate {
     let mut estimate = Estimate::default();
     for (sent, out, back) in round_trips {
-        let written = i64::try_from((sent + out) / 1000).expect("a second") + offset;
+        let written = i64::try_from((sent + out) / 1000).expect("valid second") + offset;
         let (sent, received) = (start + millis(*sent), start + millis(sent + out + back));
         estimate.observe(second(written), sent, received);
     }
@@ -100,7 +100,7 @@ fn wrong_date_is_dropped_after_enough_responses() {
 }
 
 fn response(status: u16, headers: &[(&'static str, &'static str)]) -> HttpResponse {
-    let mut response = HttpResponse::new(status.try_into().expect("a status"), "".into());
+    let mut response = HttpResponse::new(status.try_into().expect("valid status"), "".into());
     for (name, value) in headers {
         response.headers_mut().insert(*name, *value);
     }
@@ -139,7 +139,9 @@ fn clock_skew_is_measured_against_the_median_response() {
     assert!(clock.lock().is_skewed);
     clock.measure();
     let text = recorder.handle().render();
-    let skew: f64 =
-        text.lines().find_map(|line| line.strip_prefix(CLOCK_SKEW)?.trim().parse().ok()).expect("a value");
+    let skew: f64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix(CLOCK_SKEW)?.trim().parse().ok())
+        .expect("metric is set");
     assert!((7_199.0..=7_200.0).contains(&skew), "{skew}");
 }

@@ -17,8 +17,8 @@ use crate::aws::{
     usage::short,
 };
 
-/// Maximum number of attempts of a call after transient failures. Calls of a scan are retried because one
-/// failed call makes the whole scan useless.
+/// Maximum number of attempts of a call after transient failures. Calls of a scan are retried
+/// because one failed call makes the whole scan useless.
 const MAX_ATTEMPTS: u32 = 3;
 
 /// Result of a call of the SDK.
@@ -78,7 +78,8 @@ pub(super) fn unclear(operation: &str, text: &str) -> Failure {
 /// Returns all items of a paginated list.
 ///
 /// # Errors
-/// Returns the failure of a call, or `Failed` if a response has no list or a pagination token repeats.
+/// Returns the failure of a call, or `Failed` if a response has no list or a pagination token
+/// repeats.
 pub(super) async fn pages<T, E, F>(
     bucket: &mut Bucket,
     operation: &'static str,
@@ -105,7 +106,8 @@ where
     }
 }
 
-/// Makes a call once the bucket has a token. Reduces the rate and retries after a transient failure.
+/// Makes a call once the bucket has a token. Reduces the rate and retries after a transient
+/// failure.
 ///
 /// # Errors
 /// Returns the failure of the last attempt.
@@ -181,7 +183,8 @@ pub(super) fn described<T>(
     requested.iter().cloned().zip(results).collect()
 }
 
-/// Token bucket of one group of ECS calls. It has no concurrent waiters because one scan runs at a time.
+/// Token bucket of one group of ECS calls. It has no concurrent waiters because one scan runs at a
+/// time.
 pub(super) struct Bucket(PermitQueue<()>);
 
 impl Bucket {

@@ -59,8 +59,8 @@ impl EcsReader {
         .await
     }
 
-    /// Lists all services. Those managed by ECS are listed separately because it is not documented whether
-    /// they are listed without this filter.
+    /// Lists all services. Those managed by ECS are listed separately because it is not documented
+    /// whether they are listed without this filter.
     pub(super) async fn list_services(&mut self, cluster: &str) -> Result<Vec<String>, CallError> {
         let (client, mut all) = (&self.client, Vec::new());
         for managed_by in [None, Some(ResourceManagementType::Ecs)] {

@@ -26,7 +26,8 @@ pub(super) struct References {
     pub(super) task_definitions: BTreeSet<String>,
     /// Service revisions whose task definitions `DescribeServiceRevisions` returns.
     pub(super) service_revisions: BTreeSet<String>,
-    /// Why a reference could not be resolved. The first access denial or, without one, the first failure.
+    /// Why a reference could not be resolved. The first access denial or, without one, the first
+    /// failure.
     pub(super) unresolved: Option<Failure>,
 }
 
@@ -106,7 +107,8 @@ impl References {
     }
 }
 
-/// Service deployments of a service as listed by `ListServiceDeployments`: those of the last 90 days.
+/// Service deployments of a service as listed by `ListServiceDeployments`: those of the last 90
+/// days.
 pub(super) struct Listed<'a> {
     pub(super) in_progress: Vec<&'a ServiceDeploymentBrief>,
     /// The last successful service deployment, to which ECS rolls back.
@@ -129,9 +131,10 @@ impl<'a> Listed<'a> {
     }
 }
 
-/// Returns true if service deployments may refer to service revisions that are not in the description of
-/// the service. Those are the revisions that a deployment in progress replaces and would roll back to. A
-/// single completed rolling deployment replaces nothing, and task sets are always in the description.
+/// Returns true if service deployments may refer to service revisions that are not in the
+/// description of the service. Those are the revisions that a deployment in progress replaces and
+/// would roll back to. A single completed rolling deployment replaces nothing, and task sets are
+/// always in the description.
 /// Source: `rolloutState` of `Deployment`, Amazon ECS API Reference.
 pub(super) fn has_hidden_references(service: &Service) -> bool {
     let strategy = service.deployment_configuration().and_then(DeploymentConfiguration::strategy);
@@ -146,7 +149,8 @@ pub(super) fn is_deploying(service: &Service) -> bool {
     service.deployments().iter().any(|it| it.rollout_state() == Some(&RolloutState::InProgress))
 }
 
-/// Returns true unless the status is known to be final. A missing or unknown status counts as in progress.
+/// Returns true unless the status is known to be final. A missing or unknown status counts as in
+/// progress.
 pub(super) fn is_in_progress(status: Option<&Status>) -> bool {
     let is_final = |status: &Status| {
         matches!(
@@ -157,10 +161,10 @@ pub(super) fn is_in_progress(status: Option<&Status>) -> bool {
     !status.is_some_and(is_final)
 }
 
-/// Returns true if ECS reports what a service deployment replaces: it names service revisions, or it names
-/// none in a deployment that was created with the service.
-/// Source: `describe-service-deployments`, AWS CLI Command Reference; the list is empty for the first
-/// deployment.
+/// Returns true if ECS reports what a service deployment replaces: it names service revisions, or
+/// it names none in a deployment that was created with the service.
+/// Source: `describe-service-deployments`, AWS CLI Command Reference; the list is empty for the
+/// first deployment.
 pub(super) fn names_predecessor(service: &Service, deployment: &ServiceDeployment) -> bool {
     let is_first = || {
         let created = [service.created_at(), deployment.created_at()].map(|it| it.map(DateTime::secs));
