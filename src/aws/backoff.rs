@@ -36,7 +36,7 @@ impl Backoff {
     }
 
     /// Records that the call failed at `now`.
-    pub(super) fn failed(&mut self, failure: Failure, now: Instant) {
+    pub(super) fn record_failure(&mut self, failure: Failure, now: Instant) {
         let delay = if failure.kind == FailureKind::AccessDenied {
             let doubled = SHORTEST_DELAY * 2_u32.pow(self.rejections.min(7));
             self.rejections += 1;
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(backoff.failure(now), None);
         for delay in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
             let rejection = Failure::new(FailureKind::AccessDenied, "no");
-            backoff.failed(rejection.clone(), now);
+            backoff.record_failure(rejection.clone(), now);
             now += Duration::from_secs(delay);
             assert_eq!(
                 backoff.failure(now.checked_sub(Duration::from_millis(1)).expect("valid time")),
@@ -81,7 +81,7 @@ mod tests {
     fn calls_without_a_response_are_retried_after_one_second() {
         let (mut backoff, mut now) = (Backoff::default(), Instant::now());
         for _ in 0..3 {
-            backoff.failed(Failure::new(FailureKind::Unavailable, "no response"), now);
+            backoff.record_failure(Failure::new(FailureKind::Unavailable, "no response"), now);
             now += OUTAGE_DELAY;
             assert_eq!(backoff.failure(now), None);
         }
@@ -91,12 +91,12 @@ mod tests {
     fn user_request_shortens_a_long_backoff_to_the_shortest_delay() {
         let (mut backoff, now) = (Backoff::default(), Instant::now());
         for _ in 0..5 {
-            backoff.failed(Failure::new(FailureKind::AccessDenied, "no"), now);
+            backoff.record_failure(Failure::new(FailureKind::AccessDenied, "no"), now);
         }
         backoff.shorten();
         assert!(backoff.failure(now + Duration::from_secs(4)).is_some());
         assert!(backoff.failure(now + SHORTEST_DELAY).is_none());
-        backoff.failed(Failure::new(FailureKind::AccessDenied, "no"), now);
+        backoff.record_failure(Failure::new(FailureKind::AccessDenied, "no"), now);
         assert!(backoff.failure(now + SHORTEST_DELAY).is_none(), "the backoff restarts");
     }
 }

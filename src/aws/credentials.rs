@@ -25,7 +25,7 @@ use crate::{
     aws::{
         backoff::Backoff,
         credentials_error::{self, LOAD_CREDENTIALS, NotLoaded, Role},
-        ecs_client::measured,
+        ecs_client::record_call,
         http_client::{self, https_client},
         outage::OutageLog,
         response::{Failure, FailureKind},
@@ -191,8 +191,8 @@ impl Source {
         match loaded {
             Ok(credentials) => {
                 if let Some(operation) = operation(&credentials) {
-                    measured(operation, "OK", began.elapsed());
-                    self.outages.answered(operation);
+                    record_call(operation, "OK", began.elapsed());
+                    self.outages.record_response(operation);
                 }
                 state.backoff = Backoff::default();
                 Ok(credentials)
@@ -200,13 +200,13 @@ impl Source {
             Err(error) => {
                 let failure = credentials_error::failure(&error, &role());
                 let operation = failure.operation.unwrap_or(LOAD_CREDENTIALS);
-                measured(operation, credentials_error::code(&failure), began.elapsed());
+                record_call(operation, credentials_error::code(&failure), began.elapsed());
                 if failure.kind == FailureKind::AccessDenied {
-                    self.outages.answered(operation);
+                    self.outages.record_response(operation);
                 } else {
-                    self.outages.failed(operation, &failure.message, &error);
+                    self.outages.record_outage(operation, &failure.message, &error);
                 }
-                state.backoff.failed(failure.clone(), Instant::now());
+                state.backoff.record_failure(failure.clone(), Instant::now());
                 Err(failure)
             }
         }

@@ -213,8 +213,8 @@ mod tests {
 
     #[test]
     fn provider_errors_without_a_response_are_unavailable() {
-        let refused = CredentialsError::unhandled(io::Error::from(ErrorKind::ConnectionRefused));
-        let unavailable = failure(&refused, &role());
+        let error = CredentialsError::unhandled(io::Error::from(ErrorKind::ConnectionRefused));
+        let unavailable = failure(&error, &role());
         assert_eq!(unavailable.kind, FailureKind::Unavailable);
         let message = unavailable.message;
         assert!(message.ends_with("could not be loaded: connection refused"), "{message}");

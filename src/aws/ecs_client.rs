@@ -83,7 +83,7 @@ impl Ecs {
         let call = self.client.describe_task_definition().task_definition(arn.to_string()).send();
         let seen = match observed("DescribeTaskDefinition", call).await {
             Ok(output) => {
-                self.outages.answered("DescribeTaskDefinition");
+                self.outages.record_response("DescribeTaskDefinition");
                 description(arn, output.task_definition())
             }
             Err(error) => Err(self.failed("DescribeTaskDefinition", arn, &error)),
@@ -107,7 +107,7 @@ impl Ecs {
             .send();
         let newest = match observed("ListTaskDefinitions", call).await {
             Ok(output) => {
-                self.outages.answered("ListTaskDefinitions");
+                self.outages.record_response("ListTaskDefinitions");
                 Ok(newest_of_family(arn, output.task_definition_arns()))
             }
             Err(error) => {
@@ -137,7 +137,7 @@ impl Ecs {
         let call = self.client.deregister_task_definition().task_definition(arn.to_string()).send();
         let reply = match observed("DeregisterTaskDefinition", call).await {
             Ok(output) => {
-                self.outages.answered("DeregisterTaskDefinition");
+                self.outages.record_response("DeregisterTaskDefinition");
                 let request_id = output.request_id().map(str::to_owned);
                 tracing::info!(revision = %arn, request_id, "deregistered");
                 Reply { answer: description(arn, output.task_definition()), request_id }
@@ -159,10 +159,10 @@ impl Ecs {
     {
         let failure = failure(error);
         if code(error) == NO_ANSWER {
-            self.outages.failed(operation, &failure.message, error);
+            self.outages.record_outage(operation, &failure.message, error);
             return failure;
         }
-        self.outages.answered(operation);
+        self.outages.record_response(operation);
         if failure.code.as_deref().is_some_and(rejects_credentials) {
             self.has_rejected.store(true, Ordering::Relaxed);
         }
@@ -189,7 +189,7 @@ where
     let _call = Call::begin(operation, OPERATION_LIMIT);
     let began = Instant::now();
     let result = call.await;
-    measured(operation, result.as_ref().map_or_else(code, |_| "OK"), began.elapsed());
+    record_call(operation, result.as_ref().map_or_else(code, |_| "OK"), began.elapsed());
     result
 }
 
@@ -208,7 +208,7 @@ fn newest_of_family(arn: &Arn, listed: &[String]) -> Newest {
 }
 
 /// Records a call to AWS in the metrics.
-pub(crate) fn measured(operation: &'static str, code: &str, duration: Duration) {
+pub(crate) fn record_call(operation: &'static str, code: &str, duration: Duration) {
     metrics::counter!(AWS_CALLS, "operation" => operation, "code" => code.to_owned()).increment(1);
     metrics::histogram!(AWS_CALL_SECONDS, "operation" => operation).record(duration);
 }

@@ -76,7 +76,7 @@ pub(super) fn cause(error: &(dyn StdError + 'static)) -> Option<&'static str> {
         if error.is::<ResolveDnsError>() {
             return Some("unknown host");
         }
-        error.downcast_ref::<io::Error>().map_or_else(|| refused_by_proxy(error), io_cause)
+        error.downcast_ref::<io::Error>().map_or_else(|| rejected_by_proxy(error), io_cause)
     })
 }
 
@@ -93,9 +93,9 @@ fn io_cause(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// Returns the cause if the proxy refused a tunnel. The error type is private to `hyper_util`, so
+/// Returns the cause if the proxy rejected a tunnel. The error type is private to `hyper_util`, so
 /// the text is matched. An error with a source occurred before the proxy responded.
-fn refused_by_proxy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+fn rejected_by_proxy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     match error.to_string().strip_prefix("tunnel error: ")? {
         "proxy authorization required" => Some("HTTP 407 from the proxy"),
         _ if error.source().is_none() => Some("refused by the proxy"),
@@ -128,13 +128,18 @@ impl OutageLog {
     }
 
     /// Records that AWS responded to a call of `operation`.
-    pub(crate) fn answered(&self, operation: &str) {
+    pub(crate) fn record_response(&self, operation: &str) {
         self.causes.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
     }
 
     /// Records that a call of `operation` got no response. `message` names the cause. Logs the full
     /// chain of `error`.
-    pub(crate) fn failed(&self, operation: &'static str, message: &str, error: &(dyn StdError + 'static)) {
+    pub(crate) fn record_outage(
+        &self,
+        operation: &'static str,
+        message: &str,
+        error: &(dyn StdError + 'static),
+    ) {
         let previous = {
             let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
             causes.insert(operation, message.to_owned())

@@ -140,7 +140,7 @@ pub struct Reply {
     pub request_id: Option<String>,
 }
 
-/// What one reconcile found out about one revision.
+/// Result of one reconcile for one revision.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outcome {
     /// Described; no action.
@@ -168,16 +168,16 @@ impl Reply {
 }
 
 impl Outcome {
-    /// Returns the failure of the deregistration or, without one, of the description. `None` if it
-    /// succeeded.
+    /// Returns the kind of failure of the deregistration or, without one, of the description. `None`
+    /// if it succeeded.
     #[must_use]
     pub fn failure(&self) -> Option<FailureKind> {
-        let answer = match self {
+        let result = match self {
             Self::Described(seen) => seen,
             Self::Deregistered { reply, .. } => &reply.answer,
             Self::MustWait { .. } | Self::Unused => return None,
         };
-        answer.as_ref().err().map(|failure| failure.kind)
+        result.as_ref().err().map(|failure| failure.kind)
     }
 }
 
@@ -258,9 +258,9 @@ mod tests {
             reply: Reply { answer, request_id: None },
             after: Some(Err(failure(FailureKind::Throttled))),
         };
-        let refused = FailureKind::Refused;
-        assert_eq!(Outcome::Described(Err(failure(refused))).failure(), Some(refused));
-        assert_eq!(deregistered(Err(failure(refused))).failure(), Some(refused));
+        let rejected = FailureKind::Refused;
+        assert_eq!(Outcome::Described(Err(failure(rejected))).failure(), Some(rejected));
+        assert_eq!(deregistered(Err(failure(rejected))).failure(), Some(rejected));
         assert_eq!(
             deregistered(Ok(before.clone())).failure(),
             None,

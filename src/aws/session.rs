@@ -274,7 +274,7 @@ impl Session {
             let access_key = self.access_key().await?;
             result = self.read(known, access_key).await;
         }
-        result.inspect_err(|failure| known.backoff.failed(failure.clone(), Instant::now()))
+        result.inspect_err(|failure| known.backoff.record_failure(failure.clone(), Instant::now()))
     }
 
     /// Returns true if ECS has rejected the credentials since the last check. There may be another
@@ -331,14 +331,14 @@ impl Session {
         let response = response.map_err(|error| {
             let failure = error::failure(&error);
             if code(&error) == NO_ANSWER {
-                self.outages.failed(GET_CALLER_IDENTITY, &failure.message, &error);
+                self.outages.record_outage(GET_CALLER_IDENTITY, &failure.message, &error);
                 failure
             } else {
-                self.outages.answered(GET_CALLER_IDENTITY);
+                self.outages.record_response(GET_CALLER_IDENTITY);
                 failure.during(GET_CALLER_IDENTITY)
             }
         })?;
-        self.outages.answered(GET_CALLER_IDENTITY);
+        self.outages.record_response(GET_CALLER_IDENTITY);
         let (arn, account) = (response.arn().unwrap_or_default(), response.account().unwrap_or_default());
         let text = "sts:GetCallerIdentity answered without a usable Arn and Account";
         let identity = Identity::of_caller(arn, account, &self.region)
