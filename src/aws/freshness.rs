@@ -36,7 +36,7 @@ pub enum Purpose {
     Deregister,
 }
 
-/// When a scan was made, and how long scans take.
+/// Start and end of a scan, and the typical duration of scans.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     pub began: Instant,

@@ -1,4 +1,4 @@
-//! The HTTP client of the AWS SDK: its trust roots, and which calls go through a proxy.
+//! HTTP client of the AWS SDK: trust roots and proxy selection.
 
 use std::{env, fs, net::IpAddr, path::PathBuf};
 
@@ -35,7 +35,7 @@ const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
 const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
 
-/// Why the HTTP client cannot be built.
+/// Error of building the HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{CA_BUNDLE}: cannot read {}: {error}", .path.display())]

@@ -109,7 +109,7 @@ pub enum FailureKind {
     Refused,
 }
 
-/// What `ListTaskDefinitions` reports about the newest revision of a family.
+/// Newest revision of a family, as reported by `ListTaskDefinitions`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Newest {
     /// The highest revision number found.

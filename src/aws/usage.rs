@@ -91,7 +91,7 @@ impl Use {
     }
 }
 
-/// All users that a scan found, and the references that it could not resolve.
+/// The users found by a scan, and the references that it could not resolve.
 #[derive(Debug, Default)]
 pub struct Found {
     users: HashMap<String, BTreeSet<User>>,
@@ -266,7 +266,7 @@ impl Scan {
         }
     }
 
-    /// Returns when the last scan ended, by AWS's clock, if it resolved every reference.
+    /// Returns when the last scan ended, by AWS's clock. `None` unless it resolved every reference.
     #[must_use]
     pub fn scanned_at(&self) -> Option<Timestamp> {
         self.users.as_ref().ok().filter(|_| self.unresolved.is_none()).and(self.at)

@@ -168,7 +168,7 @@ fn failed_scan_does_not_discard_a_fresh_result() {
     let cool_down = Purpose::CoolDown { until: after(86_400, &first) };
     assert!(
         matches!(known(&third, cool_down, 61), Some(Use::Unused { .. })),
-        "retried previous the cool-down ends"
+        "retried before the cool-down ends"
     );
     assert_eq!(known(&third, Purpose::Report, 121), None, "the failure is stale");
     assert!(!third.is_known(Purpose::Report, after(121, &first)));
