@@ -10,12 +10,8 @@ use std::{
 const AWS_ROOMS: [&str; 1] = ["src/aws/"];
 
 /// The shells: only they talk to Kubernetes.
-const SHELLS: [&str; 4] = [
-    "src/retirement/reconcile.rs",
-    "src/retirement/apply.rs",
-    "src/retirement/status_writer.rs",
-    "src/runtime/",
-];
+const SHELLS: [&str; 4] =
+    ["src/retirement/reconcile.rs", "src/retirement/apply.rs", "src/retirement/status_writer.rs", "src/runtime/"];
 
 /// Who may read the clock; all others are told the time.
 const CLOCKS: [&str; 13] = [
