@@ -1,4 +1,4 @@
-//! The breaker before ECS in one region: while ECS does not answer, one call at a time finds out whether it does again.
+//! Per-region circuit breaker for ECS, with a single half-open probe.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 use crate::aws::response::{Failure, FailureKind};
 
-/// How long after a call without an answer the next one is tried.
-const HOLD: Duration = Duration::from_secs(1);
+/// How long the breaker stays open before a probe.
+const OPEN_DURATION: Duration = Duration::from_secs(1);
 
-/// Without it, every worker would wait for a region that does not answer, and none would be left for the others.
+/// Circuit breaker of ECS in one region. It prevents an unavailable region from blocking all
+/// workers.
 #[derive(Debug, Default)]
 pub struct CircuitBreaker {
     state: Mutex<State>,
@@ -20,22 +21,22 @@ pub struct CircuitBreaker {
 
 #[derive(Debug, Default)]
 struct State {
-    state_of_breaker: Breaker,
-    /// When ECS last answered.
-    answered: Option<Instant>,
+    breaker: BreakerState,
+    /// When ECS last responded.
+    responded_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
-enum Breaker {
+enum BreakerState {
     #[default]
     Closed,
-    /// Closed by a call that got no answer; the first to come after `until` may try.
+    /// A call got no response. The first call after `until` becomes the probe.
     Open { until: Instant, failure: Failure },
-    /// Closed, and somebody tries.
+    /// A probe is in flight.
     HalfOpen { failure: Failure },
 }
 
-/// Leave to make one call.
+/// Permission to make one call.
 #[derive(Debug)]
 pub struct CallGuard<'a> {
     breaker: &'a CircuitBreaker,
@@ -44,29 +45,31 @@ pub struct CallGuard<'a> {
 }
 
 impl CircuitBreaker {
-    /// Asks for leave to make a call at `now`.
+    /// Admits a call at `now`.
     ///
     /// # Errors
-    /// Why the last call got no answer, while that still holds.
+    /// Returns the failure that opened the breaker if the breaker is open or a probe is in flight.
     pub fn admit(&self, now: Instant) -> Result<CallGuard<'_>, Failure> {
-        let state_of_breaker = &mut self.lock().state_of_breaker;
-        match state_of_breaker {
-            Breaker::Closed => {}
-            Breaker::Open { until, failure } if *until <= now => {
-                *state_of_breaker = Breaker::HalfOpen { failure: failure.clone() };
+        let breaker = &mut self.lock().breaker;
+        match breaker {
+            BreakerState::Closed => {}
+            BreakerState::Open { until, failure } if *until <= now => {
+                *breaker = BreakerState::HalfOpen { failure: failure.clone() };
             }
-            Breaker::Open { failure, .. } | Breaker::HalfOpen { failure } => return Err(failure.clone()),
+            BreakerState::Open { failure, .. } | BreakerState::HalfOpen { failure } => {
+                return Err(failure.clone());
+            }
         }
         Ok(CallGuard { breaker: self, began: now, is_recorded: false })
     }
 
-    /// Whether a call at `now` would be turned away.
+    /// Returns true if a call at `now` would be rejected.
     #[must_use]
     pub fn is_open(&self, now: Instant) -> bool {
-        match &self.lock().state_of_breaker {
-            Breaker::Closed => false,
-            Breaker::Open { until, .. } => now < *until,
-            Breaker::HalfOpen { .. } => true,
+        match &self.lock().breaker {
+            BreakerState::Closed => false,
+            BreakerState::Open { until, .. } => now < *until,
+            BreakerState::HalfOpen { .. } => true,
         }
     }
 
@@ -76,28 +79,30 @@ impl CircuitBreaker {
 }
 
 impl CallGuard<'_> {
-    /// Tells what came of the call: any answer opens the breaker. None closes it, unless others have been answered since the call
-    /// began: then it is the trouble of that call alone.
-    pub fn record<T>(mut self, answer: &Result<T, Failure>, now: Instant) {
+    /// Records the result of the call. Any response closes the breaker. A call without a response
+    /// opens it, unless another call got a response after this one began.
+    pub fn record<T>(mut self, result: &Result<T, Failure>, now: Instant) {
         self.is_recorded = true;
         let mut state = self.breaker.lock();
-        match answer {
+        match result {
             Err(failure) if failure.kind == FailureKind::Unavailable => {
-                if state.answered.is_none_or(|at| at <= self.began) {
-                    state.state_of_breaker = Breaker::Open { until: now + HOLD, failure: failure.clone() };
+                if state.responded_at.is_none_or(|at| at <= self.began) {
+                    let until = now + OPEN_DURATION;
+                    state.breaker = BreakerState::Open { until, failure: failure.clone() };
                 }
             }
-            _ => *state = State { state_of_breaker: Breaker::Closed, answered: Some(now) },
+            _ => *state = State { breaker: BreakerState::Closed, responded_at: Some(now) },
         }
     }
 }
 
 impl Drop for CallGuard<'_> {
-    /// Of a call that was given up nothing is known: another may try at once.
+    /// Closes the breaker if the call was a probe that was cancelled, so that the next call is
+    /// admitted.
     fn drop(&mut self) {
-        let state_of_breaker = &mut self.breaker.lock().state_of_breaker;
-        if let (false, Breaker::HalfOpen { .. }) = (self.is_recorded, &*state_of_breaker) {
-            *state_of_breaker = Breaker::Closed;
+        let breaker = &mut self.breaker.lock().breaker;
+        if let (false, BreakerState::HalfOpen { .. }) = (self.is_recorded, &*breaker) {
+            *breaker = BreakerState::Closed;
         }
     }
 }
@@ -106,54 +111,55 @@ impl Drop for CallGuard<'_> {
 mod tests {
     use super::*;
 
-    fn no_answer() -> Result<(), Failure> {
-        Err(Failure::new(FailureKind::Unavailable, "no answer"))
+    fn no_response() -> Result<(), Failure> {
+        Err(Failure::new(FailureKind::Unavailable, "no response"))
     }
 
     #[test]
-    fn after_a_call_without_an_answer_one_at_a_time_tries_until_there_is_one() {
+    fn open_breaker_admits_one_probe_at_a_time_until_a_response() {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
-        let (first, second) = (breaker.admit(now).expect("open"), breaker.admit(now).expect("open for many"));
-        first.record(&no_answer(), now);
+        let (first, second) =
+            (breaker.admit(now).expect("closed"), breaker.admit(now).expect("still closed"));
+        first.record(&no_response(), now);
         assert!(breaker.is_open(now));
-        assert_eq!(breaker.admit(now).expect_err("closed").message, "no answer");
+        assert_eq!(breaker.admit(now).expect_err("open").message, "no response");
 
-        let later = now + HOLD;
+        let later = now + OPEN_DURATION;
         assert!(!breaker.is_open(later));
-        let trying = breaker.admit(later).expect("one may try");
+        let probe = breaker.admit(later).expect("probe is admitted");
         assert!(breaker.is_open(later));
-        breaker.admit(later).expect_err("and only one");
-        trying.record(&no_answer(), later);
-        breaker.admit(later).expect_err("closed again");
+        breaker.admit(later).expect_err("a probe is in flight");
+        probe.record(&no_response(), later);
+        breaker.admit(later).expect_err("open again");
 
         second.record(&Ok(()), later);
-        breaker.admit(later).expect("any answer opens it");
+        breaker.admit(later).expect("any response closes it");
     }
 
     #[test]
-    fn a_call_without_an_answer_closes_nothing_where_others_were_answered_meanwhile() {
+    fn breaker_stays_closed_if_another_call_got_a_response_meanwhile() {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
-        let hanging = breaker.admit(now).expect("open");
-        breaker.admit(now + HOLD).expect("open").record(&Ok(()), now + HOLD);
-        hanging.record(&no_answer(), now + 2 * HOLD);
-        let next = breaker.admit(now + 2 * HOLD).expect("the trouble of that one call");
-        next.record(&no_answer(), now + 3 * HOLD);
-        breaker.admit(now + 3 * HOLD).expect_err("nobody was answered since it began");
+        let hanging = breaker.admit(now).expect("closed");
+        breaker.admit(now + OPEN_DURATION).expect("closed").record(&Ok(()), now + OPEN_DURATION);
+        hanging.record(&no_response(), now + 2 * OPEN_DURATION);
+        let next = breaker.admit(now + 2 * OPEN_DURATION).expect("still closed");
+        next.record(&no_response(), now + 3 * OPEN_DURATION);
+        breaker.admit(now + 3 * OPEN_DURATION).expect_err("no response since the call began");
     }
 
     #[test]
-    fn a_refusal_is_an_answer() {
+    fn server_fault_counts_as_a_response() {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
-        let refusal = Failure::new(FailureKind::ServerFault, "a fault");
-        breaker.admit(now).expect("open").record::<()>(&Err(refusal), now);
-        breaker.admit(now).expect("still open");
+        let fault = Failure::new(FailureKind::ServerFault, "a fault");
+        breaker.admit(now).expect("closed").record::<()>(&Err(fault), now);
+        breaker.admit(now).expect("still closed");
     }
 
     #[test]
-    fn a_try_that_is_given_up_leaves_the_gate_to_the_next() {
+    fn cancelled_probe_is_followed_by_the_next_call() {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
-        breaker.admit(now).expect("open").record(&no_answer(), now);
-        drop(breaker.admit(now + HOLD).expect("one may try"));
-        breaker.admit(now + HOLD).expect("the next may");
+        breaker.admit(now).expect("closed").record(&no_response(), now);
+        drop(breaker.admit(now + OPEN_DURATION).expect("probe is admitted"));
+        breaker.admit(now + OPEN_DURATION).expect("next call is admitted");
     }
 }

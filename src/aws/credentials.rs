@@ -1,5 +1,7 @@
-//! The credentials of the SDK's own chain: kept while valid, replaced when their files change or AWS rejects them.
-//! While AWS refuses to give any, it is asked with exponential backoff.
+//! Cached credentials of the SDK's default chain, with rotation and backoff.
+//!
+//! Credentials are replaced if their files change or if AWS rejects them. Failed attempts to load
+//! credentials back off exponentially while AWS denies them.
 
 use std::{
     env,
@@ -22,40 +24,39 @@ use tokio::{sync::Mutex, time::Instant};
 use crate::{
     aws::{
         backoff::Backoff,
-        http_client::{self, https_client},
-        session::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT},
-    },
-    aws::{
         credentials_error::{self, LOAD_CREDENTIALS, NotLoaded, Role},
-        ecs_client::measured,
+        ecs_client::record_call,
+        http_client::{self, https_client},
         outage::OutageLog,
         response::{Failure, FailureKind},
+        session::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT},
     },
     in_flight::Call,
 };
 
-/// How long before they expire credentials are loaded again, so that none expire on their way.
+/// How long before their expiry credentials are replaced, so that none expire during a call.
 const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 
-/// How long loading may take: less than a call that waits for it, so that its failure is reported.
+/// Timeouts of loading credentials. They are shorter than that of a call, so that the cause is
+/// reported.
 const LOAD_LIMIT: Duration = Duration::from_secs(7);
 const STS_LIMIT: Duration = Duration::from_millis(6500);
 
-/// How often rejected credentials may be replaced.
+/// Minimum interval between replacements of rejected credentials.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The region, endpoints and HTTP client of the environment, as every AWS tool reads them. It has no provider of
-/// credentials: [`RotatingCredentials`] is that.
+/// Returns the region, endpoints and HTTP client of the environment, as every AWS tool reads them.
+/// The result has no credentials provider; [`RotatingCredentials`] replaces it.
 /// Source: "AWS SDKs and Tools Reference Guide".
 ///
 /// # Errors
-/// Returns an error if the trust roots of the environment cannot be used.
+/// Returns an error if the CA bundle of the environment cannot be used.
 pub async fn environment() -> Result<SdkConfig, http_client::Error> {
     let config = aws_config::defaults(BehaviorVersion::latest()).http_client(https_client()?);
     Ok(config.no_credentials().load().await)
 }
 
-/// The credentials of one source, shared by all regions.
+/// Credentials provider that is shared by all regions.
 #[derive(Clone, Debug)]
 pub(super) struct RotatingCredentials(Arc<Source>);
 
@@ -68,11 +69,11 @@ struct Source {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The provider, and when the shared files that it has read were last changed.
+    /// The provider, and the modification times of the shared files it has read.
     provider: Option<(SharedCredentialsProvider, Modified)>,
     credentials: Option<Credentials>,
     backoff: Backoff,
-    /// When the token files were last changed before the last attempt to load credentials.
+    /// Modification times of the token files at the last check.
     tokens: Modified,
     /// When rejected credentials were last discarded.
     discarded: Option<Instant>,
@@ -81,30 +82,31 @@ struct State {
 type Modified = Vec<Option<SystemTime>>;
 
 impl RotatingCredentials {
-    /// The credentials of the provider of `config`, or of the SDK's default chain if it has none.
+    /// Creates a provider that uses the provider of `config` or, without one, the SDK's default
+    /// chain.
     pub(super) fn new(config: &SdkConfig) -> Self {
         let region = config.region().map(AsRef::as_ref).unwrap_or_default();
         let outages = OutageLog::new(region);
         Self(Arc::new(Source { config: config.clone(), outages, state: Mutex::default() }))
     }
 
-    /// Discards the credentials with this access key, which AWS has rejected, unless they are replaced already. Returns
-    /// false if credentials have been discarded less than a minute ago.
+    /// Discards rejected credentials with this access key, unless they are already replaced.
+    /// Returns false if credentials were discarded less than a minute ago.
     pub(super) async fn discard(&self, access_key: &str) -> bool {
         let state = &mut *self.0.state.lock().await;
-        if state.credentials.as_ref().is_none_or(|it| it.access_key_id() != access_key) {
+        if state.credentials.as_ref().is_none_or(|current| current.access_key_id() != access_key) {
             return true;
         }
         if state.discarded.is_some_and(|at| at.elapsed() < REPLACEMENT_INTERVAL) {
             return false;
         }
-        tracing::warn!("AWS rejects the credentials, loading new ones");
+        tracing::warn!("credentials rejected by AWS, loading new ones");
         state.discarded = Some(Instant::now());
         state.credentials = None;
         true
     }
 
-    /// Ends a long backoff, because a user asks for another attempt; one that is under way is that.
+    /// Shortens the backoff after a request of a user. Does nothing if an attempt is in progress.
     pub(super) fn shorten_backoff(&self) {
         if let Ok(mut state) = self.0.state.try_lock() {
             state.backoff.shorten();
@@ -123,7 +125,7 @@ impl RotatingCredentials {
         };
         match loaded {
             Ok(credentials) => Ok(state.credentials.insert(credentials).clone()),
-            // Better those that are about to expire than none.
+            // Credentials that are about to expire are better than none.
             Err(failure) => {
                 let valid = state.credentials.clone().filter(is_valid);
                 valid.ok_or_else(|| CredentialsError::provider_error(NotLoaded(failure)))
@@ -133,7 +135,8 @@ impl RotatingCredentials {
 }
 
 impl Source {
-    /// The provider to ask. The default chain itself reads the shared files only once, so a change makes another one.
+    /// Returns the provider. It is replaced if the shared files change because the default chain
+    /// reads them only once.
     /// Source: `aws_config::profile::ProfileFileCredentialsProvider`.
     async fn provider(&self, state: &mut State) -> SharedCredentialsProvider {
         let tokens = modified(token_files());
@@ -155,7 +158,7 @@ impl Source {
         }
     }
 
-    /// The SDK's default chain, with the settings that its calls to STS would otherwise lack.
+    /// Builds the SDK's default chain with the settings that its calls to STS would otherwise lack.
     async fn chain(&self) -> DefaultCredentialsChain {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -188,8 +191,8 @@ impl Source {
         match loaded {
             Ok(credentials) => {
                 if let Some(operation) = operation(&credentials) {
-                    measured(operation, "OK", began.elapsed());
-                    self.outages.answered(operation);
+                    record_call(operation, "OK", began.elapsed());
+                    self.outages.record_response(operation);
                 }
                 state.backoff = Backoff::default();
                 Ok(credentials)
@@ -197,20 +200,21 @@ impl Source {
             Err(error) => {
                 let failure = credentials_error::failure(&error, &role());
                 let operation = failure.operation.unwrap_or(LOAD_CREDENTIALS);
-                measured(operation, credentials_error::code(&failure), began.elapsed());
+                record_call(operation, credentials_error::code(&failure), began.elapsed());
                 if failure.kind == FailureKind::AccessDenied {
-                    self.outages.answered(operation);
+                    self.outages.record_response(operation);
                 } else {
-                    self.outages.failed(operation, &failure.message, &error);
+                    self.outages.record_outage(operation, &failure.message, &error);
                 }
-                state.backoff.failed(failure.clone(), Instant::now());
+                state.backoff.record_failure(failure.clone(), Instant::now());
                 Err(failure)
             }
         }
     }
 }
 
-/// The operation of AWS that has given `credentials`, if any has.
+/// Returns the AWS operation that provided `credentials`, or `None` if they are from another
+/// source.
 fn operation(credentials: &Credentials) -> Option<&'static str> {
     let features: &Vec<AwsCredentialFeature> = credentials.get_property()?;
     features.iter().find_map(|feature| match feature {
@@ -222,6 +226,7 @@ fn operation(credentials: &Credentials) -> Option<&'static str> {
     })
 }
 
+/// Returns the role and the token file that the environment names.
 /// Source: `aws_config::web_identity_token`, `aws_config::ecs`.
 fn role() -> Role {
     Role {
@@ -238,8 +243,9 @@ fn is_fresh(credentials: &Credentials) -> bool {
     credentials.expiry().is_none_or(|expiry| SystemTime::now() + REFRESH_BEFORE < expiry)
 }
 
-/// The shared files, wherever the environment puts them.
-/// Source: "Location of the shared config and credentials files", AWS SDKs and Tools Reference Guide.
+/// Returns the paths of the shared files.
+/// Source: "Location of the shared config and credentials files", AWS SDKs and Tools Reference
+/// Guide.
 fn shared_files() -> [Option<PathBuf>; 2] {
     let path = |variable: &str, name: &str| {
         env::var_os(variable)
@@ -249,8 +255,8 @@ fn shared_files() -> [Option<PathBuf>; 2] {
     [path("AWS_SHARED_CREDENTIALS_FILE", "credentials"), path("AWS_CONFIG_FILE", "config")]
 }
 
-/// The tokens of IRSA and EKS Pod Identity, which the kubelet renews. A new one ends a backoff, and takes nothing away
-/// from credentials that are valid.
+/// Variables that name the token files of IRSA and EKS Pod Identity, which the kubelet renews. A
+/// new token resets the backoff, and does not invalidate the current credentials.
 const TOKEN_FILES: [&str; 2] = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
 
 fn token_files() -> [Option<PathBuf>; 2] {

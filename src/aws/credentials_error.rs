@@ -1,4 +1,4 @@
-//! Why credentials could not be loaded, from the errors of the SDK's providers. Pure.
+//! Classification of the errors of the SDK's credential providers.
 
 use std::{
     error::Error as StdError,
@@ -21,10 +21,11 @@ use crate::aws::{
     response::{Failure, FailureKind},
 };
 
-/// The value of the label `code` for credentials that are missing or refused without an error code of AWS.
+/// Value of the metric label `code` for credentials that are missing or denied without an AWS error
+/// code.
 pub(crate) const NO_CREDENTIALS: &str = "NoCredentials";
 
-/// The value of the label `operation` for credentials that are loaded otherwise than from STS.
+/// Value of the metric label `operation` for credentials that are not from STS.
 pub(crate) const LOAD_CREDENTIALS: &str = "LoadCredentials";
 
 const WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
@@ -32,24 +33,25 @@ const WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 const MISSING: &str =
     "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)";
 
-/// How the HTTP provider of the SDK, which serves ECS and EKS Pod Identity, reports a refusal: it has no type for it.
+/// Texts with which the SDK's HTTP provider for ECS and EKS Pod Identity reports a rejection. There
+/// is no error type for it.
 /// Source: `parse_response` in `aws_config::http_credential_provider`.
 const HTTP_STATUS: &str = "Non-success status from HTTP credential provider: ";
-const HTTP_REFUSAL: &str = "failed to load credentials [";
+const HTTP_REJECTION: &str = "failed to load credentials [";
 
-/// A failure to load credentials, as the SDK hands it on from the provider to its callers.
+/// A failure to load credentials, as an error that the SDK passes from the provider to its callers.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}", .0.message)]
 pub(crate) struct NotLoaded(pub(crate) Failure);
 
-/// What the environment says of the role of the controller, for messages.
+/// The controller's role and token file from the environment, for messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Role {
     pub(crate) arn: Option<String>,
     pub(crate) token_file: Option<String>,
 }
 
-/// Returns the failure to load credentials in the chain of `error`, if that is why it failed.
+/// Returns the failure to load credentials in the chain of `error`, or `None` if there is none.
 pub(crate) fn find(error: &(dyn StdError + 'static)) -> Option<Failure> {
     chain(error).find_map(|error| match error.downcast_ref() {
         Some(NotLoaded(failure)) => Some(failure.clone()),
@@ -57,20 +59,20 @@ pub(crate) fn find(error: &(dyn StdError + 'static)) -> Option<Failure> {
     })
 }
 
-/// Returns what it means that credentials could not be loaded.
+/// Returns the failure for credentials that could not be loaded.
 pub(crate) fn failure(error: &CredentialsError, role: &Role) -> Failure {
     if let Some(NotLoaded(failure)) = chain(error).find_map(|error| error.downcast_ref()) {
         return failure.clone();
     }
-    let answered = chain(error).find_map(|error| {
+    let rejection = chain(error).find_map(|error| {
         sts::<AssumeRoleWithWebIdentityError>(error, WEB_IDENTITY, role)
             .or_else(|| sts::<AssumeRoleError>(error, "AssumeRole", &Role::default()))
-            .or_else(|| refused_by_endpoint(error))
+            .or_else(|| rejected_by_endpoint(error))
     });
-    answered.unwrap_or_else(|| unanswered(error, role))
+    rejection.unwrap_or_else(|| without_response(error, role))
 }
 
-/// Returns the value of the label `code` of a metric for credentials that could not be loaded.
+/// Returns the value of the metric label `code` for credentials that could not be loaded.
 pub(crate) fn code(failure: &Failure) -> &str {
     match (&failure.code, failure.kind) {
         (Some(code), _) => error::label(code),
@@ -79,7 +81,8 @@ pub(crate) fn code(failure: &Failure) -> &str {
     }
 }
 
-/// The failure of a call to STS. Whatever it refuses, the role or the token must be corrected.
+/// Returns the failure of a call to STS, or `None` for other errors. All rejections count as access
+/// denied because the role or the token must be corrected.
 fn sts<E>(error: &(dyn StdError + 'static), operation: &'static str, role: &Role) -> Option<Failure>
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -96,8 +99,9 @@ where
     })
 }
 
-/// The refusal of an endpoint for credentials: that of ECS, EKS Pod Identity, or the instance metadata service.
-fn refused_by_endpoint(error: &(dyn StdError + 'static)) -> Option<Failure> {
+/// Returns the failure if a credentials endpoint (ECS, EKS Pod Identity or instance metadata)
+/// responded with an error.
+fn rejected_by_endpoint(error: &(dyn StdError + 'static)) -> Option<Failure> {
     if let Some(ImdsError::ErrorResponse(response)) = error.downcast_ref() {
         return Some(endpoint_status(response.response().status().as_u16()));
     }
@@ -106,17 +110,18 @@ fn refused_by_endpoint(error: &(dyn StdError + 'static)) -> Option<Failure> {
         let digits: String = status.chars().filter(char::is_ascii_digit).collect();
         return Some(endpoint_status(digits.parse().unwrap_or_default()));
     }
-    let refusal = text.strip_prefix(HTTP_REFUSAL)?.replacen("]: ", ": ", 1);
-    Some(Failure::new(FailureKind::AccessDenied, format!("AWS refused to give credentials: {refusal}")))
+    let rejection = text.strip_prefix(HTTP_REJECTION)?.replacen("]: ", ": ", 1);
+    Some(Failure::new(FailureKind::AccessDenied, format!("AWS refused to give credentials: {rejection}")))
 }
 
 fn endpoint_status(status: u16) -> Failure {
-    let is_refusal = (400..500).contains(&status) && status != 408 && status != 429;
-    let kind = if is_refusal { FailureKind::AccessDenied } else { FailureKind::Unavailable };
+    let is_rejection = (400..500).contains(&status) && status != 408 && status != 429;
+    let kind = if is_rejection { FailureKind::AccessDenied } else { FailureKind::Unavailable };
     Failure::new(kind, format!("the endpoint for AWS credentials answered HTTP status {status}"))
 }
 
-fn unanswered(error: &CredentialsError, role: &Role) -> Failure {
+/// Returns the failure if neither STS nor an endpoint responded.
+fn without_response(error: &CredentialsError, role: &Role) -> Failure {
     let denied = |message: String| Failure::new(FailureKind::AccessDenied, message);
     let unavailable = |message: String| Failure::new(FailureKind::Unavailable, message);
     match error {
@@ -135,17 +140,17 @@ fn unanswered(error: &CredentialsError, role: &Role) -> Failure {
     unavailable(format!("the AWS credentials of the controller could not be loaded{cause}"))
 }
 
-/// The cause if `error` says that a file cannot be read; no connection fails in these ways.
+/// Returns the cause if `error` reports an unreadable file. Connection errors have other kinds.
 fn unreadable(error: &(dyn StdError + 'static)) -> Option<String> {
     let kind = error.downcast_ref::<io::Error>()?.kind();
-    let is_of_file = matches!(
+    let is_file_error = matches!(
         kind,
         ErrorKind::NotFound
             | ErrorKind::PermissionDenied
             | ErrorKind::IsADirectory
             | ErrorKind::NotADirectory
     );
-    is_of_file.then(|| kind.to_string())
+    is_file_error.then(|| kind.to_string())
 }
 
 #[cfg(test)]
@@ -161,39 +166,39 @@ mod tests {
         }
     }
 
-    fn refused(code: &str, status: u16) -> Failure {
+    fn rejected(code: &str, status: u16) -> Failure {
         let metadata = ErrorMetadata::builder().code(code).message("No.").build();
         let error = AssumeRoleWithWebIdentityError::generic(metadata);
-        let response = HttpResponse::new(status.try_into().expect("a status"), "".into());
-        // As the profile provider nests it.
+        let response = HttpResponse::new(status.try_into().expect("valid status"), "".into());
+        // Nested as by the profile provider.
         let error = CredentialsError::provider_error(SdkError::service_error(error, response));
         failure(&CredentialsError::provider_error(error), &role())
     }
 
     #[test]
-    fn refusals_of_sts_name_the_role_the_code_and_the_text() {
-        for refusal in ["AccessDenied", "InvalidIdentityToken", "ExpiredTokenException", "ValidationError"] {
-            let failure = refused(refusal, 403);
-            assert_eq!(failure.kind, FailureKind::AccessDenied, "{refusal}");
-            let expected = format!("cannot assume arn:aws:iam::012345678910:role/r: {refusal}: No.");
+    fn sts_rejection_names_the_role_the_error_code_and_the_message() {
+        for code in ["AccessDenied", "InvalidIdentityToken", "ExpiredTokenException", "ValidationError"] {
+            let failure = rejected(code, 403);
+            assert_eq!(failure.kind, FailureKind::AccessDenied, "{code}");
+            let expected = format!("cannot assume arn:aws:iam::012345678910:role/r: {code}: No.");
             assert_eq!(failure.message, expected);
-            assert_eq!((failure.operation, failure.code.as_deref()), (Some(WEB_IDENTITY), Some(refusal)));
+            assert_eq!((failure.operation, failure.code.as_deref()), (Some(WEB_IDENTITY), Some(code)));
         }
-        assert_eq!(refused("IDPCommunicationError", 400).kind, FailureKind::ServerFault);
-        assert_eq!(refused("InternalFailure", 500).kind, FailureKind::ServerFault);
-        assert_eq!(refused("Throttling", 400).kind, FailureKind::Throttled);
+        assert_eq!(rejected("IDPCommunicationError", 400).kind, FailureKind::ServerFault);
+        assert_eq!(rejected("InternalFailure", 500).kind, FailureKind::ServerFault);
+        assert_eq!(rejected("Throttling", 400).kind, FailureKind::Throttled);
     }
 
     #[test]
-    fn endpoints_that_refuse_are_access_denied_and_endpoints_that_fail_are_unavailable() {
-        let of = |text: &str| failure(&CredentialsError::provider_error(text.to_owned()), &role());
-        let denied = of("Non-success status from HTTP credential provider: StatusCode(403)");
+    fn endpoint_rejections_are_access_denied_and_endpoint_faults_are_unavailable() {
+        let failure = |text: &str| failure(&CredentialsError::provider_error(text.to_owned()), &role());
+        let denied = failure("Non-success status from HTTP credential provider: StatusCode(403)");
         assert_eq!(denied.kind, FailureKind::AccessDenied);
         assert_eq!(denied.message, "the endpoint for AWS credentials answered HTTP status 403");
         assert_eq!(code(&denied), NO_CREDENTIALS);
-        let failed = of("Non-success status from HTTP credential provider: StatusCode(500)");
+        let failed = failure("Non-success status from HTTP credential provider: StatusCode(500)");
         assert_eq!((failed.kind, code(&failed)), (FailureKind::Unavailable, error::NO_ANSWER));
-        let coded = of("failed to load credentials [AccessDenied]: no association");
+        let coded = failure("failed to load credentials [AccessDenied]: no association");
         assert_eq!(coded.kind, FailureKind::AccessDenied);
         assert_eq!(coded.message, "AWS refused to give credentials: AccessDenied: no association");
     }
@@ -207,11 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn providers_without_an_answer_are_unavailable() {
-        let refused = CredentialsError::unhandled(io::Error::from(ErrorKind::ConnectionRefused));
-        let told = failure(&refused, &role());
-        assert_eq!(told.kind, FailureKind::Unavailable);
-        assert!(told.message.ends_with("could not be loaded: connection refused"), "{}", told.message);
+    fn provider_errors_without_a_response_are_unavailable() {
+        let error = CredentialsError::unhandled(io::Error::from(ErrorKind::ConnectionRefused));
+        let unavailable = failure(&error, &role());
+        assert_eq!(unavailable.kind, FailureKind::Unavailable);
+        let message = unavailable.message;
+        assert!(message.ends_with("could not be loaded: connection refused"), "{message}");
         let invalid = failure(&CredentialsError::invalid_configuration("no such profile"), &role());
         assert_eq!(invalid.kind, FailureKind::AccessDenied);
         assert!(invalid.message.ends_with("not valid: no such profile"), "{}", invalid.message);

@@ -1,4 +1,4 @@
-//! The calls to ECS, each tried once; what ECS answers comes back as data.
+//! ECS client: calls without retries, with responses as data.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -28,27 +28,30 @@ use crate::{
     task_definition::{Arn, Reference},
 };
 
-/// The error codes with which IAM refuses a call for want of a permission.
+/// Error codes of IAM for a missing permission.
 const NOT_PERMITTED: [&str; 2] = ["AccessDenied", "AccessDeniedException"];
 
-/// The longest that any call to AWS takes, connecting and loading credentials included.
+/// Timeout of any call to AWS, including connecting and loading credentials.
 pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(8);
 
-/// How many revisions a list of the newest asks for: more than one only because emulators ignore the order.
+/// Page size of the list of the newest revisions. It exceeds one only because emulators ignore the
+/// order.
 const NEWEST_PAGE: i32 = 100;
 
-/// Calls to AWS by `operation` and `code`: `OK`, the error code of AWS, or `NoAnswer`.
+/// Metric of the calls to AWS, by `operation` and `code`: `OK`, the error code of AWS, or
+/// `NoAnswer`.
 pub const AWS_CALLS: &str = "ecs_retirement_aws_calls_total";
 
-/// How long calls to AWS took, by `operation`, in seconds.
+/// Metric of the duration of calls to AWS in seconds, by `operation`.
 pub const AWS_CALL_SECONDS: &str = "ecs_retirement_aws_call_duration_seconds";
 
-/// ECS in one region, with one set of credentials.
+/// ECS client of one region.
 pub struct Ecs {
     client: aws_sdk_ecs::Client,
     breaker: CircuitBreaker,
     outages: OutageLog,
-    /// Whether AWS has rejected the credentials of a call since the last time that this was read.
+    /// Whether AWS has rejected the credentials of a call since the last call of
+    /// [`Ecs::take_rejection`].
     has_rejected: AtomicBool,
 }
 
@@ -59,27 +62,28 @@ impl Ecs {
         Self { client, breaker: CircuitBreaker::default(), outages, has_rejected: AtomicBool::default() }
     }
 
-    /// Returns true if AWS has rejected the credentials of a call since the last time that this was called.
+    /// Returns true if AWS has rejected the credentials of a call since the last call of this
+    /// function.
     pub(crate) fn take_rejection(&self) -> bool {
         self.has_rejected.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a call would be turned away just now, since ECS does not answer.
+    /// Returns true if the circuit breaker is open, so that a call would be rejected.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.breaker.is_open(Instant::now())
     }
 
-    /// `DescribeTaskDefinition`: what ECS holds of a revision.
+    /// Calls `DescribeTaskDefinition` for a revision.
     ///
     /// # Errors
-    /// What ECS answered instead.
+    /// Returns the failure of the call.
     pub async fn describe(&self, arn: &Arn) -> Seen {
         let guard = self.breaker.admit(Instant::now())?;
         let call = self.client.describe_task_definition().task_definition(arn.to_string()).send();
         let seen = match observed("DescribeTaskDefinition", call).await {
             Ok(output) => {
-                self.outages.answered("DescribeTaskDefinition");
+                self.outages.record_response("DescribeTaskDefinition");
                 description(arn, output.task_definition())
             }
             Err(error) => Err(self.failed("DescribeTaskDefinition", arn, &error)),
@@ -88,10 +92,11 @@ impl Ecs {
         seen
     }
 
-    /// `ListTaskDefinitions`: the newest revision of the family of `arn` in one status.
+    /// Calls `ListTaskDefinitions`, and returns the newest revision of the family of `arn` in one
+    /// status.
     ///
     /// # Errors
-    /// Returns the failure if ECS did not answer, or if a retry may succeed.
+    /// Returns the failure if ECS did not respond, or if a retry may succeed.
     pub async fn newest(&self, arn: &Arn, status: &Status) -> Result<Newest, Failure> {
         let guard = self.breaker.admit(Instant::now())?;
         let call = self.client.list_task_definitions().family_prefix(arn.revision().family());
@@ -102,24 +107,27 @@ impl Ecs {
             .send();
         let newest = match observed("ListTaskDefinitions", call).await {
             Ok(output) => {
-                self.outages.answered("ListTaskDefinitions");
+                self.outages.record_response("ListTaskDefinitions");
                 Ok(newest_of_family(arn, output.task_definition_arns()))
             }
             Err(error) => {
                 let failure = self.failed("ListTaskDefinitions", arn, &error);
-                let is_refused = match failure.kind {
-                    FailureKind::AccessDenied => error.code().is_some_and(|it| NOT_PERMITTED.contains(&it)),
+                let is_rejected = match failure.kind {
+                    FailureKind::AccessDenied => {
+                        error.code().is_some_and(|code| NOT_PERMITTED.contains(&code))
+                    }
                     kind => kind == FailureKind::Refused,
                 };
-                if is_refused { Ok(Newest::Refused(failure)) } else { Err(failure) }
+                if is_rejected { Ok(Newest::Refused(failure)) } else { Err(failure) }
             }
         };
         guard.record(&newest, Instant::now());
         newest
     }
 
-    /// `DeregisterTaskDefinition`: cannot be undone, and so takes nothing but what a plan made. ECS is
-    /// given the full ARN, and itself refuses one of another account or region.
+    /// Calls `DeregisterTaskDefinition`. This cannot be undone, so it requires a `Deregistration`,
+    /// which only a plan can create. The call has the full ARN; ECS rejects one of another account
+    /// or region.
     pub async fn deregister(&self, deregistration: &Deregistration) -> Reply {
         let arn = deregistration.arn();
         let guard = match self.breaker.admit(Instant::now()) {
@@ -129,7 +137,7 @@ impl Ecs {
         let call = self.client.deregister_task_definition().task_definition(arn.to_string()).send();
         let reply = match observed("DeregisterTaskDefinition", call).await {
             Ok(output) => {
-                self.outages.answered("DeregisterTaskDefinition");
+                self.outages.record_response("DeregisterTaskDefinition");
                 let request_id = output.request_id().map(str::to_owned);
                 tracing::info!(revision = %arn, request_id, "deregistered");
                 Reply { answer: description(arn, output.task_definition()), request_id }
@@ -143,17 +151,18 @@ impl Ecs {
         reply
     }
 
-    /// Returns what a failed call means, and logs it: an answer each time, an outage when its cause changes.
+    /// Returns the failure of a call, and logs it. An error response is logged each time, an outage
+    /// only when its cause changes.
     fn failed<E>(&self, operation: &'static str, arn: &Arn, error: &SdkError<E, HttpResponse>) -> Failure
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let failure = failure(error);
         if code(error) == NO_ANSWER {
-            self.outages.failed(operation, &failure.message, error);
+            self.outages.record_outage(operation, &failure.message, error);
             return failure;
         }
-        self.outages.answered(operation);
+        self.outages.record_response(operation);
         if failure.code.as_deref().is_some_and(rejects_credentials) {
             self.has_rejected.store(true, Ordering::Relaxed);
         }
@@ -169,7 +178,7 @@ impl Ecs {
     }
 }
 
-/// Makes a call to AWS known to health and to the metrics.
+/// Makes a call to AWS, and instruments it for the liveness probe and the metrics.
 pub(crate) async fn observed<T, E>(
     operation: &'static str,
     call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
@@ -179,13 +188,13 @@ where
 {
     let _call = Call::begin(operation, OPERATION_LIMIT);
     let began = Instant::now();
-    let answer = call.await;
-    measured(operation, answer.as_ref().map_or_else(code, |_| "OK"), began.elapsed());
-    answer
+    let result = call.await;
+    record_call(operation, result.as_ref().map_or_else(code, |_| "OK"), began.elapsed());
+    result
 }
 
-/// Returns the highest number among `listed` in the account, region and family of `arn`. ECS lists exactly one family;
-/// emulators also list those whose names begin with its name.
+/// Returns the highest revision number among `listed` in the account, region and family of `arn`.
+/// ECS lists exactly one family; emulators also list families with the same prefix.
 fn newest_of_family(arn: &Arn, listed: &[String]) -> Newest {
     let is_of_family = |other: &Arn| {
         (other.partition(), other.region(), other.account(), other.revision().family())
@@ -198,16 +207,16 @@ fn newest_of_family(arn: &Arn, listed: &[String]) -> Newest {
     numbers.max().map_or(Newest::None, Newest::Number)
 }
 
-/// Counts a call to AWS.
-pub(crate) fn measured(operation: &'static str, code: &str, took: Duration) {
+/// Records a call to AWS in the metrics.
+pub(crate) fn record_call(operation: &'static str, code: &str, duration: Duration) {
     metrics::counter!(AWS_CALLS, "operation" => operation, "code" => code.to_owned()).increment(1);
-    metrics::histogram!(AWS_CALL_SECONDS, "operation" => operation).record(took);
+    metrics::histogram!(AWS_CALL_SECONDS, "operation" => operation).record(duration);
 }
 
-fn description(asked: &Arn, answered: Option<&TaskDefinition>) -> Seen {
-    same_revision(asked, answered.and_then(TaskDefinition::task_definition_arn))?;
+fn description(requested: &Arn, returned: Option<&TaskDefinition>) -> Seen {
+    same_revision(requested, returned.and_then(TaskDefinition::task_definition_arn))?;
     let timestamp = |time: Option<&DateTime>| time.and_then(|time| Timestamp::from_second(time.secs()).ok());
-    answered
+    returned
         .and_then(|definition| {
             Some(Description {
                 status: Status::from(definition.status()?.as_str()),
@@ -228,10 +237,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn newest_is_the_highest_number_of_exactly_that_family() {
+    fn newest_is_the_highest_revision_number_of_the_exact_family() {
         let arn = |text: &str| format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{text}");
-        let Ok(Reference::Arn(asked)) = arn("web:3").parse() else { panic!("an ARN") };
-        let newest = |listed: &[String]| newest_of_family(&asked, listed);
+        let Ok(Reference::Arn(requested)) = arn("web:3").parse() else { panic!("not an ARN") };
+        let newest = |listed: &[String]| newest_of_family(&requested, listed);
         assert_eq!(newest(&[]), Newest::None);
         assert_eq!(newest(&[arn("web:7"), arn("web:12"), arn("web:9")]), Newest::Number(12));
         let others = [

@@ -1,4 +1,4 @@
-//! AWS's error codes in one table, and what a failed call means for a retirement. Pure.
+//! Classification of failed AWS calls by error code and HTTP status.
 
 use std::error::Error as StdError;
 
@@ -15,11 +15,13 @@ use crate::aws::{
 
 use FailureKind::{AccessDenied, Refused, ServerFault, Throttled, Unavailable};
 
-/// What each error code means. AWS writes many of them with the suffix `Exception` in one protocol and without it in
-/// another, so the suffix is left out here. Codes of passing faults count whatever HTTP status they come with.
+/// Kind of failure of each error code. The suffix `Exception` is omitted because AWS adds it to
+/// many codes in one protocol and not in another. Codes of transient faults count with any HTTP
+/// status.
 ///
-/// Source: "Common Error Types" of the Amazon ECS and the AWS STS API References, and "Errors" of each action that is
-/// called; throttling: the SDK's own list, `aws_runtime::retries::classifiers::THROTTLING_ERRORS`.
+/// Source: "Common Error Types" of the Amazon ECS and the AWS STS API References, and "Errors" of
+/// each action that is called. Throttling: the SDK's list,
+/// `aws_runtime::retries::classifiers::THROTTLING_ERRORS`.
 const CODES: [(&str, FailureKind); 58] = [
     ("AccessDenied", AccessDenied),
     ("AuthFailure", AccessDenied),
@@ -81,24 +83,26 @@ const CODES: [(&str, FailureKind); 58] = [
     ("ValidationError", Refused),
 ];
 
-/// Codes that say that the credentials themselves are not good, or not any more. A region that is not enabled answers
-/// so to good credentials too.
+/// Codes for invalid or expired credentials. A region that is not enabled returns them for valid
+/// credentials as well.
 const CREDENTIALS_REJECTED: [&str; 3] = ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
 
-/// The HTTP statuses of a gateway or load balancer without a server behind it.
+/// HTTP statuses of a gateway or load balancer without a server behind it.
 const GATEWAY: [u16; 3] = [502, 503, 504];
 
-/// `ClientException` covers many refusals: only its text says that a revision does not exist.
+/// Texts of a `ClientException` for a revision that does not exist. The code alone does not
+/// identify it.
 const ABSENT: [&str; 2] = ["unable to describe task definition", "task definition does not exist"];
 
-/// The longest text and the longest error code of AWS that are kept, in characters.
+/// Maximum lengths of a message and of an error code of AWS, in characters. Longer ones are
+/// truncated.
 const TEXT_LENGTH: usize = 512;
 const CODE_LENGTH: usize = 128;
 
-/// The value of the label `code` of a metric for a call that AWS did not answer.
+/// Value of the metric label `code` for a call without a response from AWS.
 pub(crate) const NO_ANSWER: &str = "NoAnswer";
 
-/// Returns the value of the label `code` of a metric.
+/// Returns the value of the metric label `code`.
 pub(crate) fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> &str {
     match error {
         SdkError::ServiceError(service) if is_from_aws(service.err().meta(), service.raw()) => {
@@ -108,12 +112,13 @@ pub(crate) fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -
     }
 }
 
-/// Returns AWS's error code for a metric, or `Other` if it is not in the table, so that there are few of them.
+/// Returns AWS's error code for a metric, or `Other` if it is not in the table, which limits the
+/// number of label values.
 pub(crate) fn label(code: &str) -> &str {
     if kind(code).is_some() { code } else { "Other" }
 }
 
-/// Returns what a failed call means.
+/// Returns the failure of a call.
 pub(crate) fn failure<E>(error: &SdkError<E, HttpResponse>) -> Failure
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -121,7 +126,7 @@ where
     match error {
         SdkError::ServiceError(service) if is_from_aws(service.err().meta(), service.raw()) => {
             let metadata = service.err().meta();
-            answered(metadata.code(), metadata.message(), service.raw().status().as_u16())
+            classify(metadata.code(), metadata.message(), service.raw().status().as_u16())
         }
         _ => credentials_error::find(error).unwrap_or_else(|| {
             Failure::new(Unavailable, format!("AWS could not be reached: {}", outage(error)))
@@ -129,7 +134,7 @@ where
     }
 }
 
-/// Returns true if AWS has rejected the credentials of a call. `code` is AWS's error code.
+/// Returns true if the error code `code` means that AWS rejected the credentials of a call.
 pub(crate) fn rejects_credentials(code: &str) -> bool {
     CREDENTIALS_REJECTED.contains(&without_suffix(code))
 }
@@ -143,10 +148,10 @@ fn without_suffix(code: &str) -> &str {
     code.strip_suffix("Exception").unwrap_or(code)
 }
 
-fn answered(code: Option<&str>, text: Option<&str>, http_status: u16) -> Failure {
+fn classify(code: Option<&str>, text: Option<&str>, http_status: u16) -> Failure {
     let code: String = code.unwrap_or_default().chars().take(CODE_LENGTH).collect();
     let text: String = text.unwrap_or_default().chars().take(TEXT_LENGTH).collect();
-    let says = |texts: &[&str]| texts.iter().any(|t| text.to_lowercase().contains(t));
+    let has_any = |texts: &[&str]| texts.iter().any(|it| text.to_lowercase().contains(it));
     let kind = match kind(&code) {
         Some(Throttled) => Throttled,
         _ if http_status == 429 => Throttled,
@@ -154,7 +159,7 @@ fn answered(code: Option<&str>, text: Option<&str>, http_status: u16) -> Failure
         _ if GATEWAY.contains(&http_status) => Unavailable,
         Some(kind @ (ServerFault | Unavailable)) => kind,
         _ if http_status >= 500 => ServerFault,
-        _ if code == "ClientException" && says(&ABSENT) => FailureKind::Absent,
+        _ if code == "ClientException" && has_any(&ABSENT) => FailureKind::Absent,
         _ => Refused,
     };
     let message = match (code.as_str(), text.as_str()) {

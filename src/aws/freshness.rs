@@ -1,4 +1,4 @@
-//! How old a usage scan may be, and when the next one is due, by what it is needed for. Pure.
+//! Maximum age of a usage scan, and when the next one is due, by purpose.
 
 use std::time::Duration;
 
@@ -7,24 +7,25 @@ use tokio::time::Instant;
 /// Maximum age of a scan that a status reports.
 const LIFETIME: Duration = Duration::from_mins(1);
 
-/// Maximum age of a scan that a deregistration rests on, where scans are quick.
+/// Maximum age of a scan on which a deregistration is based, if scans are quick.
 const CALL_LIFETIME: Duration = Duration::from_secs(15);
 
 /// Median duration of a scan below which scans are quick.
 const QUICK: Duration = Duration::from_secs(5);
 
-/// How long before the last scan is too old the next one must be complete.
+/// How long before a scan becomes stale the next one must be complete.
 const MARGIN: Duration = Duration::from_secs(5);
 const CALL_MARGIN: Duration = Duration::from_secs(2);
 
-/// Longest interval between scans while revisions only cool down. ECS shows a stopped task for about an hour.
+/// Longest interval between scans while revisions only cool down. ECS returns a stopped task for
+/// about an hour.
 const COOL_DOWN_INTERVAL: Duration = Duration::from_mins(20);
 
-/// Longest gap between two scans across which a revision counts as unused: well below the hour for which ECS shows
-/// stopped tasks.
+/// Longest gap between two scans across which a revision counts as unused. It is well below the
+/// hour for which ECS returns stopped tasks.
 pub const LONGEST_GAP: Duration = Duration::from_mins(45);
 
-/// What usage is needed for.
+/// The purpose for which usage is needed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
     /// To report usage, and to notice its end.
@@ -35,7 +36,7 @@ pub enum Purpose {
     Deregister,
 }
 
-/// When a scan was made, and how long scans take.
+/// Start and end of a scan, and the typical duration of scans.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     pub began: Instant,
@@ -45,13 +46,14 @@ pub struct Timing {
 }
 
 impl Timing {
+    /// Returns how long the scan took.
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.ended.saturating_duration_since(self.began)
     }
 
-    /// Returns true if the scan is recent enough for `purpose` at `now`. Where scans take longer than half a minute,
-    /// a scan lasts until the next one can be complete.
+    /// Returns true if the scan is fresh enough for `purpose` at `now`. If scans take longer than
+    /// half a minute, a scan stays fresh until the next one can be complete.
     #[must_use]
     pub fn is_fresh(&self, purpose: Purpose, now: Instant) -> bool {
         let lifetime = match purpose {
@@ -62,8 +64,8 @@ impl Timing {
         now < self.began + lifetime
     }
 
-    /// Returns when the next scan is due for `purpose`. While a revision cools down, scans become more frequent
-    /// towards the end.
+    /// Returns when the next scan is due for `purpose`. Scans become more frequent towards the end
+    /// of a cool-down.
     #[must_use]
     pub fn next(&self, purpose: Purpose) -> Instant {
         let duration = self.duration();
@@ -86,7 +88,7 @@ impl Timing {
         self.next(Purpose::Report).min(self.next(Purpose::Deregister).max(due))
     }
 
-    /// How long before it is needed a scan must begin.
+    /// Returns how long before its result is needed a scan must begin.
     fn lead(&self) -> Duration {
         self.median + CALL_MARGIN
     }
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn reported_usage_lasts_a_minute_or_until_the_next_scan_can_be_complete() {
+    fn reported_usage_is_fresh_for_a_minute_or_until_the_next_scan_can_be_complete() {
         let quick = timing(2);
         assert!(quick.is_fresh(Purpose::Report, after(59, &quick)));
         assert!(!quick.is_fresh(Purpose::Report, after(60, &quick)));
@@ -116,13 +118,13 @@ mod tests {
         assert_eq!(slow.next(Purpose::Report), after(30, &slow), "complete when this one is 55 s old");
 
         let slower = timing(100);
-        assert_eq!(slower.next(Purpose::Report), after(100, &slower), "one after another");
+        assert_eq!(slower.next(Purpose::Report), after(100, &slower), "back to back");
         assert!(slower.is_fresh(Purpose::Report, after(199, &slower)));
         assert!(!slower.is_fresh(Purpose::Report, after(200, &slower)));
     }
 
     #[test]
-    fn deregistration_needs_a_scan_of_the_last_15_s_where_scans_are_quick() {
+    fn deregistration_needs_a_scan_of_the_last_15_s_if_scans_are_quick() {
         let quick = timing(4);
         assert!(quick.is_fresh(Purpose::Deregister, after(14, &quick)));
         assert!(!quick.is_fresh(Purpose::Deregister, after(15, &quick)));
@@ -132,11 +134,11 @@ mod tests {
         assert!(slow.is_fresh(Purpose::Deregister, after(59, &slow)));
         assert_eq!(slow.next(Purpose::Deregister), slow.next(Purpose::Report));
         let outlier = Timing { median: Duration::from_secs(1), ..timing(20) };
-        assert!(!outlier.is_fresh(Purpose::Deregister, after(20, &outlier)), "judged by the median");
+        assert!(!outlier.is_fresh(Purpose::Deregister, after(20, &outlier)), "quick by the median");
     }
 
     #[test]
-    fn scans_are_quick_only_when_a_permit_is_near() {
+    fn scans_are_frequent_only_if_a_permit_is_near() {
         let timing = timing(1);
         let due = |wait| timing.next_for_permit(Duration::from_secs(wait), timing.began);
         assert_eq!(due(0), after(12, &timing), "a permit is available");

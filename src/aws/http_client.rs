@@ -1,4 +1,4 @@
-//! The HTTP client of the AWS SDK: its trust roots, and which calls go through a proxy.
+//! HTTP client of the AWS SDK: trust roots and proxy selection.
 
 use std::{env, fs, net::IpAddr, path::PathBuf};
 
@@ -27,13 +27,15 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// A PEM file with the certificates to trust instead of the system's, as for the AWS CLI and the other SDKs.
-/// Source: "Using `AWS_CA_BUNDLE`", AWS SDKs and Tools Reference Guide; botocore replaces its trust store by it.
+/// Environment variable that names a PEM file of certificates to trust instead of the system's. The
+/// AWS CLI and the other SDKs read it as well.
+/// Source: "Using `AWS_CA_BUNDLE`", AWS SDKs and Tools Reference Guide; botocore replaces its trust
+/// store.
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
 const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
 
-/// Why the HTTP client cannot be built.
+/// Error of building the HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{CA_BUNDLE}: cannot read {}: {error}", .path.display())]
@@ -42,8 +44,8 @@ pub enum Error {
     NoCertificate { path: PathBuf },
 }
 
-/// The SDK's default HTTP client with the trust roots and proxies of the environment, but with the cryptography of ring,
-/// which is smaller.
+/// Returns the SDK's default HTTP client with the trust roots and proxies of the environment. It
+/// uses ring for cryptography because ring is smaller.
 ///
 /// # Errors
 /// Returns an error if `AWS_CA_BUNDLE` names a file that cannot be used.
@@ -52,9 +54,9 @@ pub(super) fn https_client() -> Result<SharedHttpClient, Error> {
         Some(path) => ca_bundle(path.into())?,
         None => TrustStore::default(),
     };
-    let by_proxy = client(trust_store.clone(), ProxyConfig::from_env());
+    let proxied = client(trust_store.clone(), ProxyConfig::from_env());
     let direct = client(trust_store, ProxyConfig::disabled());
-    Ok(RoutedClient { by_proxy, direct }.into_shared())
+    Ok(RoutedClient { proxied, direct }.into_shared())
 }
 
 fn client(trust_store: TrustStore, proxy: ProxyConfig) -> SharedHttpClient {
@@ -66,12 +68,13 @@ fn client(trust_store: TrustStore, proxy: ProxyConfig) -> SharedHttpClient {
             .proxy_config(proxy.clone());
         connector.set_connector_settings(settings.cloned());
         connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-        // Unlike the default resolver, its errors have a type.
+        // Its errors have a type, unlike those of the default resolver.
         connector.build_with_resolver(TokioDnsResolver::new())
     })
 }
 
-/// Reads the certificates one by one: the connector panics on one that it cannot parse, and bundles of systems hold some.
+/// Reads a CA bundle. Invalid certificates, which occur in system bundles, are skipped because the
+/// connector panics if it cannot parse one.
 fn ca_bundle(path: PathBuf) -> Result<TrustStore, Error> {
     let text = match fs::read(&path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -88,16 +91,17 @@ fn ca_bundle(path: PathBuf) -> Result<TrustStore, Error> {
     Ok(certificates.into_iter().fold(TrustStore::empty(), TrustStore::with_pem_certificate))
 }
 
-/// Sends the calls to endpoints on this host or its link directly, and all others by the proxies of the environment.
+/// HTTP client that calls endpoints on this host or its local link directly, and all others through
+/// the proxies of the environment.
 #[derive(Debug)]
 struct RoutedClient {
-    by_proxy: SharedHttpClient,
+    proxied: SharedHttpClient,
     direct: SharedHttpClient,
 }
 
 #[derive(Debug)]
 struct RoutedConnector {
-    by_proxy: SharedHttpConnector,
+    proxied: SharedHttpConnector,
     direct: SharedHttpConnector,
 }
 
@@ -108,7 +112,7 @@ impl HttpClient for RoutedClient {
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
         SharedHttpConnector::new(RoutedConnector {
-            by_proxy: self.by_proxy.http_connector(settings, components),
+            proxied: self.proxied.http_connector(settings, components),
             direct: self.direct.http_connector(settings, components),
         })
     }
@@ -118,20 +122,22 @@ impl HttpClient for RoutedClient {
         components: &RuntimeComponentsBuilder,
         config: &ConfigBag,
     ) -> Result<(), BoxError> {
-        self.by_proxy.validate_base_client_config(components, config)
+        self.proxied.validate_base_client_config(components, config)
     }
 }
 
 impl HttpConnector for RoutedConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let is_local = request.uri().parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(is_local));
-        if is_local { self.direct.call(request) } else { self.by_proxy.call(request) }
+        if is_local { self.direct.call(request) } else { self.proxied.call(request) }
     }
 }
 
-/// Returns true for loopback, and for the link-local addresses at which ECS, EKS Pod Identity and EC2 serve credentials:
-/// a proxy would serve its own, or give them away.
-/// Source: "Container credential provider" and "IMDS credential provider", AWS SDKs and Tools Reference Guide.
+/// Returns true for loopback addresses, and for the link-local addresses at which ECS, EKS Pod
+/// Identity and EC2 serve credentials. A proxy would return its own credentials or leak the
+/// controller's.
+/// Source: "Container credential provider" and "IMDS credential provider", AWS SDKs and Tools
+/// Reference Guide.
 fn is_local(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
@@ -146,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_addresses_of_this_host_and_its_link_are_local() {
+    fn local_addresses_are_those_of_this_host_and_its_link() {
         for host in ["127.0.0.1", "127.1.2.3", "localhost", "[::1]", "169.254.170.2", "169.254.169.254"] {
             assert!(is_local(host), "{host}");
         }
@@ -159,11 +165,11 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_bundle_that_cannot_be_used_names_the_variable_and_the_file() {
-        let error = ca_bundle("/nowhere/ca.pem".into()).expect_err("no such file").to_string();
+    fn unusable_ca_bundle_error_names_the_variable_and_the_file() {
+        let error = ca_bundle("/nowhere/ca.pem".into()).expect_err("the file does not exist").to_string();
         assert!(error.starts_with("AWS_CA_BUNDLE: cannot read /nowhere/ca.pem: "), "{error}");
         let error = ca_bundle(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
-        let error = error.expect_err("no PEM").to_string();
+        let error = error.expect_err("the file is not PEM").to_string();
         assert!(error.ends_with("Cargo.toml holds no valid certificate: expected PEM"), "{error}");
     }
 }

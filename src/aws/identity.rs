@@ -1,9 +1,9 @@
-//! Who the controller's credentials belong to, as `sts:GetCallerIdentity` tells. Pure.
+//! The account that the controller's credentials belong to, as reported by `sts:GetCallerIdentity`.
 
 use crate::task_definition::{Arn, Revision, is_account};
 
-/// The account and partition that credentials belong to, and the region they are used in. Whatever is
-/// not of all three is never called.
+/// The partition and account that credentials belong to, and the region they are used in. Only
+/// revisions in this partition, account and region are ever passed to ECS.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
     pub partition: String,
@@ -12,8 +12,9 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the `Arn` and `Account` members of the answer; `None` where they are not of the documented
-    /// form, `arn:PARTITION:sts::ACCOUNT:assumed-role/...` or `arn:PARTITION:iam::ACCOUNT:user/...`.
+    /// Parses the `Arn` and `Account` members of the response. Returns `None` if they do not have
+    /// the documented form, `arn:PARTITION:sts::ACCOUNT:assumed-role/...` or
+    /// `arn:PARTITION:iam::ACCOUNT:user/...`.
     pub(crate) fn of_caller(arn: &str, account: &str, region: &str) -> Option<Self> {
         let mut parts = arn.split(':');
         let (Some("arn"), Some(partition)) = (parts.next(), parts.next()) else { return None };
@@ -24,14 +25,15 @@ impl Identity {
         })
     }
 
-    /// The full ARN of a revision of this account and region.
+    /// Returns the full ARN of a revision in this account and region.
     #[must_use]
     pub fn arn(&self, revision: &Revision) -> Arn {
         Arn::new(&self.partition, &self.region, &self.account, revision.clone())
     }
 }
 
-/// The ARN of the principal, as policies name it: without the name of the session, which may differ on every attempt.
+/// Returns the ARN of the principal as in policies: without the session name, which may change with
+/// every attempt.
 pub(super) fn principal(arn: &str) -> &str {
     match arn.split_once(":assumed-role/") {
         Some((_, role)) if role.contains('/') => arn.rsplit_once('/').map_or(arn, |(role, _)| role),
@@ -55,16 +57,16 @@ mod tests {
     }
 
     #[test]
-    fn the_partition_and_account_are_read_from_the_answer() {
+    fn identity_is_parsed_from_the_response() {
         let role = "arn:aws-us-gov:sts::012345678910:assumed-role/controller/session";
-        let identity = Identity::of_caller(role, "012345678910", "us-gov-west-1").expect("an identity");
+        let identity = Identity::of_caller(role, "012345678910", "us-gov-west-1").expect("valid identity");
         assert_eq!(identity.partition, "aws-us-gov");
         assert_eq!(identity.account, "012345678910");
         assert_eq!(identity.region, "us-gov-west-1");
     }
 
     #[test]
-    fn an_answer_that_contradicts_itself_is_no_identity() {
+    fn identity_is_none_if_the_response_is_inconsistent() {
         for (arn, account) in [
             ("arn:aws:iam::012345678910:user/me", "999999999999"),
             ("arn:aws:iam::me:user/me", "me"),

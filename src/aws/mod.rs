@@ -1,4 +1,4 @@
-//! AWS: credentials, identity, the calls to STS and ECS, and their limits. The only module that names the AWS SDK.
+//! AWS credentials, identity, STS and ECS calls, and rate limits; no other module uses the AWS SDK.
 
 pub mod identity;
 pub mod credentials;

@@ -1,4 +1,4 @@
-//! Why a call to AWS got no answer from AWS: a short cause that is the same on every attempt, and the details for the log.
+//! Causes of calls that got no response from AWS: short and stable for users, detailed for the log.
 
 use std::{
     borrow::Cow,
@@ -15,25 +15,26 @@ use aws_sdk_ecs::{
 };
 use aws_smithy_runtime_api::client::dns::ResolveDnsError;
 
-/// The headers by which an answer of AWS is known.
+/// Headers that identify a response of AWS.
 /// Source: `aws_types::request_id::RequestId`.
 const REQUEST_IDS: [&str; 2] = ["x-amzn-requestid", "x-amz-request-id"];
 
-/// The status by which a proxy demands credentials; no server behind it answers so.
+/// Status with which a proxy demands credentials. Servers behind a proxy never return it.
 const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
 const TIMEOUT: &str = "no response in time";
 const CONNECTION_CLOSED: &str = "connection closed";
 
-/// Returns true if an error response is AWS's own, and not that of a proxy, a firewall or a load balancer.
+/// Returns true if an error response is from AWS, and not from a proxy, a firewall or a load
+/// balancer.
 pub(super) fn is_from_aws(metadata: &ErrorMetadata, response: &HttpResponse) -> bool {
     let headers = response.headers();
-    let is_html = headers.get("content-type").is_some_and(|it| it.starts_with("text/html"));
+    let is_html = headers.get("content-type").is_some_and(|value| value.starts_with("text/html"));
     let has_id = || REQUEST_IDS.iter().any(|name| headers.contains_key(*name));
     !is_html && (metadata.code().is_some() || has_id())
 }
 
-/// Returns the cause of a call without an answer from AWS, in a few words that hold no address, port or time.
+/// Returns why a call got no response from AWS, in a few words without addresses, ports or times.
 pub(crate) fn outage<E>(error: &SdkError<E, HttpResponse>) -> Cow<'static, str>
 where
     E: StdError + 'static,
@@ -47,7 +48,8 @@ where
     }
 }
 
-/// The cause where a response came, from whomever: one that was cut short says so in the chain of `error`.
+/// Returns the cause if something other than AWS responded. The chain of `error` names the cause if
+/// the response was truncated.
 fn response_cause(response: &HttpResponse, error: &(dyn StdError + 'static)) -> Cow<'static, str> {
     match response.status().as_u16() {
         PROXY_AUTHENTICATION_REQUIRED => "HTTP 407 from the proxy".into(),
@@ -58,7 +60,7 @@ fn response_cause(response: &HttpResponse, error: &(dyn StdError + 'static)) -> 
     }
 }
 
-/// Returns the cause of a failed connection; `None` if the chain of errors names none that is known.
+/// Returns the cause of a failed connection, or `None` if the chain of errors has no known cause.
 pub(super) fn cause(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     chain(error).find_map(|error| {
         if let Some(error) = error.downcast_ref::<rustls::Error>() {
@@ -74,7 +76,7 @@ pub(super) fn cause(error: &(dyn StdError + 'static)) -> Option<&'static str> {
         if error.is::<ResolveDnsError>() {
             return Some("unknown host");
         }
-        error.downcast_ref::<io::Error>().map_or_else(|| refused_by_proxy(error), io_cause)
+        error.downcast_ref::<io::Error>().map_or_else(|| rejected_by_proxy(error), io_cause)
     })
 }
 
@@ -91,9 +93,9 @@ fn io_cause(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// The error of a tunnel is known by its text alone: its type is private to `hyper_util`. One with a source failed
-/// before the proxy answered.
-fn refused_by_proxy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+/// Returns the cause if the proxy rejected a tunnel. The error type is private to `hyper_util`, so
+/// the text is matched. An error with a source occurred before the proxy responded.
+fn rejected_by_proxy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     match error.to_string().strip_prefix("tunnel error: ")? {
         "proxy authorization required" => Some("HTTP 407 from the proxy"),
         _ if error.source().is_none() => Some("refused by the proxy"),
@@ -101,7 +103,8 @@ fn refused_by_proxy(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     }
 }
 
-/// Iterates over `error` and its causes. An I/O error's cause is its payload, which `source` would skip.
+/// Iterates over `error` and its causes. The cause of an I/O error is its payload, which `source`
+/// would skip.
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -111,7 +114,8 @@ pub(crate) fn chain<'a>(
     })
 }
 
-/// Logs calls that got no answer from AWS: once for each operation, and again when the cause changes or after an answer.
+/// Log of calls that got no response from AWS. Logs once per operation, and again when the cause
+/// changes or after a response.
 #[derive(Debug)]
 pub(crate) struct OutageLog {
     region: String,
@@ -123,18 +127,24 @@ impl OutageLog {
         Self { region: region.to_owned(), causes: Mutex::default() }
     }
 
-    /// Notes that AWS has answered a call of `operation`.
-    pub(crate) fn answered(&self, operation: &str) {
+    /// Records that AWS responded to a call of `operation`.
+    pub(crate) fn record_response(&self, operation: &str) {
         self.causes.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
     }
 
-    /// Notes that a call of `operation` got no answer, for the cause that `message` names, and logs all of `error`.
-    pub(crate) fn failed(&self, operation: &'static str, message: &str, error: &(dyn StdError + 'static)) {
-        let before = {
+    /// Records that a call of `operation` got no response. `message` names the cause. Logs the full
+    /// chain of `error`.
+    pub(crate) fn record_outage(
+        &self,
+        operation: &'static str,
+        message: &str,
+        error: &(dyn StdError + 'static),
+    ) {
+        let previous = {
             let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
             causes.insert(operation, message.to_owned())
         };
-        if before.as_deref() != Some(message) {
+        if previous.as_deref() != Some(message) {
             let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
             tracing::warn!(
                 operation,
@@ -155,12 +165,12 @@ mod tests {
     use super::*;
 
     fn io(kind: ErrorKind) -> Box<dyn StdError + Send + Sync> {
-        // As hyper-rustls nests them.
+        // Nested as by hyper-rustls.
         io::Error::other(io::Error::new(kind, "at 10.0.0.1:443 after 3.2 s")).into()
     }
 
     fn response(status: u16, headers: &[(&'static str, &'static str)]) -> HttpResponse {
-        let mut response = HttpResponse::new(status.try_into().expect("a status"), "".into());
+        let mut response = HttpResponse::new(status.try_into().expect("valid status"), "".into());
         for (name, value) in headers {
             response.headers_mut().insert(*name, *value);
         }
@@ -168,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_of_failed_connections_hold_no_details() {
+    fn causes_of_failed_connections_contain_no_details() {
         let rustls = |error: rustls::Error| io::Error::other(io::Error::new(ErrorKind::InvalidData, error));
         let table: [(Box<dyn StdError + Send + Sync>, &str); 8] = [
             (io(ErrorKind::ConnectionRefused), "connection refused"),
@@ -190,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_that_are_not_from_aws_are_told_by_their_status() {
+    fn responses_that_are_not_from_aws_are_reported_by_status() {
         let coded = ErrorMetadata::builder().code("ServerException").build();
         let uncoded = ErrorMetadata::builder().build();
         let id = ("x-amzn-requestid", "1");

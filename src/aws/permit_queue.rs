@@ -1,4 +1,4 @@
-//! RateLimiter at the call that a whole account shares with its deploys: a token bucket with a line before it. Pure: the clock is an argument.
+//! Token bucket with a FIFO wait queue, for ECS quotas that are shared with deployments.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,80 +8,86 @@ use std::{
 
 use tokio::time::Instant;
 
-/// What is missing of a turn may be less than a clock can tell.
+/// Minimum wait for the next permit. It avoids busy-waiting on rounding errors.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// For how long a turn is kept for one that was called.
+/// How long a granted permit is valid before it expires.
 const PERMIT_LIFETIME: Duration = Duration::from_secs(10);
 
-/// How long it takes after a throttle until the rate has doubled again.
+/// Time in which the rate doubles after a throttled call.
 const RECOVERY: Duration = Duration::from_mins(1);
 
-/// The least that is left of the rate, however often ECS throttles.
+/// Lower bound of the share of the configured rate that is left after throttled calls.
 const MIN_SHARE: f64 = 1.0 / 32.0;
 
-/// How fast the account's revisions may be deregistered.
+/// Rate and burst of a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pacing {
-    /// Calls a second, on the long run. ECS itself gives one a second to all of an account and region, deploys included.
+    /// Sustained calls per second. ECS allows one deregistration per second for all clients of an
+    /// account and region, deployments included.
     pub per_second: f64,
-    /// Calls at once after a pause.
+    /// Maximum number of calls at once after an idle period.
     pub burst: u32,
 }
 
-/// Half of the bucket "task definition read" of ECS, 50 at once and 20 a second.
+/// Half of the ECS bucket "task definition read", which has a burst of 50 and 20 calls per second.
 /// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
 const READS: Pacing = Pacing { per_second: 10.0, burst: 25 };
 
-/// How many `DescribeTaskDefinition` calls a deregistration takes: before it queues, with its permit, and afterwards.
+/// Number of `DescribeTaskDefinition` calls per deregistration: before queueing, with the permit,
+/// and afterwards.
 const READS_PER_DEREGISTRATION: f64 = 3.0;
 
 impl Pacing {
-    /// Returns the pacing of the reads that these deregistrations need: it scales with a raised quota.
+    /// Returns the pacing of the reads for deregistrations at this pacing. The read rate scales
+    /// with a raised quota.
     #[must_use]
     pub fn reads(self) -> Self {
         Self { per_second: READS.per_second.max(READS_PER_DEREGISTRATION * self.per_second), ..READS }
     }
 }
 
-/// The turns in one account and region. `K` stands for who waits.
+/// Permits of one bucket in one account and region. `K` is the key of a waiter.
 ///
 /// # Guarantees
-/// - First come, first served: whoever has had a turn and wants another queues up again.
-/// - One that waits is called once, when its turn has come; nobody asks in vain meanwhile.
-/// - A turn or a place that is not used is given on.
-/// - A new line has no turns to give: a process that crashes again and again gets no more than one that does not.
+/// - FIFO: a key that has used a permit and needs another is queued again.
+/// - A waiter is granted a permit once it is available, and does not need to poll for it.
+/// - Unused permits and queue positions are passed to the next waiter.
+/// - A new bucket is empty, so that a crash loop does not exceed the rate.
 #[derive(Debug)]
 pub struct PermitQueue<K> {
     pacing: Pacing,
     tokens: f64,
     counted_at: Instant,
     waiting: VecDeque<K>,
-    called: HashMap<K, Instant>,
-    /// When ECS last throttled, and the share of the rate that was left then.
+    /// Granted permits that are not used yet, and when they expire.
+    granted: HashMap<K, Instant>,
+    /// When ECS last throttled a call, and the share of the rate that was left then.
     throttled: Option<(Instant, f64)>,
 }
 
-/// What one gets who asks for a turn.
+/// Result of [`PermitQueue::acquire`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Turn {
-    Now,
-    /// It is called once its turn has come.
-    Later,
+pub enum Acquire {
+    /// The permit is acquired.
+    Acquired,
+    /// The key is queued. [`PermitQueue::grant`] returns it once a permit is available.
+    Queued,
 }
 
-/// Where one stands who waits.
+/// Position in the wait queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueuePosition {
-    /// How many are called before.
+    /// Number of waiters ahead.
     pub ahead: usize,
-    /// How many wait in all, oneself included.
+    /// Number of all waiters, this one included.
     pub waiting: usize,
-    /// RateLimiter a second, as things are now.
+    /// Current rate in permits per second.
     pub per_second: f64,
 }
 
 impl<K: Clone + Eq + Hash> PermitQueue<K> {
+    /// Creates an empty bucket at `now`.
     #[must_use]
     pub fn new(pacing: Pacing, now: Instant) -> Self {
         Self {
@@ -89,55 +95,56 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
             tokens: 0.0,
             counted_at: now,
             waiting: VecDeque::new(),
-            called: HashMap::new(),
+            granted: HashMap::new(),
             throttled: None,
         }
     }
 
-    /// Asks for a turn, which is taken at once if it is `who`'s, or queued for.
-    pub fn take(&mut self, who: &K, now: Instant) -> Turn {
+    /// Acquires a permit if one is granted to `key` or is free, otherwise queues `key`.
+    pub fn acquire(&mut self, key: &K, now: Instant) -> Acquire {
         self.refill(now);
-        if self.called.remove(who).is_some() {
-            return Turn::Now;
+        if self.granted.remove(key).is_some() {
+            return Acquire::Acquired;
         }
         if self.waiting.is_empty() && self.tokens >= 1.0 {
             self.tokens -= 1.0;
-            return Turn::Now;
+            return Acquire::Acquired;
         }
-        if !self.waiting.contains(who) {
-            self.waiting.push_back(who.clone());
+        if !self.waiting.contains(key) {
+            self.waiting.push_back(key.clone());
         }
-        Turn::Later
+        Acquire::Queued
     }
 
-    /// Takes a turn at once, even one that is still to come: for what is bounded by another line already.
+    /// Consumes a token without queueing, even if the bucket is empty. For calls that are already
+    /// limited by another bucket.
     pub fn acquire_unqueued(&mut self, now: Instant) {
         self.refill(now);
         self.tokens -= 1.0;
     }
 
-    /// Whether it is `who`'s turn.
+    /// Returns true if a permit is granted to `key`.
     #[must_use]
-    pub fn has_permit(&self, who: &K) -> bool {
-        self.called.contains_key(who)
+    pub fn has_permit(&self, key: &K) -> bool {
+        self.granted.contains_key(key)
     }
 
-    /// Gives back a turn that was taken and not used.
+    /// Returns an acquired permit that was not used.
     pub fn return_permit(&mut self, now: Instant) {
         self.refill(now);
         self.tokens += 1.0;
     }
 
-    /// Keeps the permit that was acquired and not used for its key, for as long as one that has just been called.
-    pub fn keep(&mut self, who: &K, now: Instant) {
-        self.called.insert(who.clone(), now + PERMIT_LIFETIME);
+    /// Grants an acquired permit that was not used to `key` again, with the full lifetime.
+    pub fn keep(&mut self, key: &K, now: Instant) {
+        self.granted.insert(key.clone(), now + PERMIT_LIFETIME);
     }
 
-    /// Returns how long until a permit is available for any of those that `is_wanted` selects, or `None` if none of
-    /// them waits or has one.
+    /// Returns the time until a permit is available for any of the keys that `is_wanted` selects.
+    /// `None` if none of them is queued or has a permit.
     #[must_use]
     pub fn until_permit(&self, is_wanted: impl Fn(&K) -> bool, now: Instant) -> Option<Duration> {
-        if self.called.keys().any(&is_wanted) {
+        if self.granted.keys().any(&is_wanted) {
             return Some(Duration::ZERO);
         }
         let ahead = self.waiting.iter().position(is_wanted)?;
@@ -145,76 +152,77 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
         Some(Duration::try_from_secs_f64(missing / self.per_second(now)).unwrap_or(Duration::MAX))
     }
 
-    /// Gives up the place or the turn of one that wants none any more.
-    pub fn leave(&mut self, who: &K, now: Instant) {
-        self.waiting.retain(|other| other != who);
-        if self.called.remove(who).is_some() {
+    /// Gives up the queue position or the granted permit of `key`.
+    pub fn leave(&mut self, key: &K, now: Instant) {
+        self.waiting.retain(|other| other != key);
+        if self.granted.remove(key).is_some() {
             self.return_permit(now);
         }
     }
 
-    /// Calls those whose turn has come.
-    pub fn call(&mut self, now: Instant) -> Vec<K> {
+    /// Expires old permits, grants the available ones to the next waiters, and returns their keys.
+    pub fn grant(&mut self, now: Instant) -> Vec<K> {
         self.refill(now);
-        let before = self.called.len();
-        self.called.retain(|_, until| now < *until);
-        self.tokens += as_float(before - self.called.len());
-        let mut called = Vec::new();
+        let before = self.granted.len();
+        self.granted.retain(|_, until| now < *until);
+        self.tokens += as_float(before - self.granted.len());
+        let mut granted = Vec::new();
         while self.tokens >= 1.0 {
-            let Some(who) = self.waiting.pop_front() else { break };
+            let Some(key) = self.waiting.pop_front() else { break };
             self.tokens -= 1.0;
-            self.called.insert(who.clone(), now + PERMIT_LIFETIME);
-            called.push(who);
+            self.granted.insert(key.clone(), now + PERMIT_LIFETIME);
+            granted.push(key);
         }
-        called
+        granted
     }
 
-    /// When [`Self::call`] has something to do next; `None` until somebody queues up.
+    /// Returns when [`Self::grant`] is due next. `None` while the queue is empty.
     #[must_use]
     pub fn next_grant(&self, now: Instant) -> Option<Instant> {
-        let kept = self.called.values().min().copied();
-        let turn = (!self.waiting.is_empty()).then(|| {
+        let expiry = self.granted.values().min().copied();
+        let permit = (!self.waiting.is_empty()).then(|| {
             let missing = (1.0 - self.tokens_at(now)).max(0.0);
             now + Duration::from_secs_f64(missing / self.per_second(now)).max(SHORTEST_WAIT)
         });
-        turn.into_iter().chain(kept.filter(|_| !self.waiting.is_empty())).min()
+        permit.into_iter().chain(expiry.filter(|_| !self.waiting.is_empty())).min()
     }
 
-    /// Where one stands who waits; `None` for one that does not.
+    /// Returns the queue position of `key`, or `None` if it is not queued.
     #[must_use]
-    pub fn place(&self, who: &K, now: Instant) -> Option<QueuePosition> {
-        let ahead = self.waiting.iter().position(|other| other == who)?;
+    pub fn position(&self, key: &K, now: Instant) -> Option<QueuePosition> {
+        let ahead = self.waiting.iter().position(|other| other == key)?;
         Some(QueuePosition { ahead, waiting: self.waiting.len(), per_second: self.per_second(now) })
     }
 
-    /// Notes that ECS throttled a call: somebody else is deploying. All step back, those too whose turn it was, to half of
-    /// the rate they had, and come back slowly.
+    /// Handles a throttled call: halves the rate and revokes the granted permits. The rate then
+    /// doubles every minute until it is restored.
     pub fn throttled(&mut self, now: Instant) {
         self.refill(now);
-        let mut called: Vec<(K, Instant)> = self.called.drain().collect();
-        called.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
-        for (who, _) in called {
-            self.waiting.push_front(who);
+        let mut revoked: Vec<(K, Instant)> = self.granted.drain().collect();
+        revoked.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
+        for (key, _) in revoked {
+            self.waiting.push_front(key);
         }
         let share = (self.share(now) / 2.0).max(MIN_SHARE);
         self.throttled = Some((now, share));
         self.tokens = 0.0;
     }
 
-    /// How many wait.
+    /// Returns the number of waiters.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// RateLimiter that could be taken at `now`.
+    /// Returns the number of available tokens at `now`. Negative after [`Self::acquire_unqueued`]
+    /// on an empty bucket.
     #[must_use]
     pub fn tokens_at(&self, now: Instant) -> f64 {
         let refilled = now.saturating_duration_since(self.counted_at).as_secs_f64() * self.per_second(now);
         (self.tokens + refilled).min(f64::from(self.pacing.burst))
     }
 
-    /// RateLimiter a second, as things are at `now`.
+    /// Returns the current rate in permits per second at `now`.
     #[must_use]
     pub fn per_second(&self, now: Instant) -> f64 {
         self.pacing.per_second * self.share(now)
@@ -233,7 +241,7 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a line is never so long")]
+#[expect(clippy::cast_precision_loss, reason = "queues are far shorter than 2^52")]
 fn as_float(count: usize) -> f64 {
     count as f64
 }

@@ -1,4 +1,4 @@
-//! The shell of the pacer in one account and region: calls those whose permit has come, and holds no worker meanwhile.
+//! Rate limiter of one ECS bucket: requeues a resource once a permit is available.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -7,29 +7,30 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::aws::permit_queue::{Pacing, PermitQueue, QueuePosition, Turn};
+use crate::aws::permit_queue::{Acquire, Pacing, PermitQueue, QueuePosition};
 
-/// Calls that could be made at once, by `region` and `bucket`.
+/// Metric of the available tokens, by `region` and `bucket`.
 pub const TOKENS: &str = "ecs_retirement_pacer_tokens";
 
-/// Calls a second as things are now, by `region` and `bucket`: less than configured while ECS throttles.
+/// Metric of the current rate in calls per second, by `region` and `bucket`. It is lower than
+/// configured while ECS throttles.
 pub const RATE: &str = "ecs_retirement_pacer_rate";
 
-/// Resources that wait for a permit, by `region` and `bucket`.
+/// Metric of the resources that wait for a permit, by `region` and `bucket`.
 pub const WAITING: &str = "ecs_retirement_pacer_waiting";
 
-/// A resource, as far as the queue is concerned: its namespace and its name.
+/// Namespace and name of a resource.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ResourceKey {
     pub namespace: String,
     pub name: String,
 }
 
-/// Wakes a resource whose permit has come.
+/// Callback that requeues a resource.
 #[derive(Clone)]
 pub struct RequeueTrigger(pub Arc<dyn Fn(&ResourceKey) + Send + Sync>);
 
-/// The limiter at one of ECS's buckets in one account and region.
+/// Rate limiter of one ECS bucket in one account and region.
 pub struct RateLimiter {
     bucket: &'static str,
     region: String,
@@ -37,17 +38,18 @@ pub struct RateLimiter {
     changed: Notify,
 }
 
-/// A permit that was taken: used up, or given on when dropped.
-#[must_use = "a permit that is not used is given on"]
+/// RAII permit. Returned on drop unless it is spent or kept.
+#[must_use = "an unused permit is returned on drop"]
 pub struct Permit<'a> {
     limiter: &'a RateLimiter,
     is_spent: bool,
 }
 
 impl RateLimiter {
-    /// Begins, and calls for as long as the value lives. `bucket` is ECS's name for it.
+    /// Creates a limiter, and spawns a task that requeues resources with permits for as long as the
+    /// limiter lives. `bucket` is ECS's name of the bucket.
     #[must_use]
-    pub fn begin(
+    pub fn spawn(
         bucket: &'static str,
         region: &str,
         pacing: Pacing,
@@ -55,48 +57,49 @@ impl RateLimiter {
     ) -> Arc<Self> {
         let queue = Mutex::new(PermitQueue::new(pacing, Instant::now()));
         let limiter = Arc::new(Self { bucket, region: region.to_owned(), queue, changed: Notify::new() });
-        tokio::spawn(call(Arc::downgrade(&limiter), requeue_trigger));
+        tokio::spawn(grant(Arc::downgrade(&limiter), requeue_trigger));
         limiter
     }
 
-    /// Takes a permit, or queues up for one.
+    /// Acquires a permit. Queues the resource and returns `None` if there is none.
     pub fn take(&self, key: &ResourceKey) -> Option<Permit<'_>> {
-        let permit = self.lock().take(key, Instant::now());
+        let acquired = self.lock().acquire(key, Instant::now());
         self.changed.notify_one();
-        // Made only when it is handed out: dropped unused, it would give on a permit that nobody had.
-        (permit == Turn::Now).then(|| Permit { limiter: self, is_spent: false })
+        // Constructed lazily because dropping an unissued permit would add a token.
+        (acquired == Acquire::Acquired).then(|| Permit { limiter: self, is_spent: false })
     }
 
-    /// Takes a permit at once, for what is bounded by another queue already.
+    /// Consumes a token without queueing. For calls that are already limited by another bucket.
     pub fn acquire_unqueued(&self) {
         self.lock().acquire_unqueued(Instant::now());
     }
 
-    /// Whether it is the permit of a resource.
+    /// Returns true if a permit is granted to the resource.
     #[must_use]
     pub fn has_permit(&self, key: &ResourceKey) -> bool {
         self.lock().has_permit(key)
     }
 
-    /// Returns how long until a permit is available for any of the resources that `is_wanted` selects.
+    /// Returns the time until a permit is available for any of the resources that `is_wanted`
+    /// selects. `None` if none of them is queued or has a permit.
     #[must_use]
     pub fn until_permit(&self, is_wanted: impl Fn(&ResourceKey) -> bool) -> Option<Duration> {
         self.lock().until_permit(is_wanted, Instant::now())
     }
 
-    /// Gives up the place of a resource that has nothing to wait for.
+    /// Gives up the queue position or the granted permit of a resource.
     pub fn leave(&self, key: &ResourceKey) {
         self.lock().leave(key, Instant::now());
         self.changed.notify_one();
     }
 
-    /// Where a resource stands in the queue, if it does.
+    /// Returns the queue position of a resource, or `None` if it is not queued.
     #[must_use]
     pub fn place(&self, key: &ResourceKey) -> Option<QueuePosition> {
-        self.lock().place(key, Instant::now())
+        self.lock().position(key, Instant::now())
     }
 
-    /// Notes that ECS throttled a call.
+    /// Handles a call that ECS throttled: reduces the rate and revokes the granted permits.
     pub fn throttled(&self) {
         let mut queue = self.lock();
         queue.throttled(Instant::now());
@@ -104,11 +107,11 @@ impl RateLimiter {
             region = self.region,
             bucket = self.bucket,
             per_second = queue.per_second(Instant::now()),
-            "ECS throttles: somebody else needs the account's rate, stepping back"
+            "throttled by ECS, reducing the rate"
         );
     }
 
-    /// Tells the metrics how things are.
+    /// Updates the metrics.
     pub fn measure(&self) {
         let (queue, now) = (self.lock(), Instant::now());
         let labels = [("bucket", self.bucket.to_owned()), ("region", self.region.clone())];
@@ -123,14 +126,14 @@ impl RateLimiter {
 }
 
 impl Permit<'_> {
-    /// Keeps the permit for a resource that cannot use it yet: it is as if it had just been granted.
+    /// Grants the permit again to a resource that cannot use it yet, with the full lifetime.
     pub fn keep(mut self, key: &ResourceKey) {
         self.is_spent = true;
         self.limiter.lock().keep(key, Instant::now());
         self.limiter.changed.notify_one();
     }
 
-    /// Uses the permit up: the call is made now.
+    /// Consumes the permit. The caller makes the call now.
     pub fn spend(mut self) {
         self.is_spent = true;
     }
@@ -145,10 +148,10 @@ impl Drop for Permit<'_> {
     }
 }
 
-async fn call(limiter: Weak<RateLimiter>, requeue_trigger: RequeueTrigger) {
+async fn grant(limiter: Weak<RateLimiter>, requeue_trigger: RequeueTrigger) {
     while let Some(limiter) = limiter.upgrade() {
         let now = Instant::now();
-        let granted = limiter.lock().call(now);
+        let granted = limiter.lock().grant(now);
         for key in &granted {
             (requeue_trigger.0)(key);
         }

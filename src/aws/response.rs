@@ -1,10 +1,10 @@
-//! What ECS answers about one revision, as data. Pure: knows no SDK.
+//! Responses of ECS about one revision, as data without SDK types.
 
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{aws::usage::Use, task_definition::Arn};
 
-/// What ECS says of a revision, without its container definitions: they may hold secrets.
+/// A revision as ECS describes it, without the container definitions, which may contain secrets.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Description {
     pub status: Status,
@@ -12,30 +12,30 @@ pub struct Description {
     pub deregistered_at: Option<Timestamp>,
 }
 
-/// The life of a revision. ECS has no way back from one to an earlier one.
+/// Lifecycle status of a revision. ECS never returns a revision to an earlier status.
 /// Source: the `status` member of `TaskDefinition` in the ECS API Reference.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Status {
     Active,
     Inactive,
     DeleteInProgress,
-    /// One that this version does not know; never acted on.
+    /// A status that this version does not know. Never acted on.
     Other(String),
 }
 
 impl Status {
-    /// The word exactly as ECS writes it.
+    /// Returns the status exactly as ECS writes it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::Active => "ACTIVE",
             Self::Inactive => "INACTIVE",
             Self::DeleteInProgress => "DELETE_IN_PROGRESS",
-            Self::Other(word) => word,
+            Self::Other(text) => text,
         }
     }
 
-    /// Whether a revision in this status is retired: no new task can use it.
+    /// Returns true if a revision in this status is retired, so that no new task can use it.
     #[must_use]
     pub fn is_retired(&self) -> bool {
         matches!(self, Self::Inactive | Self::DeleteInProgress)
@@ -43,8 +43,8 @@ impl Status {
 }
 
 impl From<&str> for Status {
-    fn from(word: &str) -> Self {
-        match word {
+    fn from(text: &str) -> Self {
+        match text {
             "ACTIVE" => Self::Active,
             "INACTIVE" => Self::Inactive,
             "DELETE_IN_PROGRESS" => Self::DeleteInProgress,
@@ -53,33 +53,34 @@ impl From<&str> for Status {
     }
 }
 
-/// Why AWS did not do or tell what it was asked.
+/// A failed call to AWS.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// For users: AWS's code and text if AWS answered, else why there was no answer. Never a request id.
+    /// Message for users: the error code and text of AWS, or why there was no response. It has no
+    /// request ids, so that the same error does not change the status.
     pub message: String,
-    /// The operation of AWS that failed, such as `DescribeTaskDefinition`; `None` if it is not known.
+    /// The operation that failed, such as `DescribeTaskDefinition`. `None` if it is not known.
     pub operation: Option<&'static str>,
-    /// AWS's error code; `None` if AWS did not answer, or answered without one.
+    /// AWS's error code. `None` if AWS did not respond, or responded without one.
     pub code: Option<String>,
 }
 
 impl Failure {
-    /// A failure of `kind` with a message for users.
+    /// Creates a failure of `kind` with a message for users.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), operation: None, code: None }
     }
 
-    /// The same failure, of a call of `operation`.
+    /// Returns the same failure with the operation set to `operation`.
     #[must_use]
     pub fn during(self, operation: &'static str) -> Self {
         Self { operation: Some(operation), ..self }
     }
 
-    /// Returns true if both are the same error of AWS. Texts of AWS may differ on every attempt, so they are compared
-    /// only if there is no error code.
+    /// Returns true if both are the same error of AWS. Messages of AWS may differ between attempts,
+    /// so they are compared only if there is no error code.
     #[must_use]
     pub fn is_same_error(&self, other: &Self) -> bool {
         let is_same_text = || self.message == other.message;
@@ -88,6 +89,7 @@ impl Failure {
     }
 }
 
+/// Kind of a failed call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FailureKind {
     /// ECS has no such revision.
@@ -96,62 +98,66 @@ pub enum FailureKind {
     Deleted,
     /// The account's calls are throttled.
     Throttled,
-    /// No answer from AWS: whether the call took effect is not known, and the next call would fail as well.
+    /// No response from AWS. The call may have taken effect, and other calls are likely to fail
+    /// too.
     Unavailable,
-    /// AWS answered with a fault of its own: whether the call took effect is not known.
+    /// AWS responded with a server fault. The call may have taken effect.
     ServerFault,
-    /// The credentials are missing, not valid, or not allowed to make the call.
+    /// The credentials are missing, invalid, or not allowed to make the call.
     AccessDenied,
-    /// Any other refusal.
+    /// AWS rejected the call for any other reason.
     Refused,
 }
 
-/// What `ListTaskDefinitions` reports about the newest revision of a family.
+/// Newest revision of a family, as reported by `ListTaskDefinitions`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Newest {
-    /// The highest number found.
+    /// The highest revision number found.
     Number(i32),
     /// The family has no revision.
     None,
-    /// ECS refuses the list.
+    /// ECS rejected the call.
     Refused(Failure),
 }
 
 impl Newest {
-    /// Returns true if a revision of this number was registered before: numbers are given in order, and never again.
+    /// Returns true if a revision with a higher number exists, so that revision `number` was
+    /// registered before. ECS assigns numbers in ascending order and never reuses them.
     #[must_use]
     pub fn is_after(&self, number: i32) -> bool {
         matches!(self, Self::Number(newest) if *newest > number)
     }
 }
 
-/// What `DescribeTaskDefinition` answered.
+/// Result of `DescribeTaskDefinition`.
 pub type Seen = Result<Description, Failure>;
 
-/// What `DeregisterTaskDefinition` answered.
+/// Result of `DeregisterTaskDefinition`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reply {
     pub answer: Seen,
-    /// Of the call, as in CloudTrail; none where no answer came.
+    /// The request id of the call, as in CloudTrail. `None` if there was no response.
     pub request_id: Option<String>,
 }
 
-/// All that a pass learned of one revision.
+/// Result of one reconcile for one revision.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outcome {
-    /// It was looked at, and not to be deregistered.
+    /// Described; no action.
     Described(Seen),
-    /// It was ACTIVE and asked to be deregistered; `after` is what a look afterwards showed, where one was due.
+    /// ACTIVE, and `DeregisterTaskDefinition` was called. `after` is the description after the
+    /// call, if one was required.
     Deregistered { before: Description, reply: Reply, after: Option<Seen> },
-    /// It is ACTIVE, and `usage` must_wait it from being deregistered. `before` is what a look showed, where one was made.
+    /// ACTIVE, and must not be deregistered yet because of `usage`. `before` is the description, if
+    /// one was read.
     MustWait { before: Option<Description>, usage: Use },
-    /// Nobody uses it any more, and it waits for nothing but to be deregistered.
+    /// Unused and ready to be deregistered.
     Unused,
 }
 
 impl Reply {
-    /// Whether a look afterwards is due: for ECS's time of a deregistration, which its reply leaves out, and
-    /// after a refusal, which may mean that the revision is retired already.
+    /// Returns true if the revision must be described again. The response to a deregistration omits
+    /// `deregisteredAt`, and a rejection may mean that the revision is already retired.
     #[must_use]
     pub fn is_due_for_ecs(&self) -> bool {
         match &self.answer {
@@ -162,28 +168,30 @@ impl Reply {
 }
 
 impl Outcome {
-    /// Why the call that mattered failed, if it did.
+    /// Returns the kind of failure of the deregistration or, without one, of the description. `None`
+    /// if it succeeded.
     #[must_use]
     pub fn failure(&self) -> Option<FailureKind> {
-        let answer = match self {
+        let result = match self {
             Self::Described(seen) => seen,
             Self::Deregistered { reply, .. } => &reply.answer,
             Self::MustWait { .. } | Self::Unused => return None,
         };
-        answer.as_ref().err().map(|failure| failure.kind)
+        result.as_ref().err().map(|failure| failure.kind)
     }
 }
 
-/// Checks that ECS speaks of the revision it was asked about, and not of a namesake elsewhere.
+/// Checks that the response is about the requested revision, and not about one with the same name
+/// in another account or region.
 ///
 /// # Errors
-/// A refusal that names both ARNs.
-pub fn same_revision(asked: &Arn, answered: Option<&str>) -> Result<(), Failure> {
-    match answered {
-        Some(answered) if answered == asked.to_string() => Ok(()),
+/// Returns a `Refused` failure that names both ARNs if they differ.
+pub fn same_revision(requested: &Arn, returned: Option<&str>) -> Result<(), Failure> {
+    match returned {
+        Some(returned) if returned == requested.to_string() => Ok(()),
         other => Err(Failure::new(
             FailureKind::Refused,
-            format!("asked ECS for {asked}, and it answered for {}", other.unwrap_or("none")),
+            format!("asked ECS for {requested}, and it answered for {}", other.unwrap_or("none")),
         )),
     }
 }
@@ -194,44 +202,44 @@ mod tests {
     use crate::task_definition::Reference;
 
     #[test]
-    fn only_a_higher_number_was_registered_after() {
+    fn newest_is_after_only_lower_revision_numbers() {
         assert!(Newest::Number(4).is_after(3));
-        assert!(!Newest::Number(3).is_after(3), "it is listed, and so not deleted");
+        assert!(!Newest::Number(3).is_after(3), "a listed revision is not deleted");
         assert!(!Newest::Number(2).is_after(3));
-        let refusal = Failure::new(FailureKind::Refused, "no");
-        assert!(!Newest::None.is_after(3) && !Newest::Refused(refusal).is_after(3));
+        let rejection = Failure::new(FailureKind::Refused, "no");
+        assert!(!Newest::None.is_after(3) && !Newest::Refused(rejection).is_after(3));
     }
 
     #[test]
-    fn an_answer_for_another_revision_is_refused() {
+    fn response_for_another_revision_is_rejected() {
         let text = "arn:aws:ecs:us-west-2:012345678910:task-definition/api:1";
-        let Ok(Reference::Arn(asked)) = text.parse() else { panic!("an ARN") };
-        assert_eq!(same_revision(&asked, Some(text)), Ok(()));
+        let Ok(Reference::Arn(requested)) = text.parse() else { panic!("not an ARN") };
+        assert_eq!(same_revision(&requested, Some(text)), Ok(()));
         let namesake = text.replace("us-west-2", "eu-west-1");
-        for (answered, told) in [(Some(namesake.as_str()), namesake.as_str()), (None, "none")] {
-            let refusal = same_revision(&asked, answered).expect_err("another");
-            assert_eq!(refusal.kind, FailureKind::Refused);
-            assert_eq!(refusal.message, format!("asked ECS for {text}, and it answered for {told}"));
+        for (returned, reported) in [(Some(namesake.as_str()), namesake.as_str()), (None, "none")] {
+            let failure = same_revision(&requested, returned).expect_err("not the requested revision");
+            assert_eq!(failure.kind, FailureKind::Refused);
+            assert_eq!(failure.message, format!("asked ECS for {text}, and it answered for {reported}"));
         }
     }
 
     #[test]
-    fn failures_with_one_error_code_are_the_same_error_whatever_their_texts() {
+    fn failures_with_the_same_error_code_are_the_same_error_regardless_of_message() {
         let denied = |text: &str| Failure {
             code: Some("AccessDenied".to_owned()),
             ..Failure::new(FailureKind::AccessDenied, text).during("ListClusters")
         };
         assert!(denied("session 1").is_same_error(&denied("session 2")));
         assert!(!denied("no").is_same_error(&denied("no").during("ListTasks")));
-        let unanswered = |text: &str| Failure::new(FailureKind::Unavailable, text);
-        assert!(!unanswered("connection refused").is_same_error(&unanswered("no response in time")));
+        let unavailable = |text: &str| Failure::new(FailureKind::Unavailable, text);
+        assert!(!unavailable("connection refused").is_same_error(&unavailable("no response in time")));
     }
 
     #[test]
-    fn a_look_afterwards_is_due_for_a_time_or_for_a_refusal() {
-        let wants = |answer| Reply { answer, request_id: None }.is_due_for_ecs();
-        let failed = |kind| wants(Err(Failure::new(kind, String::new())));
-        assert!(wants(Ok(Description {
+    fn describe_is_repeated_after_success_and_after_a_rejection() {
+        let is_due = |answer| Reply { answer, request_id: None }.is_due_for_ecs();
+        let failed = |kind| is_due(Err(Failure::new(kind, String::new())));
+        assert!(is_due(Ok(Description {
             status: Status::Inactive,
             registered_at: None,
             deregistered_at: None
@@ -242,18 +250,22 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_told_by_the_call_that_mattered() {
+    fn failure_is_that_of_the_deregistration_or_description() {
         let failure = |kind| Failure::new(kind, String::new());
         let before = Description { status: Status::Active, registered_at: None, deregistered_at: None };
-        let asked = |answer| Outcome::Deregistered {
+        let deregistered = |answer| Outcome::Deregistered {
             before: before.clone(),
             reply: Reply { answer, request_id: None },
             after: Some(Err(failure(FailureKind::Throttled))),
         };
-        let refused = FailureKind::Refused;
-        assert_eq!(Outcome::Described(Err(failure(refused))).failure(), Some(refused));
-        assert_eq!(asked(Err(failure(refused))).failure(), Some(refused));
-        assert_eq!(asked(Ok(before.clone())).failure(), None, "the look afterwards does not matter");
+        let rejected = FailureKind::Refused;
+        assert_eq!(Outcome::Described(Err(failure(rejected))).failure(), Some(rejected));
+        assert_eq!(deregistered(Err(failure(rejected))).failure(), Some(rejected));
+        assert_eq!(
+            deregistered(Ok(before.clone())).failure(),
+            None,
+            "the description afterwards does not count"
+        );
         assert_eq!(Outcome::Unused.failure(), None);
     }
 }

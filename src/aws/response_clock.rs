@@ -1,9 +1,10 @@
-//! The time by AWS's clock: the `Date` of its responses, plus the monotonic time since.
+//! AWS's time: the `Date` of its responses, plus the monotonic time since.
 //!
-//! A response bounds AWS's time from both sides, since `Date` has whole seconds and was written between request and
-//! response. Each use takes the bound that never overstates elapsed time: the latest when a cool-down starts, the
-//! earliest when it is checked. Both are taken over several recent responses, so that one response with a wrong
-//! `Date`, such as that of a cache or of one host with a wrong clock, delays a retirement and never hastens it.
+//! A response bounds AWS's time from both sides because `Date` has whole seconds and was written
+//! between request and response. Each use takes the bound that never overstates elapsed time: the
+//! latest time when a cool-down starts, and the earliest time when it is checked. Both bounds span
+//! several recent responses. A wrong `Date`, for example of a cache or of a host with a wrong
+//! clock, can therefore delay a retirement but never hasten it.
 
 use std::{
     collections::VecDeque,
@@ -27,25 +28,25 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 
-/// Seconds by which the clock of this pod is ahead of AWS's.
+/// Metric of the seconds by which the clock of this pod is ahead of AWS's.
 pub const CLOCK_SKEW: &str = "ecs_retirement_clock_skew_seconds";
 
-/// A difference between the pod's clock and AWS's that is not worth a log line.
+/// Maximum clock skew that is not logged.
 const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(60);
 
-/// A response that took longer says too little about the time.
+/// Maximum round trip. Responses that took longer are ignored because they are too inaccurate.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
 
-/// Number of recent responses that an estimate rests on.
+/// Number of recent responses on which an estimate is based.
 const RESPONSES: usize = 16;
 
-/// Number of responses below which the time is unknown: the first `Date` may be a wrong one.
+/// Minimum number of responses for an estimate, because the `Date` of a single one may be wrong.
 const QUORUM: usize = 2;
 
-/// The headers in which AWS sends its request id: without one, the response is not AWS's own.
+/// Headers of AWS's request id. A response without one is not from AWS.
 const REQUEST_ID: [&str; 3] = ["x-amzn-requestid", "x-amz-request-id", "x-amzn-request-id"];
 
-/// Bounds of AWS's time at one moment.
+/// Bounds of AWS's time at one instant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Bounds {
     pub earliest: Timestamp,
@@ -72,21 +73,21 @@ impl Response {
     }
 }
 
-/// `time` at `from`, as of `at`, which may be earlier.
+/// Returns `time` plus the time from `from` to `at`, which may be negative.
 fn shifted(time: Timestamp, from: Instant, at: Instant) -> Timestamp {
     let (later, earlier) = (at.saturating_duration_since(from), from.saturating_duration_since(at));
     let moved = time.saturating_add(later).and_then(|time| time.saturating_sub(earlier));
     moved.unwrap_or(time)
 }
 
-/// An estimate of AWS's time from recent responses. Pure.
+/// Estimate of AWS's time from recent responses.
 #[derive(Debug, Default)]
 pub struct Estimate {
     recent: VecDeque<Response>,
 }
 
 impl Estimate {
-    /// Takes the `Date` of a response that was received at `received` to a request sent at `sent`.
+    /// Adds the `Date` of a response that was received at `received` to a request sent at `sent`.
     pub fn observe(&mut self, date: Timestamp, sent: Instant, received: Instant) {
         if received.saturating_duration_since(sent) >= LONGEST_ROUND_TRIP {
             return;
@@ -97,7 +98,7 @@ impl Estimate {
         }
     }
 
-    /// Returns the bounds of AWS's time at `at`, or `None` while too few responses are known.
+    /// Returns the bounds of AWS's time at `at`, or `None` until there are enough responses.
     #[must_use]
     pub fn at(&self, at: Instant) -> Option<Bounds> {
         let responses = Some(&self.recent).filter(|recent| recent.len() >= QUORUM)?;
@@ -106,7 +107,7 @@ impl Estimate {
         Some(Bounds { earliest, latest })
     }
 
-    /// Returns what most responses say AWS's time is at `at`, for reports only.
+    /// Returns the median of the responses for AWS's time at `at`. For reports only.
     fn median(&self, at: Instant) -> Option<Timestamp> {
         let mut times: Vec<Timestamp> = self.recent.iter().map(|response| response.earliest(at)).collect();
         times.sort();
@@ -114,7 +115,7 @@ impl Estimate {
     }
 }
 
-/// AWS's time, as all clients of the process see it.
+/// Clock of AWS's time, shared by all clients of the process.
 pub struct AwsClock {
     state: Mutex<State>,
     pod: Clock,
@@ -127,35 +128,36 @@ struct State {
 }
 
 impl AwsClock {
-    /// Creates a clock that knows no time yet. `pod` is the clock whose skew is reported.
+    /// Creates a clock without a time. `pod` is the clock whose skew is reported.
     #[must_use]
     pub fn new(pod: Clock) -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), pod })
     }
 
-    /// Returns the bounds of AWS's time at `at`, or `None` before AWS has reported the time.
+    /// Returns the bounds of AWS's time at `at`, or `None` until AWS has reported the time.
     #[must_use]
     pub fn at(&self, at: Instant) -> Option<Bounds> {
         self.lock().estimate.at(at)
     }
 
-    /// Returns the earliest that AWS's time can be now, or `None` before AWS has reported the time.
+    /// Returns the earliest possible time by AWS's clock now, or `None` until AWS has reported the
+    /// time.
     #[must_use]
     pub fn now(&self) -> Option<Timestamp> {
         self.at(Instant::now()).map(|bounds| bounds.earliest)
     }
 
-    /// Sets the metric of the pod's clock skew.
+    /// Updates the metric of the pod's clock skew.
     pub fn measure(&self) {
         if let Some(skew) = self.skew(&self.lock().estimate, Instant::now()) {
             metrics::gauge!(CLOCK_SKEW).set(skew.as_secs_f64().round());
         }
     }
 
-    /// Returns an HTTP client that sends by `client`, and takes the time from the responses.
+    /// Returns an HTTP client that wraps `client` and reads the time from its responses.
     #[must_use]
     pub fn observing(self: &Arc<Self>, client: SharedHttpClient) -> SharedHttpClient {
-        SharedHttpClient::new(Observed { by: self.clone(), sending: client })
+        SharedHttpClient::new(Observed { clock: self.clone(), inner: client })
     }
 
     fn skew(&self, estimate: &Estimate, now: Instant) -> Option<SignedDuration> {
@@ -188,20 +190,20 @@ impl AwsClock {
     }
 }
 
-/// The `Date` of a successful response of AWS.
+/// Returns the `Date` of a successful response of AWS; `None` for all other responses.
 fn date(response: &HttpResponse) -> Option<Timestamp> {
     let headers = response.headers();
-    let is_of_aws =
+    let is_from_aws =
         response.status().is_success() && REQUEST_ID.iter().any(|name| headers.get(*name).is_some());
-    let text = headers.get("date").filter(|_| is_of_aws)?;
+    let text = headers.get("date").filter(|_| is_from_aws)?;
     let date = DateTime::from_str(text, DateTimeFormat::HttpDate).ok()?;
     Timestamp::from_second(date.secs()).ok()
 }
 
-/// An HTTP client whose responses are observed.
+/// HTTP client or connector whose responses are observed by `clock`.
 struct Observed<T> {
-    by: Arc<AwsClock>,
-    sending: T,
+    clock: Arc<AwsClock>,
+    inner: T,
 }
 
 impl<T> fmt::Debug for Observed<T> {
@@ -216,18 +218,18 @@ impl HttpClient for Observed<SharedHttpClient> {
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        let sending = self.sending.http_connector(settings, components);
-        SharedHttpConnector::new(Observed { by: self.by.clone(), sending })
+        let inner = self.inner.http_connector(settings, components);
+        SharedHttpConnector::new(Observed { clock: self.clock.clone(), inner })
     }
 }
 
 impl HttpConnector for Observed<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (by, sent) = (self.by.clone(), Instant::now());
-        let response = self.sending.call(request);
+        let (clock, sent) = (self.clock.clone(), Instant::now());
+        let response = self.inner.call(request);
         HttpConnectorFuture::new(async move {
             let response = response.await?;
-            by.observe(&response, sent, Instant::now());
+            clock.observe(&response, sent, Instant::now());
             Ok(response)
         })
     }

@@ -1,4 +1,4 @@
-//! The controller's credentials in each region: the identity they have there, and the calls to ECS.
+//! Sessions per region: the identity of the credentials, the ECS client and the rate limiters.
 
 use std::{
     collections::HashMap,
@@ -17,12 +17,10 @@ use crate::{
     aws::{
         backoff::Backoff,
         credentials::RotatingCredentials,
-        identity::{Identity, principal},
-    },
-    aws::{
         credentials_error::{self, Role},
         ecs_client::{Ecs, OPERATION_LIMIT, observed},
         error::{self, NO_ANSWER, code, rejects_credentials},
+        identity::{Identity, principal},
         outage::OutageLog,
         permit_queue::Pacing,
         rate_limiter::{RateLimiter, RequeueTrigger, ResourceKey},
@@ -33,24 +31,25 @@ use crate::{
     clock::Clock,
 };
 
-/// How long a call to AWS may take. Nothing is tried twice by the SDK: a resource's next look is the one retry.
+/// Timeouts of a call to AWS. SDK retries are disabled; the next reconcile is the retry.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long a session without an identity counts as out of reach.
-const FAILURE_HOLDS: Duration = Duration::from_secs(1);
+/// How long a region counts as unavailable after a failed GetCallerIdentity.
+const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
-/// How often the identity is read again because ECS rejects the credentials.
+/// Minimum interval between reads of the identity that are due to credentials rejected by ECS.
 const REJECTION_INTERVAL: Duration = Duration::from_mins(1);
 
 const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
 
-/// The controller's own credentials, and one session for each region they are used in.
+/// The controller's credentials, with one session per region.
 pub struct Account {
     config: SdkConfig,
     credentials: RotatingCredentials,
-    /// STS in the default region: good credentials work there, whatever regions are enabled.
-    home: Option<aws_sdk_sts::Client>,
+    /// STS in the default region, where valid credentials always work. `None` without a default
+    /// region.
+    default_sts: Option<aws_sdk_sts::Client>,
     pacing: Pacing,
     requeue_trigger: RequeueTrigger,
     is_active: IsActive,
@@ -58,41 +57,42 @@ pub struct Account {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
-/// The credentials in one region.
+/// The credentials, clients and limits of one region.
 pub struct Session {
     pub ecs: Ecs,
-    /// The deregistrations to look here, at half of what ECS gives.
+    /// Rate limiter of DescribeTaskDefinition calls, at half of the rate of ECS.
     pub reads: Arc<RateLimiter>,
-    /// The deregistrations to deregister here.
+    /// Rate limiter of DeregisterTaskDefinition calls.
     pub deregistrations: Arc<RateLimiter>,
-    /// Who uses the revisions here.
+    /// Usage of the revisions in this region.
     pub usage: Arc<UsageCache>,
     region: String,
     sts: aws_sdk_sts::Client,
-    home: Option<aws_sdk_sts::Client>,
+    default_sts: Option<aws_sdk_sts::Client>,
     credentials: RotatingCredentials,
     outages: OutageLog,
     known: tokio::sync::Mutex<Known>,
 }
 
-/// What is known of the identity.
+/// The known identity and the last failure to read it.
 #[derive(Default)]
 struct Known {
-    /// The access key that all but `failed` belongs to.
+    /// The access key to which all other fields except `failed` belong.
     access_key: Option<String>,
     identity: Option<Identity>,
-    /// When a rejection by ECS was last looked into.
+    /// When the identity was last read because ECS rejected the credentials.
     checked_at: Option<Instant>,
     backoff: Backoff,
-    /// The last failure, until there is an identity again.
+    /// When reading the identity last failed, and why. `None` once it succeeds.
     failed: Option<(Instant, Failure)>,
 }
 
 impl Account {
-    /// The credentials, default region and endpoints of `config`.
+    /// Creates an account with the credentials, default region and endpoints of `config`.
     ///
-    /// `pacing` holds in each region by itself; `requeue_trigger` wakes those who waited for a turn, or for news of who uses their
-    /// revisions; nothing is called by itself unless `is_active`.
+    /// `pacing` applies to each region separately. `requeue_trigger` requeues resources once a
+    /// permit or a new usage result is available. Background tasks call AWS only while `is_active`
+    /// returns true.
     #[must_use]
     pub fn new(
         config: &SdkConfig,
@@ -114,70 +114,63 @@ impl Account {
             .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
-            // They are kept by their provider, which sees when they change.
+            // The provider caches the credentials and detects their rotation.
             .identity_cache(IdentityCache::no_cache())
             .build();
-        let home = config.region().is_some().then(|| aws_sdk_sts::Client::new(&config));
-        Self {
-            config,
-            credentials,
-            home,
-            pacing,
-            requeue_trigger,
-            is_active,
-            aws_clock,
-            sessions: Mutex::default(),
-        }
+        let default_sts = config.region().is_some().then(|| aws_sdk_sts::Client::new(&config));
+        let sessions = Mutex::default();
+        Self { config, credentials, default_sts, pacing, requeue_trigger, is_active, aws_clock, sessions }
     }
 
-    /// Gives up the places of a resource that is gone, wherever it has one.
+    /// Removes a deleted resource from the queues and usage caches of all regions.
     pub fn leave(&self, key: &ResourceKey) {
-        self.each(|session| {
+        self.for_each(|session| {
             session.leave(key);
             session.usage.forget(key);
         });
     }
 
-    /// Returns the earliest that the time can be by AWS's clock, or `None` before AWS has told it.
+    /// Returns the earliest possible time by AWS's clock, or `None` until AWS has reported the
+    /// time.
     #[must_use]
     pub fn time(&self) -> Option<Timestamp> {
         self.aws_clock.now()
     }
 
-    /// Tells the metrics how things are in each region.
+    /// Updates the metrics of all regions.
     pub fn measure(&self) {
         self.aws_clock.measure();
-        self.each(|session| {
+        self.for_each(|session| {
             session.reads.measure();
             session.deregistrations.measure();
             session.usage.measure();
         });
     }
 
-    fn each(&self, mut act: impl FnMut(&Session)) {
+    fn for_each(&self, mut visit: impl FnMut(&Session)) {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.values().for_each(|session| act(session));
+        sessions.values().for_each(|session| visit(session));
     }
 
-    /// Why the identity is not known; empty where nobody has asked yet, or where it is known in some region: that it is not in
-    /// another one, such as one that does not exist, is the trouble of those who name it.
+    /// Returns one message per region without an identity. Empty before the first read, and if any
+    /// region has an identity, because a single failing region is usually a wrong `spec.region`.
     #[must_use]
     pub fn identity_failures(&self) -> Vec<String> {
         let (mut failures, mut is_known) = (Vec::new(), false);
-        self.each(|session| {
+        self.for_each(|session| {
             is_known |= session.has_identity();
             failures.extend(session.identity_failure());
         });
         if is_known { Vec::new() } else { failures }
     }
 
-    /// The region that the environment names, for resources that name none.
+    /// Returns the region of the environment, for resources without a region.
     #[must_use]
     pub fn default_region(&self) -> Option<&str> {
         self.config.region().map(AsRef::as_ref)
     }
 
-    /// The session of `region`; the same one each time.
+    /// Returns the session of `region`, which is created on first use.
     #[must_use]
     pub fn session(&self, region: &str) -> Arc<Session> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,24 +178,18 @@ impl Account {
             return session.clone();
         }
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
-        let deregistrations = RateLimiter::begin("modify", region, self.pacing, self.requeue_trigger.clone());
-        let (requeue_trigger, is_active, clock) =
-            (self.requeue_trigger.clone(), self.is_active.clone(), self.aws_clock.clone());
+        let (wake, is_active) = (|| self.requeue_trigger.clone(), self.is_active.clone());
+        let deregistrations = RateLimiter::spawn("modify", region, self.pacing, wake());
+        let reads = RateLimiter::spawn("read", region, self.pacing.reads(), wake());
+        let (permits, clock) = (deregistrations.clone(), self.aws_clock.clone());
         let session = Arc::new(Session {
             ecs: Ecs::new(&config),
-            reads: RateLimiter::begin("read", region, self.pacing.reads(), self.requeue_trigger.clone()),
-            usage: UsageCache::begin(
-                &config,
-                region,
-                deregistrations.clone(),
-                requeue_trigger,
-                is_active,
-                clock,
-            ),
+            usage: UsageCache::spawn(&config, region, permits, wake(), is_active, clock),
+            reads,
             deregistrations,
             region: region.to_owned(),
             sts: aws_sdk_sts::Client::new(&config),
-            home: self.home.clone(),
+            default_sts: self.default_sts.clone(),
             credentials: self.credentials.clone(),
             outages: OutageLog::new(region),
             known: tokio::sync::Mutex::default(),
@@ -213,45 +200,48 @@ impl Account {
 }
 
 impl Session {
-    /// Gives up the places of a resource that has no turn to wait for here.
+    /// Gives up the queue positions and permits of a resource in this region.
     pub fn leave(&self, key: &ResourceKey) {
         self.reads.leave(key);
         self.deregistrations.leave(key);
     }
 
-    /// Returns true if AWS did not answer a moment ago, so that a reconcile could get nothing done.
+    /// Returns true if AWS is unavailable in this region, so that a reconcile could not make
+    /// progress.
     #[must_use]
     pub fn is_open(&self) -> bool {
         let is_region_unavailable = |known: &Known| {
             known.failed.as_ref().is_some_and(|(at, failure)| {
-                failure.kind == FailureKind::Unavailable && at.elapsed() < FAILURE_HOLDS
+                failure.kind == FailureKind::Unavailable && at.elapsed() < FAILURE_LIFETIME
             })
         };
         self.ecs.is_open() || self.known.try_lock().is_ok_and(|known| is_region_unavailable(&known))
     }
 
-    /// Returns who the credentials in use belong to. That is read once for each set of credentials, and again if ECS
-    /// rejects them; a refusal answers for all callers until its backoff is over.
+    /// Returns the identity of the current credentials. It is read once per set of credentials, and
+    /// again if ECS rejects them. A failure is returned to all callers until its backoff ends.
     ///
     /// # Errors
-    /// Returns what STS, or the provider of credentials, answered instead.
+    /// Returns the failure of STS or of the credentials provider.
     pub async fn identity(&self) -> Result<Identity, Failure> {
         let known = &mut *self.known.lock().await;
-        let answer = self.current_identity(known).await;
-        match &answer {
+        let result = self.current_identity(known).await;
+        match &result {
             Ok(_) => known.failed = None,
             Err(failure) => {
-                let is_news = known.failed.as_ref().is_none_or(|(_, before)| !before.is_same_error(failure));
-                if is_news {
+                let is_new =
+                    known.failed.as_ref().is_none_or(|(_, previous)| !previous.is_same_error(failure));
+                if is_new {
                     tracing::warn!(region = self.region, message = failure.message, "identity unknown");
                 }
                 known.failed = Some((Instant::now(), failure.clone()));
             }
         }
-        answer
+        result
     }
 
-    /// Ends the backoff of refused credentials, because a user asks for another attempt; one that is under way is that.
+    /// Shortens the backoff of failed credentials and identity reads after a request of a user.
+    /// Does nothing if an attempt is in progress.
     pub fn shorten_backoff(&self) {
         self.credentials.shorten_backoff();
         if let Ok(mut known) = self.known.try_lock() {
@@ -276,58 +266,59 @@ impl Session {
         if let Some(failure) = known.backoff.failure(Instant::now()) {
             return Err(failure.clone());
         }
-        let mut answer = self.read(known, access_key.clone()).await;
-        if let Err(failure) = &answer
-            && self.is_bad(failure).await
+        let mut result = self.read(known, access_key.clone()).await;
+        if let Err(failure) = &result
+            && self.has_invalid_credentials(failure).await
             && self.credentials.discard(&access_key).await
         {
             let access_key = self.access_key().await?;
-            answer = self.read(known, access_key).await;
+            result = self.read(known, access_key).await;
         }
-        answer.inspect_err(|failure| known.backoff.failed(failure.clone(), Instant::now()))
+        result.inspect_err(|failure| known.backoff.record_failure(failure.clone(), Instant::now()))
     }
 
-    /// Returns true if ECS has rejected the credentials since this was last checked. The cause may be another one, such
-    /// as a region that is not enabled, so that is checked once a minute.
+    /// Returns true if ECS has rejected the credentials since the last check. There may be another
+    /// cause, such as a region that is not enabled, so the check is made at most once per minute.
     fn is_rejected(&self, checked_at: Option<Instant>) -> bool {
         let is_recent = checked_at.is_some_and(|at| at.elapsed() < REJECTION_INTERVAL);
         !is_recent && (self.ecs.take_rejection() | self.usage.take_rejection())
     }
 
-    /// Returns true if `failure` says that the credentials are not good, and STS in the default region says so too: a
-    /// region that is not enabled rejects good credentials.
-    async fn is_bad(&self, failure: &Failure) -> bool {
+    /// Returns true if `failure` reports invalid credentials and STS in the default region confirms
+    /// it. A region that is not enabled rejects valid credentials as well.
+    async fn has_invalid_credentials(&self, failure: &Failure) -> bool {
         let rejects = |failure: &Failure| failure.code.as_deref().is_some_and(rejects_credentials);
-        match &self.home {
-            Some(home) if rejects(failure) => {
-                let answer = observed(GET_CALLER_IDENTITY, home.get_caller_identity().send()).await;
-                answer.is_err_and(|error| rejects(&error::failure(&error)))
+        match &self.default_sts {
+            Some(sts) if rejects(failure) => {
+                let response = observed(GET_CALLER_IDENTITY, sts.get_caller_identity().send()).await;
+                response.is_err_and(|error| rejects(&error::failure(&error)))
             }
             _ => false,
         }
     }
 
     async fn read(&self, known: &mut Known, access_key: String) -> Result<Identity, Failure> {
-        let answer = self.get_caller_identity().await;
-        known.identity = answer.as_ref().ok().cloned();
-        if answer.is_ok() {
+        let result = self.get_caller_identity().await;
+        known.identity = result.as_ref().ok().cloned();
+        if result.is_ok() {
             self.usage.reset_for(&access_key);
         }
         known.access_key = Some(access_key);
-        answer
+        result
     }
 
     fn has_identity(&self) -> bool {
         self.known.try_lock().is_ok_and(|known| known.failed.is_none() && known.identity.is_some())
     }
 
-    /// While the identity is being read, the last failure is not reported.
+    /// Returns the last failure to read the identity. `None` while a read is in progress.
     fn identity_failure(&self) -> Option<String> {
         let known = self.known.try_lock().ok()?;
         known.failed.as_ref().map(|(_, failure)| format!("{}: {}", self.region, failure.message))
     }
 
-    /// The access key ID of the credentials that a call made now would use.
+    /// Returns the access key ID of the current credentials. Applies a timeout because credential
+    /// providers may make network calls and have none.
     async fn access_key(&self) -> Result<String, Failure> {
         let loaded = tokio::time::timeout(OPERATION_LIMIT, self.credentials.provide_credentials()).await;
         let loaded = loaded.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(OPERATION_LIMIT)));
@@ -336,31 +327,24 @@ impl Session {
     }
 
     async fn get_caller_identity(&self) -> Result<Identity, Failure> {
-        let answer = observed(GET_CALLER_IDENTITY, self.sts.get_caller_identity().send()).await;
-        let answer = answer.map_err(|error| {
+        let response = observed(GET_CALLER_IDENTITY, self.sts.get_caller_identity().send()).await;
+        let response = response.map_err(|error| {
             let failure = error::failure(&error);
             if code(&error) == NO_ANSWER {
-                self.outages.failed(GET_CALLER_IDENTITY, &failure.message, &error);
+                self.outages.record_outage(GET_CALLER_IDENTITY, &failure.message, &error);
                 failure
             } else {
-                self.outages.answered(GET_CALLER_IDENTITY);
+                self.outages.record_response(GET_CALLER_IDENTITY);
                 failure.during(GET_CALLER_IDENTITY)
             }
         })?;
-        self.outages.answered(GET_CALLER_IDENTITY);
-        let (arn, account) = (answer.arn().unwrap_or_default(), answer.account().unwrap_or_default());
-        let identity = Identity::of_caller(arn, account, &self.region).ok_or_else(|| {
-            Failure::new(
-                FailureKind::Unavailable,
-                "sts:GetCallerIdentity answered without a usable Arn and Account".to_owned(),
-            )
-        })?;
-        tracing::info!(
-            account = identity.account,
-            region = self.region,
-            principal = principal(arn),
-            "identity known"
-        );
+        self.outages.record_response(GET_CALLER_IDENTITY);
+        let (arn, account) = (response.arn().unwrap_or_default(), response.account().unwrap_or_default());
+        let text = "sts:GetCallerIdentity answered without a usable Arn and Account";
+        let identity = Identity::of_caller(arn, account, &self.region)
+            .ok_or_else(|| Failure::new(FailureKind::Unavailable, text))?;
+        let region = &self.region;
+        tracing::info!(account, region, principal = principal(arn), "identity known");
         Ok(identity)
     }
 }

@@ -1,4 +1,4 @@
-//! Who uses the revisions of an account and region, as one scan found it, and how long that is good for. Pure: the clock is an argument.
+//! Usage of the revisions in an account and region, as found by usage scans.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,20 +17,20 @@ use crate::{
     task_definition::{Arn, Reference},
 };
 
-/// How many users of one revision are named.
+/// Maximum number of users named per revision.
 const NAMED: usize = 5;
 
-/// How many successful scans the typical duration of a scan is judged by.
-const JUDGED: usize = 5;
+/// Number of successful scans from which the median duration is computed.
+const DURATIONS: usize = 5;
 
-/// How long the last use of a revision is remembered: longer than the longest gap between two scans.
+/// How long the last use of a revision is remembered. It exceeds the longest gap between two scans.
 const LAST_USE_KEPT: SignedDuration = SignedDuration::from_hours(2);
 
-/// After how long a scan that failed is tried again, at first and at the most.
+/// First and maximum delay before a failed scan is retried.
 const SHORTEST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// One user of a revision.
+/// A service or task that uses a revision.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum User {
     Service { cluster: String, name: String },
@@ -46,12 +46,12 @@ impl fmt::Display for User {
     }
 }
 
-/// The users of one revision; at least one.
+/// The users of one revision. There is at least one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Users {
-    /// At most five, in order.
+    /// At most five users, sorted.
     pub named: Vec<User>,
-    /// How many there are beside those.
+    /// Number of users that are not named.
     pub more: usize,
 }
 
@@ -62,14 +62,15 @@ impl From<BTreeSet<User>> for Users {
     }
 }
 
-/// What is known of the use of one revision.
+/// Usage of one revision.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Use {
     InUse(Users),
-    /// Unused, as reported at `at`, by AWS's clock and rounded up; `None` while AWS's time is unknown.
+    /// The revision is unused.
     Unused {
+        /// The time of the report by AWS's clock, rounded up. `None` while AWS's time is unknown.
         at: Option<Timestamp>,
-        /// The last use that recent scans showed, such as the end of a task that has stopped.
+        /// The last use found by recent scans, such as the end of a stopped task.
         last_used: Option<Timestamp>,
     },
     /// The scan failed, or a reference is unresolved.
@@ -77,7 +78,7 @@ pub enum Use {
 }
 
 impl Use {
-    /// Whether a resource that was told the one has nothing new to learn from the other.
+    /// Returns true if both are equal, ignoring when they were reported.
     #[must_use]
     pub fn is_equivalent(&self, other: &Self) -> bool {
         match (self, other) {
@@ -90,26 +91,27 @@ impl Use {
     }
 }
 
-/// All users that a scan found, and the references that it could not resolve.
+/// The users found by a scan, and the references that it could not resolve.
 #[derive(Debug, Default)]
 pub struct Found {
     users: HashMap<String, BTreeSet<User>>,
-    /// The end of the last task of each revision that has stopped; `None` if ECS does not say when.
+    /// When the last stopped task of each revision ended. `None` if ECS does not report the time.
     stopped: HashMap<String, Option<Timestamp>>,
-    /// Why each of these may use any revision, by the name of the service, task or cluster.
+    /// Services, tasks and clusters that may use any revision, with the failure that prevented
+    /// their resolution.
     unresolved: BTreeMap<String, Failure>,
 }
 
 impl Found {
-    /// Notes a user of a task definition, which ECS names by its ARN. One that ECS does not name is an unresolved reference.
+    /// Adds a user of a task definition, given by its ARN. `None` adds an unresolved reference.
     pub fn note(&mut self, task_definition: Option<&str>, user: &User) {
         if let Some(name) = self.revision(task_definition, user) {
             self.users.entry(name).or_default().insert(user.clone());
         }
     }
 
-    /// Notes a task that has stopped: no user, but the revision was in use until then. `at` is `None` if ECS does not
-    /// say when.
+    /// Adds a stopped task. It is not a user, but its revision was in use until `at`, which is
+    /// `None` if ECS does not report the time.
     pub fn note_stopped(&mut self, task_definition: Option<&str>, at: Option<Timestamp>, user: &User) {
         if let Some(name) = self.revision(task_definition, user) {
             let last = self.stopped.entry(name).or_insert(at);
@@ -117,7 +119,8 @@ impl Found {
         }
     }
 
-    /// Returns the revision that ECS names. Notes an unresolved reference of `user` if it names none.
+    /// Parses the revision. Adds an unresolved reference of `user` and returns `None` if there is
+    /// none.
     fn revision(&mut self, task_definition: Option<&str>, user: &User) -> Option<String> {
         let name = task_definition.unwrap_or("an answer without a task definition");
         if let Ok(Reference::Revision(revision)) = short(name).parse() {
@@ -128,13 +131,13 @@ impl Found {
         None
     }
 
-    /// Notes that `user`, such as service/prod/web, may use any revision.
+    /// Adds a `user`, such as service/prod/web, that may use any revision.
     pub fn note_unresolved(&mut self, user: String, failure: Failure) {
         self.unresolved.entry(user).or_insert(failure);
     }
 
-    /// Returns the failure to report for revisions without a known user: an access denial before all others, since only that
-    /// needs manual intervention.
+    /// Returns the failure to report for revisions without a known user. Access denials take
+    /// precedence because only they require manual intervention.
     fn unresolved(&self) -> Option<Failure> {
         let is_denied = |(_, failure): &(&String, &Failure)| failure.kind == FailureKind::AccessDenied;
         let (user, failure) = self.unresolved.iter().find(is_denied).or(self.unresolved.iter().next())?;
@@ -147,36 +150,38 @@ impl Found {
     }
 }
 
-/// What follows the last slash: within one account and region that says which, whatever form ECS answers in.
+/// Strips the ARN prefix. The result is unique within an account and region, and the same for long
+/// and short ARNs.
 pub(super) fn short(arn: &str) -> &str {
     arn.rsplit('/').next().unwrap_or(arn)
 }
 
 impl Failed {
-    /// The failure of a scan that ended at `ended`; `before` is what was known until then.
-    fn after(before: Option<&Scan>, failure: Failure, ended: Instant) -> Self {
-        let earlier = before.and_then(|before| before.failed.as_ref()).map_or(0, |failed| failed.count);
+    /// Creates the failure of a scan that ended at `ended`. `previous` is the result of the scan
+    /// before it.
+    fn after(previous: Option<&Scan>, failure: Failure, ended: Instant) -> Self {
+        let earlier = previous.and_then(|scan| scan.failed.as_ref()).map_or(0, |failed| failed.count);
         Self { failure, ended, count: earlier + 1 }
     }
 }
 
-/// What is known of usage: the last successful scan or, without one, why the last scan failed.
+/// Known usage: the last successful scan or, without one, the failure of the last scan.
 #[derive(Clone, Debug)]
 pub struct Scan {
     timing: Timing,
-    /// When it ended, by AWS's clock and rounded up.
+    /// When the scan ended, by AWS's clock and rounded up.
     at: Option<Timestamp>,
     users: Result<HashMap<String, Users>, Failure>,
-    /// Why a revision without a known user may be in use.
+    /// The failure to report for revisions without a known user.
     unresolved: Option<Failure>,
-    /// The last use of revisions that recent scans showed in use.
+    /// Last use of the revisions that recent scans found in use.
     last_used: HashMap<String, Timestamp>,
-    /// How long the last few successful scans took.
+    /// Durations of the last few successful scans.
     durations: Vec<Duration>,
     failed: Option<Failed>,
 }
 
-/// The scans that have failed, or left a reference unresolved, since the last one that did neither.
+/// Scans that failed or left a reference unresolved since the last scan that did neither.
 #[derive(Clone, Debug)]
 struct Failed {
     failure: Failure,
@@ -185,38 +190,39 @@ struct Failed {
 }
 
 impl Scan {
-    /// Takes the result of a scan; `before` is what was known until then. `at` is the time at which the scan ended, by
-    /// AWS's clock and rounded up, or `None` while that is unknown.
+    /// Creates the usage after a scan. `previous` is the usage before it. `at` is the time at which
+    /// the scan ended, by AWS's clock and rounded up, or `None` while AWS's time is unknown.
     #[must_use]
     pub fn new(
         began: Instant,
         (ended, at): (Instant, Option<Timestamp>),
         found: Result<Found, Failure>,
-        before: Option<&Self>,
+        previous: Option<&Self>,
     ) -> Self {
-        let durations = before.map(|before| before.durations.clone()).unwrap_or_default();
+        let durations = previous.map(|scan| scan.durations.clone()).unwrap_or_default();
         let found = match found {
             Ok(found) => found,
-            Err(failure) => return Self::failed(began, ended, failure, before),
+            Err(failure) => return Self::failed(began, ended, failure, previous),
         };
         let mut durations: Vec<Duration> =
             durations.into_iter().chain([ended.saturating_duration_since(began)]).collect();
-        durations.drain(..durations.len().saturating_sub(JUDGED));
-        let last_used = last_used(&found, at, before);
+        durations.drain(..durations.len().saturating_sub(DURATIONS));
+        let last_used = last_used(&found, at, previous);
         let unresolved = found.unresolved();
-        let failed = unresolved.clone().map(|failure| Failed::after(before, failure, ended));
+        let failed = unresolved.clone().map(|failure| Failed::after(previous, failure, ended));
         let users = found.users.into_iter().map(|(arn, users)| (arn, users.into())).collect();
         let timing = Timing { began, ended, median: median(&durations) };
         Self { timing, at, users: Ok(users), unresolved, last_used, durations, failed }
     }
 
-    /// What was found before stays known for as long as it would have been.
-    fn failed(began: Instant, ended: Instant, failure: Failure, before: Option<&Self>) -> Self {
-        let failed = Some(Failed::after(before, failure.clone(), ended));
-        match before {
-            Some(before) if before.users.is_ok() => Self { failed, ..before.clone() },
+    /// Creates the usage after a failed scan. The result of the previous successful scan stays
+    /// valid as long as it would have been.
+    fn failed(began: Instant, ended: Instant, failure: Failure, previous: Option<&Self>) -> Self {
+        let failed = Some(Failed::after(previous, failure.clone(), ended));
+        match previous {
+            Some(scan) if scan.users.is_ok() => Self { failed, ..scan.clone() },
             _ => {
-                let durations = before.map(|before| before.durations.clone()).unwrap_or_default();
+                let durations = previous.map(|scan| scan.durations.clone()).unwrap_or_default();
                 let timing = Timing { began, ended, median: median(&durations) };
                 let (users, last_used) = (Err(failure), HashMap::new());
                 Self { timing, at: None, users, unresolved: None, last_used, durations, failed }
@@ -224,30 +230,30 @@ impl Scan {
         }
     }
 
-    /// Returns the use of a revision, or `None` if nothing is known that is recent enough for `purpose`. A scan that
-    /// failed leaves usage unknown, unless the scan before it is still recent enough.
+    /// Returns the usage of a revision, or `None` if no result is fresh enough for `purpose`. A
+    /// failed scan leaves usage unknown, unless the scan before it is still fresh enough.
     #[must_use]
     pub fn of(&self, arn: &Arn, purpose: Purpose, now: Instant) -> Option<Use> {
         if self.timing.is_fresh(purpose, now) {
-            return Some(self.shows(arn));
+            return Some(self.usage(arn));
         }
         self.failure(now).map(|failure| Use::Unknown(failure.clone()))
     }
 
-    /// Returns true if anything is known that is recent enough for `purpose`, a failure included.
+    /// Returns true if a result, including a failure, is fresh enough for `purpose`.
     #[must_use]
     pub fn is_known(&self, purpose: Purpose, now: Instant) -> bool {
         self.timing.is_fresh(purpose, now) || self.failure(now).is_some()
     }
 
-    /// Why the last scan failed, if that was a short while ago and the scan before it can be reported no longer.
+    /// Returns why the last scan failed, if that is fresh and the scan before it is stale.
     fn failure(&self, now: Instant) -> Option<&Failure> {
         let failed = self.failed.as_ref().filter(|_| !self.timing.is_fresh(Purpose::Report, now))?;
         let timing = Timing { began: failed.ended, ended: failed.ended, ..self.timing };
         timing.is_fresh(Purpose::Report, now).then_some(&failed.failure)
     }
 
-    fn shows(&self, arn: &Arn) -> Use {
+    fn usage(&self, arn: &Arn) -> Use {
         let name = arn.revision().to_string();
         let users = match &self.users {
             Ok(users) => users.get(&name),
@@ -260,18 +266,20 @@ impl Scan {
         }
     }
 
-    /// Returns when the last scan ended, by AWS's clock, if it resolved every reference.
+    /// Returns when the last scan ended, by AWS's clock. `None` unless it resolved every reference.
     #[must_use]
     pub fn scanned_at(&self) -> Option<Timestamp> {
         self.users.as_ref().ok().filter(|_| self.unresolved.is_none()).and(self.at)
     }
 
+    /// Returns when the last successful scan was made or, without one, the last failed scan.
     #[must_use]
     pub fn timing(&self) -> &Timing {
         &self.timing
     }
 
-    /// Returns when a scan that failed or left a reference unresolved is repeated; `None` after any other.
+    /// Returns when to retry a scan that failed or left a reference unresolved; `None` after any
+    /// other scan.
     #[must_use]
     pub fn retry(&self) -> Option<Instant> {
         let failed = self.failed.as_ref()?;
@@ -279,14 +287,15 @@ impl Scan {
         Some(failed.ended + doubled.min(LONGEST_RETRY))
     }
 
+    /// Returns the time since the scan began.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.timing.began)
     }
 }
 
-/// Returns the last use of each revision that is not in use: as ECS shows it, or as earlier scans did.
-fn last_used(found: &Found, at: Option<Timestamp>, before: Option<&Scan>) -> HashMap<String, Timestamp> {
+/// Returns the last use of each unused revision, as found by this scan or earlier ones.
+fn last_used(found: &Found, at: Option<Timestamp>, previous: Option<&Scan>) -> HashMap<String, Timestamp> {
     let mut last_used = HashMap::new();
     let mut note = |name: &String, time: Timestamp| {
         let is_recent = at.is_none_or(|at| at.duration_since(time) < LAST_USE_KEPT);
@@ -296,14 +305,14 @@ fn last_used(found: &Found, at: Option<Timestamp>, before: Option<&Scan>) -> Has
         }
     };
     for (name, stopped) in &found.stopped {
-        // If ECS does not say when the task stopped, it may have been just now.
+        // The task may have stopped just now if ECS does not report the time.
         if let Some(time) = stopped.map(next_second).or(at) {
             note(name, time);
         }
     }
-    if let Some(before) = before {
-        before.last_used.iter().for_each(|(name, time)| note(name, *time));
-        if let (Ok(users), Some(at)) = (&before.users, before.at) {
+    if let Some(previous) = previous {
+        previous.last_used.iter().for_each(|(name, time)| note(name, *time));
+        if let (Ok(users), Some(at)) = (&previous.users, previous.at) {
             for name in users.keys() {
                 note(name, at);
             }
@@ -312,7 +321,7 @@ fn last_used(found: &Found, at: Option<Timestamp>, before: Option<&Scan>) -> Has
     last_used
 }
 
-/// Rounds up, since Kubernetes must_wait no fractions of a second.
+/// Returns the next full second, because Kubernetes timestamps have no fractions of a second.
 pub(super) fn next_second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second() + 1).unwrap_or(time)
 }

@@ -1,4 +1,4 @@
-//! The shell of the view of use in one account and region: scans while somebody waits, and wakes whoever has something to learn.
+//! Shared usage cache: scans while resources wait, and requeues those whose usage changed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,61 +22,64 @@ use crate::{
     task_definition::Arn,
 };
 
-/// Scans of who uses revisions, by `region` and `result`: `success` or `error`.
+/// Metric of the usage scans, by `region` and `result`: `success` or `error`.
 pub const SCANS: &str = "ecs_retirement_usage_scans_total";
 
-/// How long the scans took, by `region`, in seconds.
+/// Metric of the duration of usage scans in seconds, by `region`.
 pub const SCAN_SECONDS: &str = "ecs_retirement_usage_scan_duration_seconds";
 
-/// How old what is known of use is, by `region`, in seconds; 0 while nobody waits for it.
+/// Metric of the age of the cached usage in seconds, by `region`. It is 0 while no resource waits.
 pub const AGE: &str = "ecs_retirement_usage_age_seconds";
 
-/// Whether this process may act.
+/// Predicate that is true while this process may call AWS.
 pub type IsActive = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Who uses the revisions of one account and region, as all resources see it.
+/// Usage of the revisions in one account and region, shared by all resources.
 ///
 /// # Guarantees
-/// - Nothing is scanned while nobody waits, and one scan at a time serves all who do.
-/// - What it says is recent enough for its purpose (see [`Scan::of`]), or it says nothing.
-/// - Scans are as frequent as the most urgent purpose needs, and no more.
+/// - No scan runs while no resource waits. One scan at a time serves all waiting resources.
+/// - A result is fresh enough for its purpose (see [`Scan::of`]); stale results are never returned.
+/// - Scans are exactly as frequent as the most urgent purpose needs.
 pub struct UsageCache {
     region: String,
     requeue_trigger: RequeueTrigger,
-    /// The wait queue for permits to deregister.
+    /// The rate limiter of deregistrations.
     deregistrations: Arc<RateLimiter>,
     clock: Arc<AwsClock>,
     state: Mutex<State>,
-    asked: Notify,
+    changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
     last: Option<Scan>,
     waiting: HashMap<ResourceKey, Waiting>,
-    /// Revisions that a resource waits for, and that another resource has retired.
+    /// Revisions that a resource waits for and that another resource has retired.
     invalidated: HashSet<(ResourceKey, Arn)>,
-    /// The access key that all this was learned by.
-    owner: Option<String>,
-    /// Rises whenever what a scan under way finds is of no use any more.
+    /// The access key with which the cached usage was read.
+    access_key: Option<String>,
+    /// Incremented to discard the result of a scan in progress.
     epoch: u64,
-    /// Whether AWS has rejected the credentials of a scan since the last time that this was read.
+    /// Whether AWS has rejected the credentials of a scan since the last call of
+    /// [`UsageCache::take_rejection`].
     has_rejected: bool,
 }
 
-/// What a resource waits for.
+/// The interest of a resource in usage.
 #[derive(Default)]
 struct Waiting {
-    /// What usage of each revision is needed for, and what was last reported; `None`: nothing yet.
+    /// The purpose for each revision, and the usage that was last reported. `None` if there was
+    /// none.
     revisions: HashMap<Arn, (Purpose, Option<Use>)>,
-    /// Whether it waits for a permit to deregister, or has one.
+    /// Whether the resource waits for a permit to deregister, or has one.
     wants_permit: bool,
 }
 
 impl UsageCache {
-    /// Begins, and scans for as long as somebody waits and the process may act.
+    /// Creates a cache, and spawns a task that scans while resources wait and `is_active` returns
+    /// true.
     #[must_use]
-    pub fn begin(
+    pub fn spawn(
         config: &SdkConfig,
         region: &str,
         deregistrations: Arc<RateLimiter>,
@@ -84,22 +87,23 @@ impl UsageCache {
         is_active: IsActive,
         clock: Arc<AwsClock>,
     ) -> Arc<Self> {
-        let view = Arc::new(Self {
+        let cache = Arc::new(Self {
             region: region.to_owned(),
             requeue_trigger,
             deregistrations,
             clock,
             state: Mutex::default(),
-            asked: Notify::new(),
+            changed: Notify::new(),
         });
-        tokio::spawn(scan(view.clone(), UsageScanner::new(config), is_active));
-        view
+        tokio::spawn(scan(cache.clone(), UsageScanner::new(config), is_active));
+        cache
     }
 
-    /// Returns the usage of a revision, or `None` if nothing is known that is recent enough for `purpose`. The resource
-    /// is woken by the next scan that shows anything else.
+    /// Returns the usage of a revision, or `None` if no result is fresh enough for `purpose`.
+    /// Subscribes the resource: it is requeued after the next scan with another result.
     ///
-    /// An unused revision is so as of now, and not of a scan before the resource took an interest in it.
+    /// An unused revision is reported as of now, and not as of a scan before the resource
+    /// subscribed.
     #[must_use]
     pub fn of(&self, key: &ResourceKey, arn: &Arn, purpose: Purpose) -> Option<Use> {
         let mut state = self.lock();
@@ -111,23 +115,24 @@ impl UsageCache {
         let waiting = state.waiting.entry(key.clone()).or_default();
         waiting.wants_permit |= purpose == Purpose::Deregister;
         waiting.revisions.insert(arn.clone(), (purpose, known.clone()));
-        self.asked.notify_one();
+        self.changed.notify_one();
         known
     }
 
-    /// Notes that a resource waits for a permit to deregister: once that is near, scans are frequent.
+    /// Records that a resource waits for a permit to deregister. Scans become frequent once that is
+    /// near.
     pub fn expect_permit(&self, key: &ResourceKey) {
         self.lock().waiting.entry(key.clone()).or_default().wants_permit = true;
-        self.asked.notify_one();
+        self.changed.notify_one();
     }
 
-    /// Returns when the last successful scan ended, by AWS's clock.
+    /// Returns when the last scan ended, by AWS's clock. `None` unless it resolved every reference.
     #[must_use]
     pub fn scanned_at(&self) -> Option<Timestamp> {
         self.lock().last.as_ref().and_then(Scan::scanned_at)
     }
 
-    /// Whether nothing is known yet, and somebody waits already: the scan for them will tell.
+    /// Returns true if there is no fresh result yet and a scan is pending.
     #[must_use]
     pub fn is_first_scan_pending(&self) -> bool {
         let state = self.lock();
@@ -136,29 +141,31 @@ impl UsageCache {
         !is_fresh && !state.waiting.is_empty()
     }
 
-    /// Notes that a resource waits for nothing here any more.
+    /// Unsubscribes a resource.
     pub fn leave(&self, key: &ResourceKey) {
         self.lock().waiting.remove(key);
     }
 
-    /// Notes that a resource is gone, or settled.
+    /// Removes a resource that is deleted or final.
     pub fn forget(&self, key: &ResourceKey) {
         let mut state = self.lock();
         state.waiting.remove(key);
-        state.invalidated.retain(|(doubting, _)| doubting != key);
+        state.invalidated.retain(|(other, _)| other != key);
     }
 
-    /// Notes by which access key calls are made now. Another one may be of another account, and so all is to be learned again.
+    /// Discards the cached usage if the access key has changed, because the new one may belong to
+    /// another account.
     pub fn reset_for(&self, access_key: &str) {
         let mut state = self.lock();
-        if state.owner.as_deref() != Some(access_key) {
-            state.owner = Some(access_key.to_owned());
+        if state.access_key.as_deref() != Some(access_key) {
+            state.access_key = Some(access_key.to_owned());
             state.last = None;
             state.epoch += 1;
         }
     }
 
-    /// Notes that a resource has retired a revision, and wakes the others that wait for the end of its use.
+    /// Marks a revision that resource `by` has retired as invalidated for all other waiting
+    /// resources, and requeues them.
     pub fn invalidate(&self, by: &ResourceKey, arn: &Arn) {
         let mut state = self.lock();
         let waiting = state.waiting.iter().filter(|(key, it)| *key != by && it.revisions.contains_key(arn));
@@ -169,19 +176,20 @@ impl UsageCache {
         }
     }
 
-    /// Whether another resource has retired a revision since the last time this was asked.
+    /// Returns true if another resource has retired the revision, and clears that mark.
     #[must_use]
     pub fn take_invalidated(&self, key: &ResourceKey, arn: &Arn) -> bool {
         self.lock().invalidated.remove(&(key.clone(), arn.clone()))
     }
 
-    /// Returns true if AWS has rejected the credentials of a scan since the last time that this was called.
+    /// Returns true if AWS has rejected the credentials of a scan since the last call of this
+    /// function.
     #[must_use]
     pub(crate) fn take_rejection(&self) -> bool {
         std::mem::take(&mut self.lock().has_rejected)
     }
 
-    /// Tells the metrics how old what is known is.
+    /// Updates the metric of the age of the cached usage.
     pub fn measure(&self) {
         let state = self.lock();
         let age = match &state.last {
@@ -191,7 +199,7 @@ impl UsageCache {
         metrics::gauge!(AGE, "region" => self.region.clone()).set(age.as_secs_f64());
     }
 
-    /// AWS's time at `at`, rounded up.
+    /// Returns AWS's time at `at`, rounded up. `None` while it is unknown.
     fn time(&self, at: Instant) -> Option<Timestamp> {
         self.clock.at(at).map(|bounds| next_second(bounds.latest))
     }
@@ -213,7 +221,7 @@ impl UsageCache {
         let timing = last.timing();
         let revisions = state.waiting.values().flat_map(|waiting| waiting.revisions.values());
         let due = revisions.map(|(purpose, _)| match purpose {
-            // Frequent scans are for those who are about to have a permit.
+            // Scans become more frequent only once a permit is near; see `next_for_permit` below.
             Purpose::Deregister => timing.next(Purpose::Report),
             purpose => timing.next(*purpose),
         });
@@ -222,58 +230,59 @@ impl UsageCache {
         due.chain(permit.map(|wait| timing.next_for_permit(wait, now))).min()
     }
 
-    /// Takes what a scan has found, and gives those who have something to learn from it.
-    fn learn(&self, scan: Scan, epoch: u64) -> Vec<ResourceKey> {
+    /// Stores a scan, and returns the resources whose usage changed. Discards the scan if `epoch`
+    /// is outdated.
+    fn store(&self, scan: Scan, epoch: u64) -> Vec<ResourceKey> {
         let mut state = self.lock();
         if state.epoch != epoch {
             return Vec::new();
         }
         let now = Instant::now();
-        let has_news = |(arn, (purpose, reported)): (&Arn, &(Purpose, Option<Use>))| match reported {
+        let has_changed = |(arn, (purpose, reported)): (&Arn, &(Purpose, Option<Use>))| match reported {
             None => true,
-            Some(reported) => scan.of(arn, *purpose, now).is_some_and(|shown| !shown.is_equivalent(reported)),
+            Some(reported) => scan.of(arn, *purpose, now).is_some_and(|usage| !usage.is_equivalent(reported)),
         };
-        let has_any = |waiting: &Waiting| waiting.revisions.iter().any(has_news);
-        let woken = state.waiting.iter().filter(|(_, waiting)| has_any(waiting));
+        let is_affected = |waiting: &Waiting| waiting.revisions.iter().any(has_changed);
+        let woken = state.waiting.iter().filter(|(_, waiting)| is_affected(waiting));
         let woken = woken.map(|(key, _)| key.clone()).collect();
         state.last = Some(scan);
         woken
     }
 
-    fn measured(&self, took: Duration, is_error: bool) {
+    fn record_scan(&self, duration: Duration, is_error: bool) {
         let region = self.region.clone();
         let result = if is_error { "error" } else { "success" };
         metrics::counter!(SCANS, "region" => region.clone(), "result" => result).increment(1);
-        metrics::histogram!(SCAN_SECONDS, "region" => region).record(took);
+        metrics::histogram!(SCAN_SECONDS, "region" => region).record(duration);
     }
 }
 
-async fn scan(view: Arc<UsageCache>, mut scanner: UsageScanner, is_active: IsActive) {
+async fn scan(cache: Arc<UsageCache>, mut scanner: UsageScanner, is_active: IsActive) {
     loop {
         if !is_active() {
-            view.lock().waiting.clear();
+            cache.lock().waiting.clear();
         }
-        match view.next(Instant::now()) {
-            None => view.asked.notified().await,
+        match cache.next(Instant::now()) {
+            None => cache.changed.notified().await,
             Some(next) if next > Instant::now() => {
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
-                    () = view.asked.notified() => {}
+                    () = cache.changed.notified() => {}
                 }
             }
             Some(_) => {
-                let epoch = view.lock().epoch;
+                let epoch = cache.lock().epoch;
                 let began = Instant::now();
                 let found = scanner.scan().await;
                 let ended = Instant::now();
                 if let Err(failure) = &found {
-                    view.lock().has_rejected |= failure.code.as_deref().is_some_and(rejects_credentials);
+                    cache.lock().has_rejected |= failure.code.as_deref().is_some_and(rejects_credentials);
                 }
-                view.measured(ended.saturating_duration_since(began), found.is_err());
-                let at = view.time(ended);
-                let scan = Scan::new(began, (ended, at), found, view.lock().last.as_ref());
-                for key in view.learn(scan, epoch) {
-                    (view.requeue_trigger.0)(&key);
+                cache.record_scan(ended.saturating_duration_since(began), found.is_err());
+                let at = cache.time(ended);
+                let scan = Scan::new(began, (ended, at), found, cache.lock().last.as_ref());
+                for key in cache.store(scan, epoch) {
+                    (cache.requeue_trigger.0)(&key);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The calls that find who uses which revisions in an account and region: one after another, at half of ECS's own rates.
+//! Usage scans: find the revisions in use in an account and region, at half of ECS's own rates.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::aws::{
         calls::{CallError, Described},
         reader::{EcsReader, SERVICE_DEPLOYMENTS, SERVICE_REVISIONS, SERVICES, TASKS},
         references::{
-            Listed, References, has_hidden_references, is_deploying, is_under_way, names_predecessor,
+            Listed, References, has_hidden_references, is_deploying, is_in_progress, names_predecessor,
         },
     },
 };
@@ -22,10 +22,10 @@ mod calls;
 mod reader;
 mod references;
 
-/// Makes scans, one at a time.
+/// Usage scanner of one account and region. Runs one scan at a time.
 pub(super) struct UsageScanner {
     ecs: EcsReader,
-    /// The clusters that did not exist when they were last scanned, although ECS lists them.
+    /// Listed clusters that did not exist in the last scan.
     gone: HashSet<String>,
 }
 
@@ -34,13 +34,15 @@ impl UsageScanner {
         Self { ecs: EcsReader::new(config), gone: HashSet::new() }
     }
 
-    /// Returns all users of all revisions: the services of every cluster with their deployments, task sets and rollbacks, and the tasks
-    /// that have not stopped; and the references that could not be resolved.
+    /// Returns all users of all revisions, and the references that could not be resolved. Users are
+    /// the services of every cluster, with their deployments, task sets and rollbacks, and the
+    /// tasks that have not stopped.
     ///
-    /// A cluster that is listed and does not exist has no users once two scans in a row have found it so.
+    /// A listed cluster that does not exist in two consecutive scans has no users.
     ///
     /// # Errors
-    /// Returns a failure if a call fails, other than for one service's or one cluster's sake: then nothing is known.
+    /// Returns the failure of a call, unless it concerns only one service or one cluster. A partial
+    /// scan is never used.
     pub(super) async fn scan(&mut self) -> Result<Found, Failure> {
         let mut found = Found::default();
         let clusters = self.ecs.list_clusters().await.map_err(CallError::into_failure)?;
@@ -63,21 +65,22 @@ impl UsageScanner {
     async fn scan_cluster(&mut self, cluster: &str, found: &mut Found) -> Result<(), CallError> {
         for arns in self.ecs.list_services(cluster).await?.chunks(SERVICES) {
             for (arn, service) in self.ecs.describe_services(cluster, arns).await? {
-                Box::pin(self.note_service(cluster, &arn, service, found)).await?;
+                Box::pin(self.add_service(cluster, &arn, service, found)).await?;
             }
         }
         for status in [DesiredStatus::Running, DesiredStatus::Stopped] {
             for arns in self.ecs.list_tasks(cluster, &status).await?.chunks(TASKS) {
                 for (arn, task) in self.ecs.describe_tasks(cluster, arns).await? {
-                    note_task(cluster, &arn, task, found);
+                    add_task(cluster, &arn, task, found);
                 }
             }
         }
         Ok(())
     }
 
-    /// Notes what a service uses. A service that was changed or deleted between two calls is described a second time.
-    async fn note_service(
+    /// Adds the revisions that a service uses. Describes the service again if it was changed or
+    /// deleted between two calls.
+    async fn add_service(
         &mut self,
         cluster: &str,
         arn: &str,
@@ -108,7 +111,7 @@ impl UsageScanner {
     ) -> Result<References, CallError> {
         let mut references = References::default();
         match service {
-            // A deleted service is shown for a while.
+            // ECS returns deleted services for some time.
             Described::Found(service) if service.status() == Some("INACTIVE") => {}
             Described::Missing(_) => {}
             Described::Unclear(failure) => references.fail(failure),
@@ -123,7 +126,7 @@ impl UsageScanner {
         Ok(references)
     }
 
-    /// Adds what the service deployments under way deploy, replace, and are rolled back to.
+    /// Adds the service revisions that deployments in progress deploy, replace, and roll back to.
     async fn add_deployments(
         &mut self,
         cluster: &str,
@@ -132,31 +135,31 @@ impl UsageScanner {
     ) -> Result<(), CallError> {
         let arn = service.service_arn().unwrap_or_default();
         let listed = self.ecs.list_service_deployments(cluster, arn).await;
-        let Some(listed) = unless_refused(listed, references)? else { return Ok(()) };
+        let Some(listed) = unless_rejected(listed, references)? else { return Ok(()) };
         let listed = Listed::new(service, &listed);
-        for deployment in &listed.under_way {
+        for deployment in &listed.in_progress {
             references.add_listed(deployment);
         }
-        let mut is_deploying = !listed.under_way.is_empty() || is_deploying(service);
+        let mut is_deploying = !listed.in_progress.is_empty() || is_deploying(service);
         // A deployment without an ARN cannot be described.
-        let mut is_clear = !listed.arns.is_empty()
-            && listed.under_way.iter().all(|it| it.service_deployment_arn().is_some());
+        let mut is_resolved = !listed.arns.is_empty()
+            && listed.in_progress.iter().all(|it| it.service_deployment_arn().is_some());
         for arns in listed.arns.chunks(SERVICE_DEPLOYMENTS) {
             let described = match self.ecs.describe_service_deployments(arns).await {
-                // The list names what a deployment replaces unless that was deployed more than 90 days ago.
+                // The list includes the predecessor unless it was deployed more than 90 days ago.
                 Err(CallError::Failed(failure)) if failure.kind == FailureKind::AccessDenied => {
                     if listed.last_success.is_none() {
                         references.fail(failure);
                     }
                     continue;
                 }
-                other => unless_refused(other, references)?.unwrap_or_default(),
+                other => unless_rejected(other, references)?.unwrap_or_default(),
             };
             for (_, deployment) in described {
                 match deployment {
-                    Described::Found(deployment) if is_under_way(deployment.status()) => {
+                    Described::Found(deployment) if is_in_progress(deployment.status()) => {
                         is_deploying = true;
-                        is_clear &= names_predecessor(service, &deployment);
+                        is_resolved &= names_predecessor(service, &deployment);
                         references.add_described(&deployment);
                     }
                     Described::Found(_) => {}
@@ -166,7 +169,7 @@ impl UsageScanner {
         }
         match listed.last_success.filter(|_| is_deploying) {
             Some(deployment) => references.add_listed(deployment),
-            None if is_deploying && !is_clear => {
+            None if is_deploying && !is_resolved => {
                 references.unclear("DescribeServiceDeployments", "what a deployment replaces is not known");
             }
             None => {}
@@ -177,8 +180,8 @@ impl UsageScanner {
     async fn add_service_revisions(&mut self, references: &mut References) -> Result<(), CallError> {
         let arns: Vec<String> = references.service_revisions.iter().cloned().collect();
         for arns in arns.chunks(SERVICE_REVISIONS) {
-            let answer = self.ecs.describe_service_revisions(arns).await;
-            for (arn, revision) in unless_refused(answer, references)?.unwrap_or_default() {
+            let described = self.ecs.describe_service_revisions(arns).await;
+            for (arn, revision) in unless_rejected(described, references)?.unwrap_or_default() {
                 match revision {
                     Described::Found(ServiceRevision { task_definition: Some(it), .. }) => {
                         references.task_definitions.insert(it);
@@ -195,14 +198,14 @@ impl UsageScanner {
     }
 }
 
-/// Returns the answer about one service. Returns `None` if ECS refused: then the service's references are unresolved, and the scan
-/// continues.
-fn unless_refused<T>(
-    answer: Result<T, CallError>,
+/// Returns the response to a call about one service. If ECS rejected the call, marks the references
+/// of the service as unresolved and returns `None`, so that the scan continues.
+fn unless_rejected<T>(
+    result: Result<T, CallError>,
     references: &mut References,
 ) -> Result<Option<T>, CallError> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
+    match result {
+        Ok(response) => Ok(Some(response)),
         Err(CallError::ServiceGone(failure)) => {
             references.fail(failure);
             Ok(None)
@@ -217,8 +220,9 @@ fn unless_refused<T>(
     }
 }
 
-/// A task of a service stands for the service. One that has stopped is shown for an hour.
-fn note_task(cluster: &str, arn: &str, task: Described<Task>, found: &mut Found) {
+/// Adds a task to `found`. A task of a service counts as a use by the service. ECS returns stopped
+/// tasks for an hour.
+fn add_task(cluster: &str, arn: &str, task: Described<Task>, found: &mut Found) {
     let (cluster, id) = (short(cluster).to_owned(), short(arn).to_owned());
     let task = match task {
         Described::Found(task) => task,

@@ -1,4 +1,4 @@
-//! Tests of what each error of AWS means.
+//! Tests of the classification of AWS errors.
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ecs::{
@@ -9,12 +9,12 @@ use super::*;
 
 fn error(code: &str, status: u16) -> SdkError<Describe, HttpResponse> {
     let metadata = ErrorMetadata::builder().code(code).message("No.").build();
-    let status = status.try_into().expect("a status");
+    let status = status.try_into().expect("valid status");
     SdkError::service_error(Describe::generic(metadata), HttpResponse::new(status, "".into()))
 }
 
 #[test]
-fn error_codes_have_one_meaning_with_and_without_suffix() {
+fn error_codes_have_the_same_kind_with_and_without_suffix() {
     let denied = [
         "AccessDenied",
         "ExpiredToken",
@@ -36,13 +36,13 @@ fn error_codes_have_one_meaning_with_and_without_suffix() {
         }
     }
     for (index, (code, _)) in CODES.iter().enumerate() {
-        assert!(CODES[..index].iter().all(|(other, _)| other != code), "{code} is there twice");
+        assert!(CODES[..index].iter().all(|(other, _)| other != code), "{code} is listed twice");
         assert_eq!(*code, without_suffix(code));
     }
 }
 
 #[test]
-fn the_http_status_decides_where_the_error_code_does_not() {
+fn http_status_decides_if_the_error_code_does_not() {
     let table = [
         ("ThrottlingException", "Rate exceeded", 400, Throttled),
         ("", "", 429, Throttled),
@@ -64,12 +64,12 @@ fn the_http_status_decides_where_the_error_code_does_not() {
         ("", "", 404, Refused),
     ];
     for (code, text, status, kind) in table {
-        assert_eq!(answered(Some(code), Some(text), status).kind, kind, "{code} {text} {status}");
+        assert_eq!(classify(Some(code), Some(text), status).kind, kind, "{code} {text} {status}");
     }
 }
 
 #[test]
-fn metrics_label_only_known_error_codes() {
+fn metric_labels_contain_only_known_error_codes() {
     for known in ["ThrottlingException", "ExpiredToken", "ServerException", "ClientException"] {
         assert_eq!(code(&error(known, 400)), known);
     }
@@ -78,11 +78,11 @@ fn metrics_label_only_known_error_codes() {
 }
 
 #[test]
-fn the_access_denied_alert_names_every_code_that_means_access_denied() {
+fn access_denied_alert_names_every_access_denied_code() {
     let alerts = include_str!("../../../charts/ecs-retirement-controller/files/alerts.yaml");
-    let (_, alert) = alerts.split_once("- alert: EcsRetirementAccessDenied").expect("the alert");
-    let (_, list) = alert.split_once("code=~\"(").expect("an alternative of codes");
-    let (list, _) = list.split_once(")(Exception)?\"").expect("its end");
+    let (_, alert) = alerts.split_once("- alert: EcsRetirementAccessDenied").expect("alert is defined");
+    let (_, list) = alert.split_once("code=~\"(").expect("alert lists codes");
+    let (list, _) = list.split_once(")(Exception)?\"").expect("list of codes ends");
     let named: Vec<&str> = list.split('|').collect();
     for (code, kind) in CODES {
         assert_eq!(named.contains(&code), kind == AccessDenied, "{code} in the alert");
@@ -91,7 +91,7 @@ fn the_access_denied_alert_names_every_code_that_means_access_denied() {
 }
 
 #[test]
-fn credentials_are_rejected_by_the_codes_that_say_so() {
+fn rejected_credentials_are_recognized_by_error_code() {
     let codes =
         ["ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"];
     assert!(codes.into_iter().all(rejects_credentials));
@@ -99,27 +99,27 @@ fn credentials_are_rejected_by_the_codes_that_say_so() {
 }
 
 #[test]
-fn a_call_without_an_answer_says_whether_aws_or_the_credentials_are_missing() {
+fn call_without_a_response_reports_an_outage_or_missing_credentials() {
     let failed = |cause: Box<dyn StdError + Send + Sync>| {
         failure(&SdkError::<Describe, HttpResponse>::construction_failure(cause))
     };
-    let silent = failed("reset".into());
-    assert_eq!((silent.kind, silent.code), (Unavailable, None));
-    assert!(silent.message.starts_with("AWS could not be reached: "), "{}", silent.message);
+    let outage = failed("reset".into());
+    assert_eq!((outage.kind, outage.code), (Unavailable, None));
+    assert!(outage.message.starts_with("AWS could not be reached: "), "{}", outage.message);
     let missing = failed(CredentialsError::not_loaded("none").into());
     assert_eq!(missing.kind, AccessDenied);
     assert!(missing.message.starts_with("the controller has no AWS credentials: give its"));
 }
 
 #[test]
-fn refusals_keep_the_code_and_the_text_of_aws() {
-    let failure = answered(Some("ClientException"), Some("No."), 400);
+fn rejections_keep_the_error_code_and_message_of_aws() {
+    let failure = classify(Some("ClientException"), Some("No."), 400);
     assert_eq!(failure.message, "ClientException: No.");
     assert_eq!(failure.code.as_deref(), Some("ClientException"));
-    assert_eq!(answered(None, None, 404).message, "HTTP status 404");
-    assert_eq!(answered(None, None, 404).code, None);
-    assert_eq!(answered(Some("ClientException"), None, 400).message, "ClientException");
+    assert_eq!(classify(None, None, 404).message, "HTTP status 404");
+    assert_eq!(classify(None, None, 404).code, None);
+    assert_eq!(classify(Some("ClientException"), None, 400).message, "ClientException");
     let long = "ü".repeat(TEXT_LENGTH + 1);
-    let kept = answered(Some("ClientException"), Some(&long), 400).message;
+    let kept = classify(Some("ClientException"), Some(&long), 400).message;
     assert_eq!(kept, format!("ClientException: {}", "ü".repeat(TEXT_LENGTH)));
 }

@@ -1,29 +1,29 @@
-//! RateLimiter as they are called, by a clock that jumps to whatever is next.
+//! Tests of the rate limiter, in paused Tokio time.
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::time::sleep;
 
 use super::*;
 
-/// Who was called, and in which tenth of a second.
+/// The names of the resources that were woken, and the tenth of a second.
 type Log = Arc<Mutex<Vec<(String, u128)>>>;
 
 fn key(name: &str) -> ResourceKey {
     ResourceKey { namespace: "platform".to_owned(), name: name.to_owned() }
 }
 
-fn turns(per_second: f64) -> (Arc<RateLimiter>, Log) {
+fn limiter(per_second: f64) -> (Arc<RateLimiter>, Log) {
     let (log, began) = (Log::default(), Instant::now());
-    let noted = log.clone();
+    let woken = log.clone();
     let requeue_trigger = RequeueTrigger(Arc::new(move |key: &ResourceKey| {
         let tenth = began.elapsed().as_millis() / 100;
-        noted.lock().expect("a list").push((key.name.clone(), tenth));
+        woken.lock().expect("lock is not poisoned").push((key.name.clone(), tenth));
     }));
-    (RateLimiter::begin("modify", "us-west-2", Pacing { per_second, burst: 10 }, requeue_trigger), log)
+    (RateLimiter::spawn("modify", "us-west-2", Pacing { per_second, burst: 10 }, requeue_trigger), log)
 }
 
-fn called(log: &Log) -> Vec<(String, u128)> {
-    log.lock().expect("a list").drain(..).collect()
+fn woken(log: &Log) -> Vec<(String, u128)> {
+    log.lock().expect("lock is not poisoned").drain(..).collect()
 }
 
 async fn tenths(tenths: u64) {
@@ -31,95 +31,95 @@ async fn tenths(tenths: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_are_called_one_a_second_in_their_order() {
-    let (turns, log) = turns(1.0);
+async fn waiting_resources_are_woken_at_the_rate_in_fifo_order() {
+    let (limiter, log) = limiter(1.0);
     for name in ["a", "b"] {
-        assert!(turns.take(&key(name)).is_none());
+        assert!(limiter.take(&key(name)).is_none());
     }
-    assert_eq!(turns.place(&key("b")).map(|place| (place.ahead, place.waiting)), Some((1, 2)));
+    assert_eq!(limiter.place(&key("b")).map(|position| (position.ahead, position.waiting)), Some((1, 2)));
     tenths(5).await;
-    assert_eq!(called(&log), []);
+    assert_eq!(woken(&log), []);
     tenths(10).await;
-    assert_eq!(called(&log), [("a".to_owned(), 10)]);
-    assert!(turns.has_permit(&key("a")) && !turns.has_permit(&key("b")));
-    assert_eq!(turns.place(&key("a")), None);
-    turns.take(&key("a")).expect("it is its turn").spend();
-    assert!(turns.take(&key("a")).is_none(), "spent");
+    assert_eq!(woken(&log), [("a".to_owned(), 10)]);
+    assert!(limiter.has_permit(&key("a")) && !limiter.has_permit(&key("b")));
+    assert_eq!(limiter.place(&key("a")), None);
+    limiter.take(&key("a")).expect("permit is granted").spend();
+    assert!(limiter.take(&key("a")).is_none(), "spent");
     tenths(20).await;
-    assert_eq!(called(&log), [("b".to_owned(), 20), ("a".to_owned(), 30)]);
+    assert_eq!(woken(&log), [("b".to_owned(), 20), ("a".to_owned(), 30)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_used_is_given_on_at_once() {
-    let (turns, log) = turns(1.0);
+async fn unused_permits_and_queue_positions_are_passed_on_at_once() {
+    let (limiter, log) = limiter(1.0);
     tenths(10).await;
-    let unused = turns.take(&key("a")).expect("nobody else waits");
-    assert!(turns.take(&key("b")).is_none());
+    let unused = limiter.take(&key("a")).expect("no other resource waits");
+    assert!(limiter.take(&key("b")).is_none());
     tenths(5).await;
     drop(unused);
     tenths(1).await;
-    assert_eq!(called(&log), [("b".to_owned(), 15)], "a turn");
+    assert_eq!(woken(&log), [("b".to_owned(), 15)], "returned permit");
 
-    assert!(turns.take(&key("c")).is_none());
-    assert!(turns.take(&key("d")).is_none());
-    turns.leave(&key("c"));
+    assert!(limiter.take(&key("c")).is_none());
+    assert!(limiter.take(&key("d")).is_none());
+    limiter.leave(&key("c"));
     tenths(5).await;
-    assert_eq!(called(&log), [("d".to_owned(), 20)], "a place");
-    assert!(turns.take(&key("e")).is_none());
-    turns.leave(&key("d"));
+    assert_eq!(woken(&log), [("d".to_owned(), 20)], "abandoned queue position");
+    assert!(limiter.take(&key("e")).is_none());
+    limiter.leave(&key("d"));
     tenths(1).await;
-    assert_eq!(called(&log), [("e".to_owned(), 21)], "a turn that one was called for");
+    assert_eq!(woken(&log), [("e".to_owned(), 21)], "abandoned permit");
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_was_called_and_does_not_come_is_passed_over_after_a_while() {
-    let (turns, log) = turns(0.05);
-    assert!(turns.take(&key("a")).is_none());
+async fn permit_that_is_not_used_expires() {
+    let (limiter, log) = limiter(0.05);
+    assert!(limiter.take(&key("a")).is_none());
     tenths(201).await;
-    assert!(turns.take(&key("b")).is_none());
+    assert!(limiter.take(&key("b")).is_none());
     tenths(100).await;
-    assert!(!turns.has_permit(&key("a")));
-    assert_eq!(called(&log), [("a".to_owned(), 200), ("b".to_owned(), 300)], "not at 400");
+    assert!(!limiter.has_permit(&key("a")));
+    assert_eq!(woken(&log), [("a".to_owned(), 200), ("b".to_owned(), 300)], "not at 400");
 }
 
 #[tokio::test(start_paused = true)]
-async fn turns_taken_ahead_are_made_up_for() {
-    let (turns, log) = turns(1.0);
-    turns.acquire_unqueued();
-    turns.acquire_unqueued();
-    assert!(turns.take(&key("a")).is_none());
+async fn unqueued_permits_delay_the_queue() {
+    let (limiter, log) = limiter(1.0);
+    limiter.acquire_unqueued();
+    limiter.acquire_unqueued();
+    assert!(limiter.take(&key("a")).is_none());
     tenths(40).await;
-    assert_eq!(called(&log), [("a".to_owned(), 30)]);
+    assert_eq!(woken(&log), [("a".to_owned(), 30)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_throttle_all_step_back() {
-    let (turns, _) = turns(1.0);
+async fn throttling_halves_the_rate() {
+    let (limiter, _) = limiter(1.0);
     tenths(100).await;
-    turns.throttled();
-    assert!(turns.take(&key("a")).is_none());
-    let place = turns.place(&key("a")).expect("it waits");
-    assert!((place.per_second - 0.5).abs() < 0.01, "{place:?}");
+    limiter.throttled();
+    assert!(limiter.take(&key("a")).is_none());
+    let position = limiter.place(&key("a")).expect("resource is queued");
+    assert!((position.per_second - 0.5).abs() < 0.01, "{position:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_metrics_know_the_turns_and_who_waits() {
+async fn metrics_report_tokens_rate_and_waiting_resources() {
     let recorder = PrometheusBuilder::new().build_recorder();
-    let (turns, _) = turns(1.0);
-    let seen = || {
-        metrics::with_local_recorder(&recorder, || turns.measure());
+    let (limiter, _) = limiter(1.0);
+    let gauges = || {
+        metrics::with_local_recorder(&recorder, || limiter.measure());
         let text = recorder.handle().render();
         let value = |name: &str| {
-            let of = format!("{name}{{bucket=\"modify\",region=\"us-west-2\"}} ");
-            text.lines().find_map(|line| line.strip_prefix(&of)).expect("a value").to_owned()
+            let series = format!("{name}{{bucket=\"modify\",region=\"us-west-2\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).expect("metric is set").to_owned()
         };
         [value(TOKENS), value(RATE), value(WAITING)]
     };
     tenths(20).await;
-    assert_eq!(seen(), ["2", "1", "0"]);
+    assert_eq!(gauges(), ["2", "1", "0"]);
     for _ in 0..2 {
-        turns.acquire_unqueued();
+        limiter.acquire_unqueued();
     }
-    assert!(turns.take(&key("a")).is_none());
-    assert_eq!(seen(), ["0", "1", "1"]);
+    assert!(limiter.take(&key("a")).is_none());
+    assert_eq!(gauges(), ["0", "1", "1"]);
 }

@@ -1,4 +1,4 @@
-//! The time by AWS's clock: bounds that hold, and responses that do not count.
+//! Tests of AWS's time: its bounds, and the responses that are ignored.
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use proptest::{collection::vec, prelude::*};
@@ -6,23 +6,24 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 
 fn second(second: i64) -> Timestamp {
-    Timestamp::from_second(second).expect("a time")
+    Timestamp::from_second(second).expect("valid time")
 }
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A round trip: when it starts, how long the request takes, and how long the response takes, in milliseconds.
+/// Generates a round trip: its start, the duration of the request and that of the response, in
+/// milliseconds.
 fn any_round_trip() -> impl Strategy<Value = (u64, u64, u64)> {
     (0u64..3_600_000, 0u64..4_000, 0u64..4_000)
 }
 
-/// The estimate after these round trips, by a clock of AWS that reads 0 at `start` plus `offset`.
+/// Returns the estimate after these round trips. AWS's clock reads `offset` at `start`.
 fn after(start: Instant, round_trips: &[(u64, u64, u64)], offset: i64) -> Estimate {
     let mut estimate = Estimate::default();
     for (sent, out, back) in round_trips {
-        let written = i64::try_from((sent + out) / 1000).expect("a second") + offset;
+        let written = i64::try_from((sent + out) / 1000).expect("valid second") + offset;
         let (sent, received) = (start + millis(*sent), start + millis(sent + out + back));
         estimate.observe(second(written), sent, received);
     }
@@ -42,11 +43,11 @@ proptest! {
         let stamped = after(start, &first, 1_000_000).at(begin).expect("known").latest;
         let checked = after(start, &second, 1_000_000).at(end).expect("known").earliest;
         let measured = checked.duration_since(stamped);
-        prop_assert!(measured <= SignedDuration::from_millis(i64::try_from(elapsed).expect("a time")));
+        prop_assert!(measured <= SignedDuration::from_millis(i64::try_from(elapsed).expect("valid time")));
     }
 
     #[test]
-    fn wrong_dates_beside_a_right_one_never_overstate_elapsed_time(
+    fn wrong_dates_never_overstate_elapsed_time_if_one_date_is_right(
         right in any_round_trip(),
         wrong in vec((any_round_trip(), -1_000_000i64..1_000_000), 1..RESPONSES),
         at in 0u64..10_000_000,
@@ -63,7 +64,7 @@ proptest! {
 }
 
 #[test]
-fn time_is_unknown_until_two_responses_agree_on_it() {
+fn time_is_unknown_until_there_are_two_responses() {
     let now = Instant::now();
     let mut estimate = Estimate::default();
     assert_eq!(estimate.at(now), None);
@@ -76,7 +77,7 @@ fn time_is_unknown_until_two_responses_agree_on_it() {
 }
 
 #[test]
-fn slow_responses_do_not_count() {
+fn slow_responses_are_ignored() {
     let now = Instant::now();
     let mut estimate = Estimate::default();
     for _ in 0..QUORUM {
@@ -86,7 +87,7 @@ fn slow_responses_do_not_count() {
 }
 
 #[test]
-fn a_wrong_date_is_forgotten_after_a_few_more_responses() {
+fn wrong_date_is_dropped_after_enough_responses() {
     let now = Instant::now();
     let mut estimate = Estimate::default();
     estimate.observe(second(5), now, now);
@@ -99,7 +100,7 @@ fn a_wrong_date_is_forgotten_after_a_few_more_responses() {
 }
 
 fn response(status: u16, headers: &[(&'static str, &'static str)]) -> HttpResponse {
-    let mut response = HttpResponse::new(status.try_into().expect("a status"), "".into());
+    let mut response = HttpResponse::new(status.try_into().expect("valid status"), "".into());
     for (name, value) in headers {
         response.headers_mut().insert(*name, *value);
     }
@@ -107,38 +108,40 @@ fn response(status: u16, headers: &[(&'static str, &'static str)]) -> HttpRespon
 }
 
 #[test]
-fn only_the_date_of_a_successful_response_with_a_request_id_counts() {
-    let of_aws = ("x-amzn-requestid", "f00");
+fn date_is_none_unless_the_response_succeeded_and_has_a_request_id() {
+    let request_id = ("x-amzn-requestid", "f00");
     let at = |text| ("date", text);
     let valid = at("Thu, 01 Jan 1970 00:01:40 GMT");
-    assert_eq!(date(&response(200, &[of_aws, valid])), Some(second(100)));
+    assert_eq!(date(&response(200, &[request_id, valid])), Some(second(100)));
     assert_eq!(date(&response(200, &[("x-amz-request-id", "f00"), valid])), Some(second(100)));
-    assert_eq!(date(&response(200, &[valid])), None, "a proxy may have answered");
-    assert_eq!(date(&response(400, &[of_aws, valid])), None);
-    assert_eq!(date(&response(200, &[of_aws])), None);
+    assert_eq!(date(&response(200, &[valid])), None, "a proxy may have responded");
+    assert_eq!(date(&response(400, &[request_id, valid])), None);
+    assert_eq!(date(&response(200, &[request_id])), None);
     for text in ["", "today", "1970-01-01T00:01:40Z", "Thu, 41 Jan 1970 00:01:40 GMT"] {
-        assert_eq!(date(&response(200, &[of_aws, at(text)])), None, "{text}");
+        assert_eq!(date(&response(200, &[request_id, at(text)])), None, "{text}");
     }
 }
 
 #[test]
-fn clock_skew_is_measured_against_most_responses() {
+fn clock_skew_is_measured_against_the_median_response() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let _recorded = metrics::set_default_local_recorder(&recorder);
     let clock = AwsClock::new(Arc::new(|| second(7_300)));
     clock.measure();
     assert!(!recorder.handle().render().contains(CLOCK_SKEW), "unknown before the first response");
     let now = Instant::now();
-    let of_aws = ("x-amzn-requestid", "f00");
+    let request_id = ("x-amzn-requestid", "f00");
     for text in
         ["Thu, 01 Jan 1970 00:01:40 GMT", "Fri, 02 Jan 1970 00:01:40 GMT", "Thu, 01 Jan 1970 00:01:40 GMT"]
     {
-        clock.observe(&response(200, &[of_aws, ("date", text)]), now, now);
+        clock.observe(&response(200, &[request_id, ("date", text)]), now, now);
     }
     assert!(clock.lock().is_skewed);
     clock.measure();
     let text = recorder.handle().render();
-    let skew: f64 =
-        text.lines().find_map(|line| line.strip_prefix(CLOCK_SKEW)?.trim().parse().ok()).expect("a value");
+    let skew: f64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix(CLOCK_SKEW)?.trim().parse().ok())
+        .expect("metric is set");
     assert!((7_199.0..=7_200.0).contains(&skew), "{skew}");
 }

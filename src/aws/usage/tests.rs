@@ -1,11 +1,11 @@
-//! What one scan after another says of usage, and for how long.
+//! Tests of the usage after consecutive scans.
 
 use super::*;
 use crate::{aws::response::FailureKind, task_definition::Reference};
 
 fn arn(revision: &str) -> Arn {
     let text = format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{revision}");
-    let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
+    let Ok(Reference::Arn(arn)) = text.parse() else { panic!("not an ARN") };
     arn
 }
 
@@ -14,47 +14,47 @@ fn task(id: &str) -> User {
 }
 
 fn second(second: i64) -> Timestamp {
-    Timestamp::from_second(second).expect("a time")
+    Timestamp::from_second(second).expect("valid time")
 }
 
-/// A scan that ends at the epoch.
-fn scan(took: u64, found: Result<Found, Failure>, before: Option<&Scan>) -> Scan {
+/// Returns the usage after a scan that ends at the Unix epoch.
+fn scan(duration: u64, found: Result<Found, Failure>, previous: Option<&Scan>) -> Scan {
     let began = Instant::now();
-    Scan::new(began, (began + Duration::from_secs(took), Some(Timestamp::UNIX_EPOCH)), found, before)
+    Scan::new(began, (began + Duration::from_secs(duration), Some(Timestamp::UNIX_EPOCH)), found, previous)
 }
 
-fn failed(before: Option<&Scan>) -> Scan {
+fn failed(previous: Option<&Scan>) -> Scan {
     let failure = Failure::new(FailureKind::AccessDenied, "no");
-    scan(0, Err(failure), before)
+    scan(0, Err(failure), previous)
 }
 
 fn after(seconds: u64, scan: &Scan) -> Instant {
     scan.timing.began + Duration::from_secs(seconds)
 }
 
-/// What is reported of `web:3`, as soon as the scan began.
+/// Returns the reported usage of `web:3` at the time the scan began.
 fn reported(scan: &Scan) -> Option<Use> {
     scan.of(&arn("web:3"), Purpose::Report, scan.timing.began)
 }
 
-fn used_at(at: i64, before: Option<&Scan>) -> Scan {
+fn used_at(at: i64, previous: Option<&Scan>) -> Scan {
     let mut found = Found::default();
     found.note(Some(&arn("web:3").to_string()), &task("a"));
     let now = Instant::now();
-    Scan::new(now, (now, Some(second(at))), Ok(found), before)
+    Scan::new(now, (now, Some(second(at))), Ok(found), previous)
 }
 
-/// A scan that finds a task of `web:3` that stopped at `stopped`.
-fn stopped(at: i64, stopped: Option<i64>, before: Option<&Scan>) -> Scan {
+/// Returns the usage after a scan that finds a task of `web:3` that stopped at `stopped`.
+fn stopped(at: i64, stopped: Option<i64>, previous: Option<&Scan>) -> Scan {
     let mut found = Found::default();
     found.note_stopped(Some(&arn("web:3").to_string()), stopped.map(second), &task("a"));
     let now = Instant::now();
-    Scan::new(now, (now, Some(second(at))), Ok(found), before)
+    Scan::new(now, (now, Some(second(at))), Ok(found), previous)
 }
 
-fn unused(at: i64, before: Option<&Scan>) -> Scan {
+fn unused(at: i64, previous: Option<&Scan>) -> Scan {
     let now = Instant::now();
-    Scan::new(now, (now, Some(second(at))), Ok(Found::default()), before)
+    Scan::new(now, (now, Some(second(at))), Ok(Found::default()), previous)
 }
 
 fn last_use(scan: &Scan) -> Option<i64> {
@@ -65,14 +65,10 @@ fn last_use(scan: &Scan) -> Option<i64> {
 }
 
 #[test]
-fn a_stopped_task_is_the_last_use_of_its_revision() {
+fn last_use_is_the_end_of_the_last_stopped_task() {
     assert_eq!(last_use(&unused(1_000, None)), None);
     assert_eq!(last_use(&stopped(1_000, Some(900), None)), Some(901));
-    assert_eq!(
-        last_use(&stopped(1_000, None, None)),
-        Some(1_000),
-        "ECS does not say when: it may be just now"
-    );
+    assert_eq!(last_use(&stopped(1_000, None, None)), Some(1_000), "it may have stopped just now");
     let mut found = Found::default();
     for time in [Some(second(5)), None, Some(second(7))] {
         found.note_stopped(Some(&arn("web:3").to_string()), time, &task("a"));
@@ -83,7 +79,7 @@ fn a_stopped_task_is_the_last_use_of_its_revision() {
 }
 
 #[test]
-fn the_last_use_outlives_what_ecs_shows_of_it() {
+fn last_use_is_kept_after_ecs_stops_returning_the_task() {
     let first = stopped(1_000, Some(900), None);
     let second = unused(5_000, Some(&first));
     assert_eq!(last_use(&second), Some(901));
@@ -91,13 +87,13 @@ fn the_last_use_outlives_what_ecs_shows_of_it() {
     assert_eq!(last_use(&unused(8_200, Some(&second))), None, "more than two hours later");
 
     let used = used_at(1_000, None);
-    assert_eq!(last_use(&unused(1_055, Some(&used))), Some(1_000), "no task of it has stopped");
+    assert_eq!(last_use(&unused(1_055, Some(&used))), Some(1_000), "no stopped task");
     let failed = failed(Some(&used));
-    assert_eq!(last_use(&unused(1_110, Some(&failed))), Some(1_000), "a failed scan forgets nothing");
+    assert_eq!(last_use(&unused(1_110, Some(&failed))), Some(1_000), "a failed scan keeps the last use");
 }
 
 #[test]
-fn a_scan_at_an_unknown_time_says_so() {
+fn usage_has_no_time_if_the_time_of_the_scan_is_unknown() {
     let now = Instant::now();
     let scan = Scan::new(now, (now, None), Ok(Found::default()), None);
     assert_eq!(reported(&scan), Some(Use::Unused { at: None, last_used: None }));
@@ -107,17 +103,17 @@ fn a_scan_at_an_unknown_time_says_so() {
 }
 
 #[test]
-fn scans_are_judged_by_the_median_of_the_last_five() {
+fn median_duration_is_that_of_the_last_five_successful_scans() {
     let mut last = scan(60, Ok(Found::default()), None);
-    for (took, median) in [(1, 60), (1, 1), (9, 9), (9, 9), (1, 1), (1, 1)] {
-        last = scan(took, Ok(Found::default()), Some(&last));
+    for (duration, median) in [(1, 60), (1, 1), (9, 9), (9, 9), (1, 1), (1, 1)] {
+        last = scan(duration, Ok(Found::default()), Some(&last));
         assert_eq!(last.timing.median, Duration::from_secs(median));
     }
     assert_eq!(failed(Some(&last)).timing.median, Duration::from_secs(1));
 }
 
 #[test]
-fn each_user_is_counted_once_and_five_are_named() {
+fn users_are_counted_once_and_five_are_named() {
     let mut found = Found::default();
     let web = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
     for id in ["f", "e", "d", "c", "b", "a", "a"] {
@@ -125,7 +121,7 @@ fn each_user_is_counted_once_and_five_are_named() {
     }
     found.note(Some(&arn("web:3").to_string()), &web);
     let scan = scan(0, Ok(found), None);
-    let Some(Use::InUse(users)) = reported(&scan) else { panic!("in use") };
+    let Some(Use::InUse(users)) = reported(&scan) else { panic!("not in use") };
     let named: Vec<String> = users.named.iter().map(ToString::to_string).collect();
     assert_eq!(named, ["service/prod/web", "task/prod/a", "task/prod/b", "task/prod/c", "task/prod/d"]);
     assert_eq!(users.more, 2);
@@ -136,33 +132,33 @@ fn each_user_is_counted_once_and_five_are_named() {
 }
 
 #[test]
-fn nobody_is_the_same_whenever_it_was_found_out() {
-    let nobody = |at| Use::Unused { at: Some(second(at)), last_used: None };
-    let by = |id: &str| Use::InUse(Users { named: vec![task(id)], more: 0 });
-    assert!(nobody(1).is_equivalent(&nobody(2)));
-    assert!(by("a").is_equivalent(&by("a")));
-    assert!(!by("a").is_equivalent(&by("b")));
-    assert!(!by("a").is_equivalent(&nobody(1)));
-    assert!(!nobody(1).is_equivalent(&by("a")));
-    let used_at = |at| Use::Unused { at: Some(second(9)), last_used: Some(second(at)) };
-    assert!(used_at(1).is_equivalent(&used_at(1)));
-    assert!(!used_at(1).is_equivalent(&used_at(2)) && !used_at(1).is_equivalent(&nobody(9)));
-    assert!(!nobody(1).is_equivalent(&Use::Unused { at: None, last_used: None }));
+fn usage_is_equivalent_regardless_of_the_time_of_the_report() {
+    let unused = |at| Use::Unused { at: Some(second(at)), last_used: None };
+    let used_by = |id: &str| Use::InUse(Users { named: vec![task(id)], more: 0 });
+    assert!(unused(1).is_equivalent(&unused(2)));
+    assert!(used_by("a").is_equivalent(&used_by("a")));
+    assert!(!used_by("a").is_equivalent(&used_by("b")));
+    assert!(!used_by("a").is_equivalent(&unused(1)));
+    assert!(!unused(1).is_equivalent(&used_by("a")));
+    let last_used = |at| Use::Unused { at: Some(second(9)), last_used: Some(second(at)) };
+    assert!(last_used(1).is_equivalent(&last_used(1)));
+    assert!(!last_used(1).is_equivalent(&last_used(2)) && !last_used(1).is_equivalent(&unused(9)));
+    assert!(!unused(1).is_equivalent(&Use::Unused { at: None, last_used: None }));
 }
 
 #[test]
-fn a_scan_that_fails_takes_nothing_back_that_is_still_fresh() {
+fn failed_scan_does_not_discard_a_fresh_result() {
     let first = scan(2, Ok(Found::default()), None);
     assert_eq!((first.age(after(30, &first)), first.retry()), (Duration::from_secs(30), None));
     let failure = || Failure::new(FailureKind::ServerFault, "a fault");
-    let fails = |from, to, before| {
-        Scan::new(after(from, &first), (after(to, &first), None), Err(failure()), Some(before))
+    let fails = |from, to, previous| {
+        Scan::new(after(from, &first), (after(to, &first), None), Err(failure()), Some(previous))
     };
     let second = fails(53, 55, &first);
     assert_eq!(second.retry(), Some(after(60, &first)));
     let known = |scan: &Scan, purpose, seconds| scan.of(&arn("web:3"), purpose, after(seconds, &first));
     assert!(matches!(known(&second, Purpose::Report, 59), Some(Use::Unused { .. })));
-    assert_eq!(known(&second, Purpose::Deregister, 59), None, "too old to deregister, and yet not unknown");
+    assert_eq!(known(&second, Purpose::Deregister, 59), None, "stale for a deregistration, but not unknown");
     let third = fails(60, 61, &second);
     assert_eq!(third.retry(), Some(after(71, &first)));
     for purpose in [Purpose::Report, Purpose::Deregister] {
@@ -170,13 +166,16 @@ fn a_scan_that_fails_takes_nothing_back_that_is_still_fresh() {
         assert!(third.is_known(purpose, after(61, &first)));
     }
     let cool_down = Purpose::CoolDown { until: after(86_400, &first) };
-    assert!(matches!(known(&third, cool_down, 61), Some(Use::Unused { .. })), "repeated before it matters");
-    assert_eq!(known(&third, Purpose::Report, 121), None, "too long ago");
+    assert!(
+        matches!(known(&third, cool_down, 61), Some(Use::Unused { .. })),
+        "retried before the cool-down ends"
+    );
+    assert_eq!(known(&third, Purpose::Report, 121), None, "the failure is stale");
     assert!(!third.is_known(Purpose::Report, after(121, &first)));
 }
 
 #[test]
-fn a_failed_scan_says_that_anything_may_be_in_use_and_is_tried_again_ever_more_slowly() {
+fn failed_scan_leaves_usage_unknown_and_is_retried_with_exponential_backoff() {
     let mut scan = failed(None);
     for wait in [5, 10, 20, 30, 30] {
         assert!(matches!(reported(&scan), Some(Use::Unknown(_))));

@@ -1,4 +1,4 @@
-//! What resources are told of the use of revisions, by a clock that jumps to whatever is next.
+//! Tests of the usage cache, in paused Tokio time.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -13,13 +13,13 @@ use crate::{aws::permit_queue::Pacing, clock::Clock, task_definition::Reference}
 
 const REGION: &str = "us-west-2";
 
-/// One permit every 100 s.
+/// Rate of one permit per 100 s.
 const PER_SECOND: f64 = 0.01;
 
 struct Bench {
     ecs: SimulatedEcs,
     cluster: Cluster,
-    view: Arc<UsageCache>,
+    cache: Arc<UsageCache>,
     deregistrations: Arc<RateLimiter>,
     is_active: Arc<AtomicBool>,
     woken: Arc<Mutex<Vec<String>>>,
@@ -31,7 +31,7 @@ fn key(name: &str) -> ResourceKey {
 
 fn arn(revision: &str) -> Arn {
     let text = format!("arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{revision}");
-    let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
+    let Ok(Reference::Arn(arn)) = text.parse() else { panic!("not an ARN") };
     arn
 }
 
@@ -40,15 +40,15 @@ async fn seconds(seconds: u64) {
 }
 
 impl Bench {
-    fn begin() -> Self {
+    fn new() -> Self {
         let began = Instant::now();
         let clock: Clock = Arc::new(move || Timestamp::UNIX_EPOCH + began.elapsed());
         let time = clock.clone();
         let ecs = SimulatedEcs::in_process(move || time());
         let (is_active, woken) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::<Vec<String>>::default()));
-        let (asked, told) = (is_active.clone(), woken.clone());
+        let (active, log) = (is_active.clone(), woken.clone());
         let requeue_trigger = RequeueTrigger(Arc::new(move |key: &ResourceKey| {
-            told.lock().expect("a list").push(key.name.clone())
+            log.lock().expect("lock is not poisoned").push(key.name.clone())
         }));
         let config = in_process::config(REGION, ecs.transport());
         let aws_clock = AwsClock::new(clock);
@@ -57,12 +57,12 @@ impl Bench {
         config.set_http_client(http_client).set_retry_config(Some(RetryConfig::disabled()));
         let config = config.build();
         let pacing = Pacing { per_second: PER_SECOND, burst: 1 };
-        let deregistrations = RateLimiter::begin("modify", REGION, pacing, requeue_trigger.clone());
-        let may = Arc::new(move || asked.load(SeqCst));
-        let view =
-            UsageCache::begin(&config, REGION, deregistrations.clone(), requeue_trigger, may, aws_clock);
+        let deregistrations = RateLimiter::spawn("modify", REGION, pacing, requeue_trigger.clone());
+        let predicate = Arc::new(move || active.load(SeqCst));
+        let permits = deregistrations.clone();
+        let cache = UsageCache::spawn(&config, REGION, permits, requeue_trigger, predicate, aws_clock);
         let cluster = ecs.region(ACCOUNT, REGION).cluster("prod");
-        Self { ecs, cluster, view, deregistrations, is_active, woken }
+        Self { ecs, cluster, cache, deregistrations, is_active, woken }
     }
 
     fn scans(&self) -> usize {
@@ -70,201 +70,205 @@ impl Bench {
     }
 
     fn woken(&self) -> Vec<String> {
-        let mut woken: Vec<String> = self.woken.lock().expect("a list").drain(..).collect();
+        let mut woken: Vec<String> = self.woken.lock().expect("lock is not poisoned").drain(..).collect();
         woken.sort();
         woken
     }
 
-    /// What a resource is told of `web:1`.
-    fn told(&self, name: &str) -> &'static str {
-        self.told_for(name, Purpose::Report)
+    /// Returns the usage of `web:1` that is reported to a resource.
+    fn usage(&self, name: &str) -> &'static str {
+        self.usage_for(name, Purpose::Report)
     }
 
-    fn told_for(&self, name: &str, purpose: Purpose) -> &'static str {
-        match self.view.of(&key(name), &arn("web:1"), purpose) {
-            None => "nothing yet",
-            Some(Use::Unused { .. }) => "nobody",
-            Some(Use::InUse(_)) => "somebody",
+    fn usage_for(&self, name: &str, purpose: Purpose) -> &'static str {
+        match self.cache.of(&key(name), &arn("web:1"), purpose) {
+            None => "pending",
+            Some(Use::Unused { .. }) => "unused",
+            Some(Use::InUse(_)) => "in use",
             Some(Use::Unknown(_)) => "unknown",
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_scanned_until_somebody_asks_and_one_scan_serves_all() {
-    let bench = Bench::begin();
+async fn scan_starts_with_the_first_subscriber_and_serves_all() {
+    let bench = Bench::new();
     seconds(300).await;
     assert_eq!(bench.scans(), 0);
-    assert!(!bench.view.is_first_scan_pending());
-    assert_eq!((bench.told("web"), bench.told("other")), ("nothing yet", "nothing yet"));
-    assert!(bench.view.is_first_scan_pending());
+    assert!(!bench.cache.is_first_scan_pending());
+    assert_eq!((bench.usage("web"), bench.usage("other")), ("pending", "pending"));
+    assert!(bench.cache.is_first_scan_pending());
     seconds(1).await;
     assert_eq!((bench.scans(), bench.woken()), (1, vec!["other".to_owned(), "web".to_owned()]));
-    assert!(!bench.view.is_first_scan_pending(), "it is known now");
-    assert_eq!((bench.told("web"), bench.told("other")), ("nobody", "nobody"));
+    assert!(!bench.cache.is_first_scan_pending(), "the first scan is complete");
+    assert_eq!((bench.usage("web"), bench.usage("other")), ("unused", "unused"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_somebody_waits_scans_go_on_and_wake_whoever_has_something_to_learn() {
-    let bench = Bench::begin();
-    bench.told("web");
+async fn scans_continue_while_a_resource_waits_and_wake_it_when_usage_changes() {
+    let bench = Bench::new();
+    bench.usage("web");
     seconds(1).await;
-    assert_eq!((bench.woken().len(), bench.told("web")), (1, "nobody"));
+    assert_eq!((bench.woken().len(), bench.usage("web")), (1, "unused"));
     seconds(110).await;
-    assert_eq!((bench.scans(), bench.woken().len()), (3, 0), "one each 55 s, and no news");
+    assert_eq!((bench.scans(), bench.woken().len()), (3, 0), "one scan per 55 s, and no change");
     bench.cluster.put_task(Task::running("a", "web:1"));
     seconds(55).await;
-    assert_eq!((bench.woken(), bench.told("web")), (vec!["web".to_owned()], "somebody"));
-    bench.view.leave(&key("web"));
+    assert_eq!((bench.woken(), bench.usage("web")), (vec!["web".to_owned()], "in use"));
+    bench.cache.leave(&key("web"));
     let scans = bench.scans();
     seconds(300).await;
-    assert_eq!(bench.scans(), scans, "nobody waits any more");
-    assert_eq!(bench.told("web"), "nothing yet", "what was known is too old");
+    assert_eq!(bench.scans(), scans, "no resource waits");
+    assert_eq!(bench.usage("web"), "pending", "the result is stale");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_cool_down_is_scanned_every_20_min_and_tells_of_tasks_that_stopped_meanwhile() {
-    let bench = Bench::begin();
+async fn long_cool_down_is_scanned_every_20_min_and_reports_tasks_that_stopped_meanwhile() {
+    let bench = Bench::new();
     let cool_down = || Purpose::CoolDown { until: Instant::now() + Duration::from_hours(24) };
-    assert_eq!(bench.told_for("web", cool_down()), "nothing yet");
+    assert_eq!(bench.usage_for("web", cool_down()), "pending");
     seconds(1).await;
-    assert_eq!((bench.scans(), bench.woken().len(), bench.told_for("web", cool_down())), (1, 1, "nobody"));
+    assert_eq!((bench.scans(), bench.woken().len(), bench.usage_for("web", cool_down())), (1, 1, "unused"));
     seconds(3_700).await;
     assert_eq!((bench.scans(), bench.woken().len()), (4, 0));
     bench.cluster.put_task(Task::stopped("a", "web:1"));
     seconds(1_200).await;
-    assert_eq!((bench.scans(), bench.woken().len(), bench.told_for("web", cool_down())), (5, 1, "nobody"));
+    assert_eq!((bench.scans(), bench.woken().len(), bench.usage_for("web", cool_down())), (5, 1, "unused"));
 
-    assert_eq!(bench.told("other"), "nothing yet", "too old for a report");
+    assert_eq!(bench.usage("other"), "pending", "stale for a report");
     seconds(1).await;
     assert_eq!((bench.scans(), bench.woken()), (6, vec!["other".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn scans_are_frequent_only_while_a_permit_is_near() {
-    let bench = Bench::begin();
-    bench.told("web");
+    let bench = Bench::new();
+    bench.usage("web");
     seconds(1).await;
-    assert_eq!((bench.scans(), bench.told("web")), (1, "nobody"));
+    assert_eq!((bench.scans(), bench.usage("web")), (1, "unused"));
     assert!(bench.deregistrations.take(&key("web")).is_none());
-    bench.view.expect_permit(&key("web"));
+    bench.cache.expect_permit(&key("web"));
     seconds(95).await;
-    assert_eq!(bench.scans(), 2, "the permit comes after 100 s");
+    assert_eq!(bench.scans(), 2, "the permit is available after 100 s");
     seconds(5).await;
     assert_eq!(bench.scans(), 3);
     assert!(bench.deregistrations.has_permit(&key("web")));
-    assert_eq!(bench.told_for("web", Purpose::Deregister), "nobody", "right before");
+    assert_eq!(bench.usage_for("web", Purpose::Deregister), "unused", "scanned right before the permit");
     seconds(60).await;
-    assert!((7..=8).contains(&bench.scans()), "{}: one each 13 s", bench.scans());
+    assert!((7..=8).contains(&bench.scans()), "{}: one scan per 13 s", bench.scans());
     bench.deregistrations.leave(&key("web"));
-    bench.told("web");
+    bench.usage("web");
     let scans = bench.scans();
     seconds(120).await;
     assert!(bench.scans() <= scans + 3, "{}", bench.scans());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permit_that_waits_for_a_recent_scan_causes_one_at_once() {
-    let bench = Bench::begin();
-    bench.told("web");
+async fn permit_without_a_fresh_scan_triggers_a_scan_at_once() {
+    let bench = Bench::new();
+    bench.usage("web");
     seconds(1).await;
-    bench.told("web");
+    bench.usage("web");
     bench.woken();
     seconds(30).await;
-    assert_eq!((bench.told("web"), bench.scans()), ("nobody", 1));
+    assert_eq!((bench.usage("web"), bench.scans()), ("unused", 1));
     bench.deregistrations.acquire_unqueued();
     seconds(200).await;
     let scans = bench.scans();
     seconds(25).await;
-    let permit = bench.deregistrations.take(&key("web")).expect("a permit");
-    assert_eq!(bench.told_for("web", Purpose::Deregister), "nothing yet");
+    let permit = bench.deregistrations.take(&key("web")).expect("permit is granted");
+    assert_eq!(bench.usage_for("web", Purpose::Deregister), "pending");
     permit.keep(&key("web"));
     bench.woken();
     seconds(1).await;
     assert_eq!((bench.scans() > scans, bench.woken()), (true, vec!["web".to_owned()]));
-    assert_eq!(bench.told_for("web", Purpose::Deregister), "nobody");
+    assert_eq!(bench.usage_for("web", Purpose::Deregister), "unused");
     assert!(bench.deregistrations.take(&key("web")).is_some(), "the permit was kept");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_may_not_act_scans_nothing() {
-    let bench = Bench::begin();
+async fn inactive_process_does_not_scan() {
+    let bench = Bench::new();
     bench.is_active.store(false, SeqCst);
-    bench.told("web");
+    bench.usage("web");
     seconds(300).await;
     assert_eq!(bench.scans(), 0);
-    assert!(!bench.view.is_first_scan_pending(), "whoever waited is another process's now");
+    assert!(!bench.cache.is_first_scan_pending(), "the leader serves the waiting resources");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_learned_by_other_credentials_is_forgotten_even_by_a_scan_under_way() {
-    let bench = Bench::begin();
-    bench.view.reset_for("first");
-    bench.told("web");
+async fn usage_is_discarded_after_a_change_of_credentials_even_during_a_scan() {
+    let bench = Bench::new();
+    bench.cache.reset_for("first");
+    bench.usage("web");
     seconds(1).await;
-    bench.view.reset_for("first");
-    assert_eq!(bench.told("web"), "nobody");
-    bench.view.reset_for("second");
-    assert_eq!(bench.told("web"), "nothing yet");
+    bench.cache.reset_for("first");
+    assert_eq!(bench.usage("web"), "unused");
+    bench.cache.reset_for("second");
+    assert_eq!(bench.usage("web"), "pending");
 
     bench.ecs.fault(Fault::on(Action::ListClusters).times(2).delay(Duration::from_secs(4)));
     seconds(2).await;
-    bench.view.reset_for("third");
+    bench.cache.reset_for("third");
     bench.woken();
     seconds(4).await;
-    assert_eq!((bench.woken().len(), bench.told("web")), (0, "nothing yet"), "it was of no use any more");
+    assert_eq!(
+        (bench.woken().len(), bench.usage("web")),
+        (0, "pending"),
+        "the result of the scan was discarded"
+    );
     seconds(4).await;
-    assert_eq!((bench.woken().len(), bench.told("web")), (1, "nobody"));
+    assert_eq!((bench.woken().len(), bench.usage("web")), (1, "unused"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_for_a_revision_is_told_once_that_another_has_retired_it() {
-    let bench = Bench::begin();
+async fn revision_is_invalidated_once_for_each_other_waiting_resource() {
+    let bench = Bench::new();
     for (name, revision) in [("web", "web:1"), ("same", "web:1"), ("gone", "web:1"), ("other", "web:2")] {
-        bench.told(name);
-        bench.view.leave(&key(name));
-        assert_eq!(bench.view.of(&key(name), &arn(revision), Purpose::Report), None);
+        bench.usage(name);
+        bench.cache.leave(&key(name));
+        assert_eq!(bench.cache.of(&key(name), &arn(revision), Purpose::Report), None);
     }
-    bench.view.invalidate(&key("web"), &arn("web:1"));
+    bench.cache.invalidate(&key("web"), &arn("web:1"));
     assert_eq!(bench.woken(), ["gone", "same"]);
-    bench.view.forget(&key("gone"));
-    for (name, is_told) in
+    bench.cache.forget(&key("gone"));
+    for (name, is_invalidated) in
         [("web", false), ("same", true), ("same", false), ("gone", false), ("other", false)]
     {
-        assert_eq!(bench.view.take_invalidated(&key(name), &arn("web:1")), is_told, "{name}");
+        assert_eq!(bench.cache.take_invalidated(&key(name), &arn("web:1")), is_invalidated, "{name}");
     }
     for name in ["web", "same", "other"] {
-        bench.view.forget(&key(name));
+        bench.cache.forget(&key(name));
     }
-    assert!(!bench.view.is_first_scan_pending());
+    assert!(!bench.cache.is_first_scan_pending());
 }
 
-/// The value of the only series of a metric, if it has one.
+/// Returns the value of a series, or `None` if there is none.
 fn value(recorder: &PrometheusRecorder, series: &str) -> Option<f64> {
     let text = recorder.handle().render();
     text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_metrics_know_the_scans_and_how_old_what_is_known_is() {
+async fn metrics_report_scans_and_the_age_of_the_usage() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let _recorded = metrics::set_default_local_recorder(&recorder);
-    let bench = Bench::begin();
+    let bench = Bench::new();
     let age = || {
-        bench.view.measure();
+        bench.cache.measure();
         value(&recorder, "ecs_retirement_usage_age_seconds{region=\"us-west-2\"}")
     };
     assert_eq!(age(), Some(0.0));
     bench.ecs.fault(Fault::on(Action::ListClusters).times(1).access_denied());
-    bench.told("web");
+    bench.usage("web");
     seconds(1).await;
-    assert_eq!(bench.told("web"), "unknown");
+    assert_eq!(bench.usage("web"), "unknown");
     seconds(5).await;
     let scans = |result| value(&recorder, &format!("{SCANS}{{region=\"us-west-2\",result=\"{result}\"}}"));
     assert_eq!((scans("error"), scans("success")), (Some(1.0), Some(1.0)));
     assert_eq!(value(&recorder, &format!("{SCAN_SECONDS}_count{{region=\"us-west-2\"}}")), Some(2.0));
     seconds(10).await;
     assert!(age().is_some_and(|age| (10.0..12.0).contains(&age)), "{:?}", age());
-    bench.view.leave(&key("web"));
-    assert_eq!(age(), Some(0.0), "nobody waits");
+    bench.cache.leave(&key("web"));
+    assert_eq!(age(), Some(0.0), "no resource waits");
 }

@@ -1,4 +1,4 @@
-//! How a usage scan makes its calls: page by page, paced, retried while they may succeed; and what their answers say.
+//! Calls of a usage scan: paginated, rate limited, and retried after transient failures.
 
 use std::collections::HashMap;
 
@@ -12,24 +12,26 @@ use tokio::time::Instant;
 use crate::aws::{
     ecs_client::observed,
     error::failure,
-    permit_queue::{Pacing, PermitQueue, Turn},
+    permit_queue::{Acquire, Pacing, PermitQueue},
     response::{Failure, FailureKind},
     usage::short,
 };
 
-/// How often a call is made within a scan while ECS throttles it, or has a fault that may pass: a scan is many in_flight, and worth nothing
-/// if one of them fails.
-const TRIES: u32 = 3;
+/// Maximum number of attempts of a call after transient failures. Calls of a scan are retried
+/// because one failed call makes the whole scan useless.
+const MAX_ATTEMPTS: u32 = 3;
 
-pub(super) type Answer<T, E> = Result<T, SdkError<E, HttpResponse>>;
+/// Result of a call of the SDK.
+pub(super) type SdkResult<T, E> = Result<T, SdkError<E, HttpResponse>>;
 
-/// Why a call of a scan has no result.
+/// Failure of a call of a scan.
 #[derive(Debug)]
 pub(super) enum CallError {
     /// The cluster that the call names does not exist.
     ClusterGone(Failure),
     /// The service that the call names does not exist.
     ServiceGone(Failure),
+    /// Any other failure.
     Failed(Failure),
 }
 
@@ -51,7 +53,7 @@ impl CallError {
             }
             _ => {
                 tracing::warn!(operation, message = failure.message, "call to AWS failed");
-                // "Absent" is about task definitions, which no call of a scan asks for.
+                // `Absent` refers to task definitions, which no call of a scan requests.
                 let is_absent = failure.kind == FailureKind::Absent;
                 let kind = if is_absent { FailureKind::Refused } else { failure.kind };
                 let message = format!("ecs:{operation}: {}", failure.message);
@@ -68,22 +70,23 @@ impl CallError {
     }
 }
 
-/// Returns the failure of an operation whose answer does not say clearly what it was asked.
+/// Returns the failure of an operation whose response is incomplete or unexpected.
 pub(super) fn unclear(operation: &str, text: &str) -> Failure {
     Failure::new(FailureKind::Unavailable, format!("ecs:{operation}: {text}"))
 }
 
-/// Returns all items of a list.
+/// Returns all items of a paginated list.
 ///
 /// # Errors
-/// Returns `Failed` if an answer has no list, or if a page repeats.
+/// Returns the failure of a call, or `Failed` if a response has no list or a pagination token
+/// repeats.
 pub(super) async fn pages<T, E, F>(
     bucket: &mut Bucket,
     operation: &'static str,
     page: impl Fn(Option<String>) -> F,
 ) -> Result<Vec<T>, CallError>
 where
-    F: Future<Output = Answer<(Option<Vec<T>>, Option<String>), E>>,
+    F: Future<Output = SdkResult<(Option<Vec<T>>, Option<String>), E>>,
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let (mut all, mut tokens) = (Vec::new(), Vec::new());
@@ -103,76 +106,85 @@ where
     }
 }
 
-/// Makes a call once the bucket has a token. Reduces the rate and retries if the failure may pass.
+/// Makes a call once the bucket has a token. Reduces the rate and retries after a transient
+/// failure.
+///
+/// # Errors
+/// Returns the failure of the last attempt.
 pub(super) async fn paced<T, E, F>(
     bucket: &mut Bucket,
     operation: &'static str,
     call: impl Fn() -> F,
 ) -> Result<T, CallError>
 where
-    F: Future<Output = Answer<T, E>>,
+    F: Future<Output = SdkResult<T, E>>,
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
-        bucket.take().await;
-        tries += 1;
+        bucket.acquire().await;
+        attempts += 1;
         let error = match observed(operation, call()).await {
-            Ok(answer) => return Ok(answer),
+            Ok(response) => return Ok(response),
             Err(error) => error,
         };
-        let may_pass = matches!(
+        let is_transient = matches!(
             failure(&error).kind,
             FailureKind::Throttled | FailureKind::ServerFault | FailureKind::Unavailable
         );
-        if !may_pass || tries == TRIES {
+        if !is_transient || attempts == MAX_ATTEMPTS {
             return Err(CallError::new(operation, &error));
         }
         bucket.0.throttled(Instant::now());
     }
 }
 
-/// What a Describe call says about one of the resources it was asked for.
+/// Result of a Describe call for one requested resource.
 #[derive(Debug)]
 pub(super) enum Described<T> {
+    /// The resource.
     Found(T),
     /// ECS reports it as MISSING.
     Missing(Failure),
-    /// ECS reports another reason, or nothing.
+    /// ECS reports another reason, or does not mention the resource.
     Unclear(Failure),
 }
 
-/// Returns what a Describe call says about each ARN it was asked for.
+/// Returns the result of a Describe call for each requested ARN.
 pub(super) fn described<T>(
     operation: &str,
-    asked: &[String],
-    answered: Vec<T>,
+    requested: &[String],
+    returned: Vec<T>,
     arn: impl Fn(&T) -> Option<&str>,
     failures: &[Missing],
 ) -> Vec<(String, Described<T>)> {
-    let named = answered.into_iter().filter_map(|it| Some((arn(&it).map(short)?.to_owned(), it)));
-    let mut named: HashMap<String, T> = named.collect();
-    let answer_about = |asked: &String| {
-        if let Some(found) = named.remove(short(asked)) {
+    let named = returned.into_iter().filter_map(|it| Some((arn(&it).map(short)?.to_owned(), it)));
+    let mut by_name: HashMap<String, T> = named.collect();
+    let result_for = |requested: &String| {
+        if let Some(found) = by_name.remove(short(requested)) {
             return Described::Found(found);
         }
-        let its_own = failures.iter().find(|it| it.arn().map(short) == Some(short(asked)));
-        // A failed service deployment is reported by the ARN of the service revision that is missing.
-        match its_own.or(failures.first()) {
+        let own = failures.iter().find(|it| it.arn().map(short) == Some(short(requested)));
+        // ECS reports a failed service deployment by the ARN of the missing service revision.
+        match own.or(failures.first()) {
             Some(failure) => {
                 let text = [failure.arn(), failure.reason()].map(|it| it.unwrap_or("unknown")).join(": ");
-                let is_missing = its_own.is_some() && failure.reason() == Some("MISSING");
+                let is_missing = own.is_some() && failure.reason() == Some("MISSING");
                 let failure = unclear(operation, &text);
                 if is_missing { Described::Missing(failure) } else { Described::Unclear(failure) }
             }
-            None => Described::Unclear(unclear(operation, &format!("the answer does not mention {asked}"))),
+            None => {
+                let text = format!("the answer does not mention {requested}");
+                Described::Unclear(unclear(operation, &text))
+            }
         }
     };
-    let answers: Vec<Described<T>> = asked.iter().map(answer_about).collect();
-    asked.iter().cloned().zip(answers).collect()
+    let results: Vec<Described<T>> = requested.iter().map(result_for).collect();
+    requested.iter().cloned().zip(results).collect()
 }
 
-/// One of ECS's token buckets, for the one scan at a time.
+/// Token bucket of one group of ECS calls. It has no concurrent waiters because one scan runs at a
+/// time.
 pub(super) struct Bucket(PermitQueue<()>);
 
 impl Bucket {
@@ -180,12 +192,12 @@ impl Bucket {
         Self(PermitQueue::new(pacing, Instant::now()))
     }
 
-    async fn take(&mut self) {
-        while self.0.take(&(), Instant::now()) == Turn::Later {
+    async fn acquire(&mut self) {
+        while self.0.acquire(&(), Instant::now()) == Acquire::Queued {
             if let Some(due) = self.0.next_grant(Instant::now()) {
                 tokio::time::sleep_until(due).await;
             }
-            self.0.call(Instant::now());
+            self.0.grant(Instant::now());
         }
     }
 }

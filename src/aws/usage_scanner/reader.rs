@@ -1,4 +1,4 @@
-//! The calls of a usage scan to ECS, each at half of the rate of its bucket.
+//! ECS calls of a usage scan, each at half of the rate of its bucket.
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::{
@@ -15,7 +15,7 @@ use crate::aws::{
     usage_scanner::calls::{Bucket, CallError, Described, described, paced, pages},
 };
 
-/// The most that a page, and a batch, of each API holds.
+/// Maximum number of items in a page and in a batch of each API.
 /// Source: the ECS API Reference, at each action.
 const PAGE: i32 = 100;
 pub(super) const SERVICES: usize = 10;
@@ -23,12 +23,12 @@ pub(super) const TASKS: usize = 100;
 pub(super) const SERVICE_DEPLOYMENTS: usize = 20;
 pub(super) const SERVICE_REVISIONS: usize = 20;
 
-/// Half of ECS's buckets.
+/// Half of the burst and rate of ECS's buckets.
 /// Source: "Request throttling for the Amazon ECS API", Amazon ECS API Reference.
 const SMALL: Pacing = Pacing { per_second: 10.0, burst: 25 };
 const LARGE: Pacing = Pacing { per_second: 10.0, burst: 50 };
 
-/// ECS, as a scan reads it.
+/// Rate-limited ECS client of a usage scan.
 pub(super) struct EcsReader {
     client: Client,
     clusters: Bucket,
@@ -59,7 +59,8 @@ impl EcsReader {
         .await
     }
 
-    /// Lists the services that ECS manages as well: it is not documented whether they are listed without this filter.
+    /// Lists all services. Those managed by ECS are listed separately because it is not documented
+    /// whether they are listed without this filter.
     pub(super) async fn list_services(&mut self, cluster: &str) -> Result<Vec<String>, CallError> {
         let (client, mut all) = (&self.client, Vec::new());
         for managed_by in [None, Some(ResourceManagementType::Ecs)] {
@@ -83,9 +84,9 @@ impl EcsReader {
         let operation = "DescribeServices";
         let call =
             || self.client.describe_services().cluster(cluster).set_services(Some(arns.to_vec())).send();
-        let answer = paced(&mut self.services, operation, call).await?;
-        let services = answer.services.unwrap_or_default();
-        let failures = answer.failures.unwrap_or_default();
+        let response = paced(&mut self.services, operation, call).await?;
+        let services = response.services.unwrap_or_default();
+        let failures = response.failures.unwrap_or_default();
         Ok(described(operation, arns, services, Service::service_arn, &failures))
     }
 
@@ -110,13 +111,13 @@ impl EcsReader {
     ) -> Result<Vec<(String, Described<Task>)>, CallError> {
         let operation = "DescribeTasks";
         let call = || self.client.describe_tasks().cluster(cluster).set_tasks(Some(arns.to_vec())).send();
-        let answer = paced(&mut self.tasks, operation, call).await?;
-        let tasks = answer.tasks.unwrap_or_default();
-        let failures = answer.failures.unwrap_or_default();
+        let response = paced(&mut self.tasks, operation, call).await?;
+        let tasks = response.tasks.unwrap_or_default();
+        let failures = response.failures.unwrap_or_default();
         Ok(described(operation, arns, tasks, Task::task_arn, &failures))
     }
 
-    /// Lists service deployments in every status, so that none is missed that a later version of the API adds.
+    /// Lists service deployments in every status, including statuses that later API versions add.
     pub(super) async fn list_service_deployments(
         &mut self,
         cluster: &str,
@@ -139,9 +140,9 @@ impl EcsReader {
         let call = || {
             self.client.describe_service_deployments().set_service_deployment_arns(Some(arns.to_vec())).send()
         };
-        let answer = paced(&mut self.deployments, operation, call).await?;
-        let deployments = answer.service_deployments.unwrap_or_default();
-        let failures = answer.failures.unwrap_or_default();
+        let response = paced(&mut self.deployments, operation, call).await?;
+        let deployments = response.service_deployments.unwrap_or_default();
+        let failures = response.failures.unwrap_or_default();
         Ok(described(operation, arns, deployments, ServiceDeployment::service_deployment_arn, &failures))
     }
 
@@ -152,9 +153,9 @@ impl EcsReader {
         let operation = "DescribeServiceRevisions";
         let call =
             || self.client.describe_service_revisions().set_service_revision_arns(Some(arns.to_vec())).send();
-        let answer = paced(&mut self.revisions, operation, call).await?;
-        let revisions = answer.service_revisions.unwrap_or_default();
-        let failures = answer.failures.unwrap_or_default();
+        let response = paced(&mut self.revisions, operation, call).await?;
+        let revisions = response.service_revisions.unwrap_or_default();
+        let failures = response.failures.unwrap_or_default();
         Ok(described(operation, arns, revisions, ServiceRevision::service_revision_arn, &failures))
     }
 }

@@ -1,4 +1,4 @@
-//! What the descriptions of a service and of its service deployments say about the task definitions it uses. Pure.
+//! References to task definitions in the descriptions of services and service deployments.
 
 use std::collections::BTreeSet;
 
@@ -16,22 +16,23 @@ use crate::aws::{
     usage_scanner::calls::unclear,
 };
 
-/// How many seconds after its service the first service deployment may have been created.
+/// Maximum seconds between the creation of a service and that of its first service deployment.
 const CREATED_TOGETHER: i64 = 60;
 
-/// How one service refers to task definitions.
+/// References of one service to task definitions.
 #[derive(Debug, Default)]
 pub(super) struct References {
-    /// Task definitions that ECS names.
+    /// Task definitions that ECS returns directly.
     pub(super) task_definitions: BTreeSet<String>,
     /// Service revisions whose task definitions `DescribeServiceRevisions` returns.
     pub(super) service_revisions: BTreeSet<String>,
-    /// Why a reference could not be resolved; the first one, but an access denial before all others.
+    /// Why a reference could not be resolved. The first access denial or, without one, the first
+    /// failure.
     pub(super) unresolved: Option<Failure>,
 }
 
 impl References {
-    /// Returns the references that the description of a service shows.
+    /// Returns the references in the description of a service.
     pub(super) fn of(service: &Service) -> Self {
         let mut references = Self::default();
         let current = service.current_service_revisions().iter();
@@ -51,7 +52,7 @@ impl References {
         if deployments.contains(&None) && (own.is_some() || !names_revisions) {
             references.unclear("DescribeServices", "a deployment names no task definition");
         }
-        // A service that is deployed from outside refers to nothing before it has a task set.
+        // A service with an external controller has no reference before it has a task set.
         let has_no_task_set = controller(service) == Controller::External && service.task_sets.is_some();
         if references.task_definitions.is_empty() && !names_revisions && !has_no_task_set {
             references.unclear("DescribeServices", "the service names no task definition");
@@ -63,12 +64,12 @@ impl References {
         references
     }
 
-    /// Adds the references of a service deployment as `ListServiceDeployments` shows it.
+    /// Adds the references of a service deployment as listed by `ListServiceDeployments`.
     pub(super) fn add_listed(&mut self, deployment: &ServiceDeploymentBrief) {
         self.service_revision("ListServiceDeployments", deployment.target_service_revision_arn());
     }
 
-    /// Adds the references of a service deployment that is under way.
+    /// Adds the references of a service deployment that is in progress.
     pub(super) fn add_described(&mut self, deployment: &ServiceDeployment) {
         let operation = "DescribeServiceDeployments";
         let target = deployment.target_service_revision();
@@ -106,32 +107,34 @@ impl References {
     }
 }
 
-/// The service deployments of a service, as `ListServiceDeployments` shows them: those of the last 90 days.
+/// Service deployments of a service as listed by `ListServiceDeployments`: those of the last 90
+/// days.
 pub(super) struct Listed<'a> {
-    pub(super) under_way: Vec<&'a ServiceDeploymentBrief>,
-    /// The latest successful one, which ECS rolls back to.
+    pub(super) in_progress: Vec<&'a ServiceDeploymentBrief>,
+    /// The last successful service deployment, to which ECS rolls back.
     pub(super) last_success: Option<&'a ServiceDeploymentBrief>,
-    /// The ARNs to describe: those under way, and the service's current one if it is older.
+    /// ARNs to describe: those in progress, and the service's current one if it is older.
     pub(super) arns: Vec<String>,
 }
 
 impl<'a> Listed<'a> {
     pub(super) fn new(service: &Service, listed: &'a [ServiceDeploymentBrief]) -> Self {
-        let under_way: Vec<_> = listed.iter().filter(|it| is_under_way(it.status())).collect();
+        let in_progress: Vec<_> = listed.iter().filter(|it| is_in_progress(it.status())).collect();
         let successes = listed.iter().filter(|it| it.status() == Some(&Status::Successful));
         let last_success =
             successes.max_by_key(|it| it.finished_at().or(it.created_at()).map(DateTime::secs));
-        let arns = under_way.iter().filter_map(|it| it.service_deployment_arn());
+        let arns = in_progress.iter().filter_map(|it| it.service_deployment_arn());
         let is_listed = |arn: &&str| listed.iter().any(|it| it.service_deployment_arn() == Some(arn));
         let current = service.current_service_deployment().filter(|arn| !is_listed(arn));
         let arns = arns.chain(current).map(str::to_owned).collect();
-        Self { under_way, last_success, arns }
+        Self { in_progress, last_success, arns }
     }
 }
 
-/// Returns true if service deployments may refer to service revisions that the description of the service does not show: those
-/// that a deployment under way replaces and would be rolled back to. A single rolling deployment that is completed replaces
-/// nothing, and task sets are all shown.
+/// Returns true if service deployments may refer to service revisions that are not in the
+/// description of the service. Those are the revisions that a deployment in progress replaces and
+/// would roll back to. A single completed rolling deployment replaces nothing, and task sets are
+/// always in the description.
 /// Source: `rolloutState` of `Deployment`, Amazon ECS API Reference.
 pub(super) fn has_hidden_references(service: &Service) -> bool {
     let strategy = service.deployment_configuration().and_then(DeploymentConfiguration::strategy);
@@ -141,25 +144,27 @@ pub(super) fn has_hidden_references(service: &Service) -> bool {
     controller(service) == Controller::Ecs && !(is_rolling && is_steady)
 }
 
-/// Returns true if the description of the service shows a deployment in progress.
+/// Returns true if the description of the service contains a deployment in progress.
 pub(super) fn is_deploying(service: &Service) -> bool {
     service.deployments().iter().any(|it| it.rollout_state() == Some(&RolloutState::InProgress))
 }
 
-/// Returns true unless the status is known to be final. A missing or unknown status counts as under way.
-pub(super) fn is_under_way(status: Option<&Status>) -> bool {
-    let is_over = |status: &Status| {
+/// Returns true unless the status is known to be final. A missing or unknown status counts as in
+/// progress.
+pub(super) fn is_in_progress(status: Option<&Status>) -> bool {
+    let is_final = |status: &Status| {
         matches!(
             status,
             Status::Successful | Status::Stopped | Status::RollbackSuccessful | Status::RollbackFailed
         )
     };
-    !status.is_some_and(is_over)
+    !status.is_some_and(is_final)
 }
 
-/// Returns true if ECS says what a service deployment replaces: it names service revisions, or it names none in a deployment that was
-/// created with the service.
-/// Source: `describe-service-deployments`, AWS CLI Command Reference, shows an empty list for the first deployment.
+/// Returns true if ECS reports what a service deployment replaces: it names service revisions, or
+/// it names none in a deployment that was created with the service.
+/// Source: `describe-service-deployments`, AWS CLI Command Reference; the list is empty for the
+/// first deployment.
 pub(super) fn names_predecessor(service: &Service, deployment: &ServiceDeployment) -> bool {
     let is_first = || {
         let created = [service.created_at(), deployment.created_at()].map(|it| it.map(DateTime::secs));

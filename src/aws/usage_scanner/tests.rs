@@ -1,4 +1,4 @@
-//! What scans find, and how they fail.
+//! Tests of usage scans: the users they find, and their failures.
 
 use std::{
     sync::{Arc, Mutex},
@@ -26,7 +26,7 @@ use crate::{
 
 const REGION: &str = "us-west-2";
 
-/// An account of one cluster, `prod`.
+/// Returns an account with one cluster, `prod`.
 pub(super) fn account() -> (SimulatedEcs, Cluster) {
     let began = Instant::now();
     let ecs = SimulatedEcs::in_process(move || Timestamp::UNIX_EPOCH + began.elapsed());
@@ -36,7 +36,7 @@ pub(super) fn account() -> (SimulatedEcs, Cluster) {
 
 pub(super) fn arn(revision: &str) -> Arn {
     let text = format!("arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{revision}");
-    let Ok(Reference::Arn(arn)) = text.parse() else { panic!("an ARN") };
+    let Ok(Reference::Arn(arn)) = text.parse() else { panic!("not an ARN") };
     arn
 }
 
@@ -53,18 +53,18 @@ pub(super) async fn scan(ecs: &SimulatedEcs) -> Result<Found, Failure> {
     scan_by(ecs.transport()).await
 }
 
-/// What is known after a scan.
+/// Returns the usage after a scan.
 fn scanned(found: Result<Found, Failure>) -> Scan {
     let now = Instant::now();
     Scan::new(now, (now, Some(Timestamp::UNIX_EPOCH)), found, None)
 }
 
-/// What a scan says about a revision.
+/// Returns the usage of a revision after a scan.
 pub(super) fn usage(found: Result<Found, Failure>, revision: &str) -> Use {
-    scanned(found).of(&arn(revision), Purpose::Report, Instant::now()).expect("it is fresh")
+    scanned(found).of(&arn(revision), Purpose::Report, Instant::now()).expect("result is fresh")
 }
 
-/// Why the usage of a revision is unknown.
+/// Returns why the usage of a revision is unknown.
 pub(super) fn unknown(found: Result<Found, Failure>, revision: &str) -> Failure {
     match usage(found, revision) {
         Use::Unknown(failure) => failure,
@@ -72,9 +72,9 @@ pub(super) fn unknown(found: Result<Found, Failure>, revision: &str) -> Failure 
     }
 }
 
-/// Who uses a revision.
+/// Returns the users of a revision.
 pub(super) async fn users(ecs: &SimulatedEcs, revision: &str) -> Vec<String> {
-    let found = Ok(scan(ecs).await.expect("a scan"));
+    let found = Ok(scan(ecs).await.expect("scan succeeds"));
     match usage(found, revision) {
         Use::InUse(users) => users.named.iter().map(ToString::to_string).collect(),
         Use::Unused { .. } => Vec::new(),
@@ -87,14 +87,14 @@ pub(super) fn count(ecs: &SimulatedEcs, action: Action) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_uses_what_it_runs_deploys_leaves_rolls_back_to_and_has_task_sets_of() {
+async fn service_uses_its_current_replaced_rollback_and_task_set_revisions() {
     let (ecs, cluster) = account();
     cluster.put_service(Service::steady("steady", "web:1"));
     assert_eq!(users(&ecs, "web:1").await, ["service/prod/steady"]);
     assert_eq!(count(&ecs, Action::ListServiceDeployments), 0, "its only deployment is completed");
     cluster.put_service(Service::steady("sets", "web:2").with_task_set("web:3"));
     assert_eq!(users(&ecs, "web:3").await, ["service/prod/sets"]);
-    assert_eq!(count(&ecs, Action::ListServiceDeployments), 0, "task sets are shown");
+    assert_eq!(count(&ecs, Action::ListServiceDeployments), 0, "task sets are in the description");
     cluster.put_service(Service::steady("deploying", "web:5").deploying_from("web:4"));
     cluster.put_service(Service::steady("failing", "web:7").rolling_back_to("web:6"));
     for (revision, service) in
@@ -105,7 +105,7 @@ async fn a_service_uses_what_it_runs_deploys_leaves_rolls_back_to_and_has_task_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_deployed_before_the_last_success_is_in_no_use() {
+async fn revision_deployed_before_the_last_success_is_unused() {
     let (ecs, cluster) = account();
     let service = Service::steady("shop", "web:3").deploying_from("web:2").deployed_before("web:1");
     cluster.put_service(service);
@@ -114,22 +114,22 @@ async fn what_was_deployed_before_the_last_success_is_in_no_use() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_is_deleted_while_one_looks_uses_nothing() {
+async fn service_that_is_deleted_during_a_scan_uses_nothing() {
     let (ecs, cluster) = account();
     cluster.put_service(Service::steady("shop", "web:1"));
     let meanwhile = cluster.clone();
     ecs.before(Action::DescribeServices, 1, async move {
         meanwhile.put_service(Service::steady("shop", "web:1").inactive());
     });
-    assert_eq!(users(&ecs, "web:1").await, [""; 0], "shown for a while");
+    assert_eq!(users(&ecs, "web:1").await, [""; 0], "still returned by ECS");
 
     cluster.put_service(Service::steady("shop", "web:1"));
     ecs.before(Action::DescribeServices, 1, async move { cluster.remove_service("shop") });
-    assert_eq!(users(&ecs, "web:1").await, [""; 0], "gone");
+    assert_eq!(users(&ecs, "web:1").await, [""; 0], "not returned by ECS");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_uses_its_revision_until_it_has_stopped() {
+async fn task_uses_its_revision_until_it_has_stopped() {
     let (ecs, cluster) = account();
     cluster.put_task(Task::running("running", "web:1"));
     cluster.put_task(Task::pending("pending", "web:2"));
@@ -149,7 +149,7 @@ async fn a_task_uses_its_revision_until_it_has_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_pages_of_all_clusters_are_read_and_at_half_of_the_rate_of_ecs() {
+async fn scan_reads_all_pages_of_all_clusters_at_half_of_the_rate_of_ecs() {
     let (ecs, _) = account();
     ecs.throttle(1.0);
     for index in 0..120 {
@@ -163,21 +163,21 @@ async fn all_pages_of_all_clusters_are_read_and_at_half_of_the_rate_of_ecs() {
         busy.put_task(Task::running(&format!("t{index:03}"), &format!("job:{}", index + 1)));
     }
     let began = Instant::now();
-    let found = Ok(scan(&ecs).await.expect("a scan"));
-    // 121 + 2 times 122 lists of tasks beside 123 descriptions, at 10 a second.
-    let took = began.elapsed();
-    assert!((Duration::from_secs(30)..Duration::from_mins(1)).contains(&took), "{took:?}");
+    let found = Ok(scan(&ecs).await.expect("scan succeeds"));
+    // 121 + 2 * 122 ListTasks calls and 123 DescribeTasks calls, at 10 per second.
+    let elapsed = began.elapsed();
+    assert!((Duration::from_secs(30)..Duration::from_mins(1)).contains(&elapsed), "{elapsed:?}");
     let throttled = ecs.calls().iter().filter(|call| call.outcome.error_code().is_some()).count();
     assert_eq!(throttled, 0);
     let scan = scanned(found);
     for revision in ["web:1", "web:121", "api:1", "api:220", "job:1", "job:220"] {
-        let shown = scan.of(&arn(revision), Purpose::Report, Instant::now());
-        assert!(matches!(shown, Some(Use::InUse(_))), "{revision}");
+        let usage = scan.of(&arn(revision), Purpose::Report, Instant::now());
+        assert!(matches!(usage, Some(Use::InUse(_))), "{revision}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_that_may_pass_is_tried_three_times() {
+async fn call_is_attempted_three_times_after_transient_faults() {
     let (ecs, cluster) = account();
     cluster.put_task(Task::running("a", "web:1"));
     for fault in [
@@ -190,50 +190,51 @@ async fn a_fault_that_may_pass_is_tried_three_times() {
         ecs.clear_log();
     }
     ecs.fault(Fault::on(Action::ListTasks).unavailable());
-    let failure = scan(&ecs).await.expect_err("never answered");
+    let failure = scan(&ecs).await.expect_err("ECS never responds");
     assert_eq!((failure.kind, count(&ecs, Action::ListTasks)), (FailureKind::Unavailable, 3));
     assert!(failure.message.starts_with("ecs:ListTasks: "), "{}", failure.message);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_ends_a_scan_at_once_and_is_of_no_revision() {
+async fn rejected_call_fails_the_scan_at_once_and_is_never_reported_as_absent() {
     let (ecs, cluster) = account();
     cluster.put_task(Task::running("a", "web:1"));
     ecs.fault(Fault::on(Action::DescribeTasks).times(1).access_denied());
-    let failure = scan(&ecs).await.expect_err("refused");
+    let failure = scan(&ecs).await.expect_err("call is rejected");
     assert_eq!((failure.kind, count(&ecs, Action::DescribeTasks)), (FailureKind::AccessDenied, 1));
     ecs.fault(
         Fault::on(Action::DescribeTasks).error("ClientException", "Unable to describe task definition."),
     );
-    let failure = scan(&ecs).await.expect_err("refused");
-    assert_eq!(failure.kind, FailureKind::Refused, "and not that a revision is not there");
+    let failure = scan(&ecs).await.expect_err("call is rejected");
+    assert_eq!(failure.kind, FailureKind::Refused, "not Absent");
 }
 
-/// A scan of an account where ECS answers the calls of one action with `answers`, one after another, and then as ever.
+/// Scans an account with `service`. ECS returns `responses` to the first calls of `action`.
 pub(super) async fn scan_with(
     service: Service,
     action: &'static str,
-    answers: Vec<Value>,
+    responses: Vec<Value>,
 ) -> Result<Found, Failure> {
     let (ecs, cluster) = account();
     cluster.put_service(service);
-    scan_by(answering(ecs.transport(), action, answers)).await
+    scan_by(responding(ecs.transport(), action, responses)).await
 }
 
-/// Answers the calls of one action with `answers`, one after another, and then as `carry` does.
-pub(super) fn answering(
-    carry: in_process::Transport,
+/// Returns a transport that returns `responses` to the first calls of `action` and otherwise uses
+/// `inner`.
+pub(super) fn responding(
+    inner: in_process::Transport,
     action: &'static str,
-    answers: Vec<Value>,
+    responses: Vec<Value>,
 ) -> in_process::Transport {
-    let answers = Arc::new(Mutex::new(answers));
-    Arc::new(move |sent| {
-        let target = sent.headers.get("x-amz-target").and_then(|it| it.to_str().ok()).unwrap_or_default();
-        let mut answers = answers.lock().expect("a list");
-        if !target.ends_with(action) || answers.is_empty() {
-            return carry(sent);
+    let responses = Arc::new(Mutex::new(responses));
+    Arc::new(move |request| {
+        let target = request.headers.get("x-amz-target").and_then(|it| it.to_str().ok()).unwrap_or_default();
+        let mut responses = responses.lock().expect("lock is not poisoned");
+        if !target.ends_with(action) || responses.is_empty() {
+            return inner(request);
         }
-        let body = answers.remove(0).to_string();
+        let body = responses.remove(0).to_string();
         async move { Some(Received { status: 200, headers: Vec::new(), body }) }.boxed()
     })
 }
@@ -242,22 +243,23 @@ pub(super) fn answering(
 async fn usage_scan_fails_if_a_list_repeats_a_page_or_is_missing() {
     let steady = || Service::steady("shop", "web:1");
     let page = || json!({ "clusterArns": [], "nextToken": "again" });
-    for (answers, text) in [
+    for (responses, text) in [
         (vec![page(), page()], "ecs:ListClusters: the same page came twice"),
         (vec![json!({})], "ecs:ListClusters: the answer has no list"),
     ] {
-        let failure = scan_with(steady(), "ListClusters", answers).await.expect_err("unclear");
+        let failure =
+            scan_with(steady(), "ListClusters", responses).await.expect_err("response is unexpected");
         assert_eq!(failure, Failure::new(FailureKind::Unavailable, text));
     }
     for action in ["ListServices", "ListTasks"] {
-        scan_with(steady(), action, vec![json!({})]).await.expect_err("unclear");
+        scan_with(steady(), action, vec![json!({})]).await.expect_err("response is unexpected");
     }
     let empty = json!({ "clusterArns": [], "nextToken": "" });
-    scan_with(steady(), "ListClusters", vec![page(), empty]).await.expect("an empty token is none");
+    scan_with(steady(), "ListClusters", vec![page(), empty]).await.expect("an empty token ends the list");
 }
 
 #[tokio::test(start_paused = true)]
-async fn vanished_cluster_has_no_users_once_two_scans_in_a_row_have_found_it_gone() {
+async fn vanished_cluster_has_no_users_after_two_consecutive_scans() {
     for vanished in [Vanished::NotFound, Vanished::Inactive] {
         let (ecs, prod) = account();
         prod.put_task(Task::running("a", "web:1"));
@@ -301,13 +303,13 @@ async fn cluster_that_vanishes_during_a_scan_leaves_usage_unknown_until_the_next
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_failures_of_a_cluster_do_not_count_as_gone() {
+async fn other_failures_of_a_cluster_do_not_count_as_vanished() {
     let (ecs, prod) = account();
     let mut scanner = scanner(ecs.transport());
     prod.vanish(Vanished::NotFound);
     unknown(scanner.scan().await, "web:1");
     ecs.fault(Fault::on(Action::ListServices).times(3).server_error());
-    scanner.scan().await.expect_err("a failure");
+    scanner.scan().await.expect_err("scan fails");
     let failure = unknown(scanner.scan().await, "web:1");
     assert!(failure.message.contains("ClusterNotFoundException"), "{}", failure.message);
     assert!(matches!(usage(scanner.scan().await, "web:1"), Use::Unused { .. }));

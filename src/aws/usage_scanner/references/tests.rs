@@ -1,4 +1,4 @@
-//! Which references of services and tasks a usage scan resolves, and what it reports about those that it cannot.
+//! Tests of the resolved and unresolved references of services and tasks in usage scans.
 
 use std::time::Duration;
 
@@ -12,23 +12,24 @@ use crate::aws::{
     freshness::Purpose,
     response::{Failure, FailureKind},
     usage::{Found, Scan, Use, User},
-    usage_scanner::tests::{account, answering, arn, scan, scan_by, scan_with, unknown, usage, users},
+    usage_scanner::tests::{account, arn, responding, scan, scan_by, scan_with, unknown, usage, users},
 };
 
-/// Expects that a scan knows nothing about revisions without users, for a reason that may pass, and returns its message.
+/// Asserts that a scan leaves the usage of revisions without users unknown for a transient reason,
+/// and returns its message.
 async fn unresolved(ecs: &SimulatedEcs) -> String {
     let failure = unknown(scan(ecs).await, "unrelated:1");
     assert_eq!(failure.kind, FailureKind::Unavailable, "{failure:?}");
     failure.message
 }
 
-/// A service whose description names only web:2, and which would be rolled back to web:1.
+/// Returns a service whose description names only web:2, and which would be rolled back to web:1.
 fn deploying() -> Service {
     Service::steady("shop", "web:2").replacing_all_of("web:1")
 }
 
 #[tokio::test(start_paused = true)]
-async fn rollback_target_is_in_use_however_long_ago_it_was_deployed() {
+async fn rollback_target_is_in_use_regardless_of_its_age() {
     for service in [deploying(), Service::steady("shop", "web:2").rolling_back_to("web:1")] {
         for service in [service.clone(), service.with_successes_older_than_90_days()] {
             let (ecs, cluster) = account();
@@ -41,7 +42,7 @@ async fn rollback_target_is_in_use_however_long_ago_it_was_deployed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_revisions_are_in_use_while_any_strategy_of_ecs_deploys() {
+async fn both_revisions_are_in_use_during_a_deployment_with_any_strategy() {
     for strategy in ["BLUE_GREEN", "LINEAR", "CANARY", "NEW"] {
         let (ecs, cluster) = account();
         cluster.put_service(Service::steady("shop", "web:2").strategy(strategy));
@@ -49,7 +50,7 @@ async fn both_revisions_are_in_use_while_any_strategy_of_ecs_deploys() {
         assert_eq!(
             ecs.calls_of(Action::ListServiceDeployments).len(),
             1,
-            "its state is for rolling ones only"
+            "rolloutState applies to rolling deployments only"
         );
         cluster.put_service(deploying().strategy(strategy));
         assert_eq!(users(&ecs, "web:1").await, ["service/prod/shop"]);
@@ -79,7 +80,7 @@ async fn service_revision_that_is_missing_leaves_usage_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn express_mode_service_uses_its_current_service_revision_and_what_it_replaces() {
+async fn express_mode_service_uses_its_current_and_replaced_service_revisions() {
     let (ecs, cluster) = account();
     cluster.put_service(Service::express("shop", "web:2"));
     assert_eq!(users(&ecs, "web:2").await, ["service/prod/shop"]);
@@ -96,7 +97,7 @@ async fn external_service_uses_the_revisions_of_its_task_sets() {
     assert_eq!(users(&ecs, "web:1").await, [""; 0]);
 }
 
-/// The answer of `DescribeServices` about the service of [`scan_with`], with these fields.
+/// Returns a response of `DescribeServices` for the service of [`scan_with`], with these fields.
 fn shop(fields: &Value) -> Value {
     let arn = "arn:aws:ecs:us-west-2:012345678910:service/prod/shop";
     let mut service = json!({ "serviceArn": arn, "serviceName": "shop", "status": "ACTIVE" });
@@ -106,9 +107,10 @@ fn shop(fields: &Value) -> Value {
     json!({ "services": [service], "failures": [] })
 }
 
-/// A scan while ECS answers each call of an action with `answer`.
-async fn answered(service: Service, action: &'static str, answer: &Value) -> Result<Use, String> {
-    let found = scan_with(service, action, vec![answer.clone(); 3]).await;
+/// Returns the usage after a scan in which ECS returns `response` to each call of `action`. Returns
+/// the message if usage is unknown.
+async fn usage_with(service: Service, action: &'static str, response: &Value) -> Result<Use, String> {
+    let found = scan_with(service, action, vec![response.clone(); 3]).await;
     match usage(found, "unrelated:1") {
         Use::Unknown(failure) => {
             assert_eq!(failure.kind, FailureKind::Unavailable);
@@ -119,13 +121,13 @@ async fn answered(service: Service, action: &'static str, answer: &Value) -> Res
 }
 
 #[tokio::test(start_paused = true)]
-async fn service_that_is_not_described_clearly_is_unresolved() {
+async fn service_with_an_unexpected_description_is_unresolved() {
     let web = "arn:aws:ecs:us-west-2:012345678910:task-definition/web:1";
     let completed = json!([{ "status": "PRIMARY", "rolloutState": "COMPLETED", "taskDefinition": web }]);
     let unnamed = json!([{ "status": "PRIMARY", "rolloutState": "COMPLETED" }]);
     let external = json!({ "type": "EXTERNAL" });
     let steady = || Service::steady("shop", "web:1");
-    for answer in [
+    for response in [
         json!({}),
         json!({ "services": [], "failures": [{ "arn": "shop", "reason": "BUSY" }] }),
         json!({ "services": [{ "serviceName": "shop", "taskDefinition": web }] }),
@@ -139,17 +141,17 @@ async fn service_that_is_not_described_clearly_is_unresolved() {
         shop(&json!({ "deploymentController": external })),
         shop(&json!({ "deploymentController": external, "taskSets": [{ "status": "ACTIVE" }] })),
     ] {
-        let message = answered(steady(), "DescribeServices", &answer).await.expect_err("unresolved");
-        assert!(message.starts_with("service/prod/shop: "), "{answer}: {message}");
+        let message = usage_with(steady(), "DescribeServices", &response).await.expect_err("unresolved");
+        assert!(message.starts_with("service/prod/shop: "), "{response}: {message}");
     }
-    for answer in [
+    for response in [
         shop(&json!({ "taskDefinition": web, "deployments": completed })),
         shop(&json!({ "deployments": completed })),
         shop(&json!({ "deploymentController": external, "taskSets": [] })),
         shop(&json!({ "status": "INACTIVE" })),
     ] {
-        let usage = answered(steady(), "DescribeServices", &answer).await;
-        assert!(matches!(usage, Ok(Use::Unused { .. })), "{answer}: {usage:?}");
+        let usage = usage_with(steady(), "DescribeServices", &response).await;
+        assert!(matches!(usage, Ok(Use::Unused { .. })), "{response}: {usage:?}");
     }
 }
 
@@ -158,27 +160,28 @@ async fn deployment_in_progress_without_a_known_predecessor_is_unresolved() {
     let service = || deploying().with_successes_older_than_90_days();
     let revision = "arn:aws:ecs:us-west-2:012345678910:service-revision/prod/shop/1";
     let listed = |fields: &Value| json!({ "serviceDeployments": [fields] });
-    for answer in [
+    for response in [
         json!({}),
         json!({ "serviceDeployments": [] }),
         listed(&json!({ "status": "IN_PROGRESS", "targetServiceRevisionArn": revision })),
         listed(&json!({ "status": "STOPPED", "targetServiceRevisionArn": revision })),
     ] {
-        let found = scan_with(service(), "ListServiceDeployments", vec![answer.clone(); 2]).await;
+        let found = scan_with(service(), "ListServiceDeployments", vec![response.clone(); 2]).await;
         let failure = unknown(found, "unrelated:1");
-        assert_eq!(failure.kind, FailureKind::Unavailable, "{answer}");
+        assert_eq!(failure.kind, FailureKind::Unavailable, "{response}");
     }
-    for answer in [
+    for response in [
         json!({}),
         json!({ "serviceDeployments": [], "failures": [{ "reason": "MISSING" }] }),
         json!({ "serviceDeployments": [{ "status": "IN_PROGRESS" }] }),
     ] {
         let message =
-            answered(service(), "DescribeServiceDeployments", &answer).await.expect_err("unresolved");
+            usage_with(service(), "DescribeServiceDeployments", &response).await.expect_err("unresolved");
         assert!(message.starts_with("service/prod/shop: ecs:DescribeServiceDeployments: "), "{message}");
     }
-    for answer in [json!({}), json!({ "serviceRevisions": [{ "serviceRevisionArn": revision }] })] {
-        let message = answered(service(), "DescribeServiceRevisions", &answer).await.expect_err("unresolved");
+    for response in [json!({}), json!({ "serviceRevisions": [{ "serviceRevisionArn": revision }] })] {
+        let message =
+            usage_with(service(), "DescribeServiceRevisions", &response).await.expect_err("unresolved");
         assert!(message.starts_with("service/prod/shop: ecs:DescribeServiceRevisions: "), "{message}");
     }
 }
@@ -187,11 +190,11 @@ async fn deployment_in_progress_without_a_known_predecessor_is_unresolved() {
 async fn task_without_a_task_definition_is_unresolved() {
     let (ecs, cluster) = account();
     cluster.put_task(Task::running("a", "web:1"));
-    for answer in [json!({}), json!({ "tasks": [{ "taskArn": "task/prod/a", "lastStatus": "RUNNING" }] })] {
-        let task = answer.clone();
-        let transport = answering(ecs.transport(), "DescribeTasks", vec![task]);
+    for response in [json!({}), json!({ "tasks": [{ "taskArn": "task/prod/a", "lastStatus": "RUNNING" }] })] {
+        let task = response.clone();
+        let transport = responding(ecs.transport(), "DescribeTasks", vec![task]);
         let failure = unknown(scan_by(transport).await, "unrelated:1");
-        assert!(failure.message.starts_with("task/prod/a: "), "{answer}: {}", failure.message);
+        assert!(failure.message.starts_with("task/prod/a: "), "{response}: {}", failure.message);
     }
 }
 
@@ -214,11 +217,11 @@ async fn service_that_is_deleted_or_deployed_meanwhile_is_described_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn denied_description_of_deployments_concerns_only_those_that_need_it() {
+async fn denied_description_of_deployments_affects_only_services_that_need_it() {
     let (ecs, cluster) = account();
     ecs.fault(Fault::on(Action::DescribeServiceDeployments).access_denied());
     cluster.put_service(deploying());
-    assert_eq!(users(&ecs, "web:1").await, ["service/prod/shop"], "the list names it");
+    assert_eq!(users(&ecs, "web:1").await, ["service/prod/shop"], "the list contains it");
     assert_eq!(users(&ecs, "web:3").await, [""; 0]);
 
     cluster.put_service(deploying().with_successes_older_than_90_days());
@@ -246,7 +249,7 @@ fn unresolved_references_make_the_usage_of_revisions_without_users_unknown() {
     let of = |scan: &Scan, revision| scan.of(&arn(revision), Purpose::Report, began);
     let first = scan(found, None);
     assert!(matches!(of(&first, "web:3"), Some(Use::InUse(_))));
-    let Some(Use::Unknown(failure)) = of(&first, "web:4") else { panic!("unknown") };
+    let Some(Use::Unknown(failure)) = of(&first, "web:4") else { panic!("not unknown") };
     assert_eq!(failure.kind, FailureKind::Unavailable);
     let text = "task/prod/b: an answer without a task definition is not a task definition revision";
     assert_eq!(failure.message, format!("{text} (and 1 more)"));
