@@ -12,7 +12,7 @@ fn declared_for(account_id: &str, revisions: &[&str]) -> Value {
     json!({ "accountId": account_id, "revisions": revisions })
 }
 
-/// Waits until every row is `WrongAccount`, and asserts that only GetCallerIdentity was called.
+/// Waits until every row is `WrongAccount`, and asserts that only `GetCallerIdentity` was called.
 async fn wait_wrong_account(world: &World<'_>, name: &str, accounts: [&str; 2]) -> Seen {
     let seen = world.wait_stalled(name).await;
     let rows = seen.status()["revisions"].as_array().expect("rows");

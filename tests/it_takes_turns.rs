@@ -22,7 +22,7 @@ fn rate_limit<'a>(per_second: &'a str, burst: &'a str) -> [(&'a str, &'a str); 2
     [("DEREGISTRATIONS_PER_SECOND", per_second), ("DEREGISTRATION_BURST", burst)]
 }
 
-/// Returns the revisions as `family:number`, in the order of their DeregisterTaskDefinition calls.
+/// Returns the revisions as `family:number`, in the order of their `DeregisterTaskDefinition` calls.
 fn order(world: &World<'_>) -> Vec<String> {
     let calls = world.ecs.calls_of(DEREGISTER).into_iter();
     calls.filter_map(|call| Some(call.task_definition?.rsplit('/').next()?.to_owned())).collect()

@@ -121,7 +121,7 @@ async fn rejected_revisions_report_the_error_of_ecs_and_all_others_are_retired()
 }
 
 /// Retires `web:1` with `faults` injected. Returns the resource and the number of
-/// DeregisterTaskDefinition calls.
+/// `DeregisterTaskDefinition` calls.
 async fn retire_despite(faults: Vec<Fault>) -> (Seen, usize) {
     let world = World::new().await;
     world.west.register("web");

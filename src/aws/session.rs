@@ -35,7 +35,7 @@ use crate::{
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a region counts as unavailable after a failed GetCallerIdentity.
+/// How long a region counts as unavailable after a failed `GetCallerIdentity`.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Minimum interval between reads of the identity that are due to credentials rejected by ECS.
@@ -60,9 +60,9 @@ pub struct Account {
 /// The credentials, clients and limits of one region.
 pub struct Session {
     pub ecs: Ecs,
-    /// Rate limiter of DescribeTaskDefinition calls, at half of the rate of ECS.
+    /// Rate limiter of `DescribeTaskDefinition` calls, at half of the rate of ECS.
     pub reads: Arc<RateLimiter>,
-    /// Rate limiter of DeregisterTaskDefinition calls.
+    /// Rate limiter of `DeregisterTaskDefinition` calls.
     pub deregistrations: Arc<RateLimiter>,
     /// Usage of the revisions in this region.
     pub usage: Arc<UsageCache>,

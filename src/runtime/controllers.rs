@@ -118,10 +118,10 @@ async fn run_reconcile(object: Arc<Guarded>, shared: Arc<Shared>) -> Result<Acti
     let due = Instant::now() + delay;
     match result {
         metrics::ReconcileResult::Error | metrics::ReconcileResult::Panic => {
-            shared.queue.retry(&reference, due)
+            shared.queue.retry(&reference, due);
         }
         metrics::ReconcileResult::Success | metrics::ReconcileResult::RequeueAfter => {
-            shared.queue.add(&reference, due)
+            shared.queue.add(&reference, due);
         }
     }
     Ok(Action::requeue(delay))

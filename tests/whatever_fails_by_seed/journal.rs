@@ -57,7 +57,7 @@ pub enum Operation {
     Called(&'static str),
 }
 
-/// A DeregisterTaskDefinition call.
+/// A `DeregisterTaskDefinition` call.
 #[derive(Clone, Debug)]
 pub struct Deregistered {
     pub revision: String,

@@ -54,7 +54,7 @@ fn deregistrations(journal: &Journal) -> impl Iterator<Item = (usize, Process, &
     })
 }
 
-/// I1: between its last DescribeTaskDefinition call for a revision and the deregistration, the
+/// I1: between its last `DescribeTaskDefinition` call for a revision and the deregistration, the
 /// process reads a resource that declares the revision.
 fn undeclared_deregistrations(journal: &Journal) -> Vec<String> {
     let is_undeclared = |(index, by, call): &(usize, Process, &Deregistered)| {
@@ -225,7 +225,7 @@ fn end(world: &World, users: &Users) -> BTreeMap<String, String> {
     resources.chain(revisions).collect()
 }
 
-/// Removes the error of a rejected ListTaskDefinitions call from a message. The row is final in
+/// Removes the error of a rejected `ListTaskDefinitions` call from a message. The row is final in
 /// that case.
 fn remove_rejected_list(message: &mut String) {
     let Some(begin) = message.find("; ecs:ListTaskDefinitions") else { return };

@@ -174,9 +174,9 @@ fn window(rng: &mut Rng, replicas: usize, end: Duration) -> Window {
     let from = seconds(rng, 0.0, end.as_secs_f64());
     let until = end.min(from + seconds(rng, 1.0, 40.0));
     // A window that affects all Kubernetes requests of one replica disconnects the replica.
-    let slot = (replicas > 1 && rng.bool()).then(|| rng.usize(..replicas));
+    let replica = (replicas > 1 && rng.bool()).then(|| rng.usize(..replicas));
     let percent = [10, 30, 60, 100][rng.usize(..4)];
-    Window { from, until, target, slot, effect, percent }
+    Window { from, until, target, slot: replica, effect, percent }
 }
 
 fn halt(rng: &mut Rng, replicas: usize, end: Duration) -> (Slot, When, Halt) {

@@ -216,7 +216,7 @@ impl World {
                 self.api.make(RETIREMENTS, NAMESPACE, &object);
             }
             UserAction::Edit { name, spec } => {
-                self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &Value::Null)
+                self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &Value::Null);
             }
             UserAction::Request { name, spec } => {
                 let annotations = json!({ "ecs-retirement.dev/requestedAt": "now" });

@@ -1,5 +1,5 @@
 //! A crash at every side effect: the process is killed before and after each
-//! DeregisterTaskDefinition call and each write to Kubernetes, and a new process resumes.
+//! `DeregisterTaskDefinition` call and each write to Kubernetes, and a new process resumes.
 
 use super::{
     run::{Failure, Run},

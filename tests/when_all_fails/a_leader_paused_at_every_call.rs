@@ -50,7 +50,7 @@ const ANSWERS: [Answer; 7] = [
     Answer::Kubernetes(Verb::Create, "events", 1),
 ];
 
-/// Returns the number of DeregisterTaskDefinition calls for the revision: the calls of both
+/// Returns the number of `DeregisterTaskDefinition` calls for the revision: the calls of both
 /// replicas, and the calls of the first replica after it was stopped.
 async fn deregistrations(answer: Answer, renews: bool) -> (usize, usize) {
     let world = World::new().await;

@@ -30,7 +30,7 @@ const OPERATIONS: [Action; 12] = [
     Action::ListTaskDefinitions,
 ];
 
-/// Returns true if the error changes the end state. A rejected ListTaskDefinitions is recorded in
+/// Returns true if the error changes the end state. A rejected `ListTaskDefinitions` is recorded in
 /// the row, which is final.
 fn changes_the_end(action: Action, error: &str) -> bool {
     action == Action::ListTaskDefinitions && ["access denied", "client error"].contains(&error)

@@ -68,7 +68,7 @@ fn declares(resource: &Value, arn: &str) -> bool {
         && spec["revisions"].as_array().is_some_and(|all| all.iter().any(|it| it == arn || it == short(arn)))
 }
 
-/// I1: each DeregisterTaskDefinition call follows a DescribeTaskDefinition call for the revision
+/// I1: each `DeregisterTaskDefinition` call follows a `DescribeTaskDefinition` call for the revision
 /// and then an uncached read of a resource that declares it.
 fn declared_when_read(evidence: &Evidence) -> Vec<String> {
     let mut violations = Vec::new();

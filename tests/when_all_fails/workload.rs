@@ -131,7 +131,7 @@ async fn declare(world: &World<'_>, name: &str, revisions: &[String]) {
     world.apply(name, json!({ "revisions": revisions })).await.expect("the resource is admitted");
 }
 
-/// Changes the spec of `web` before ECS carries out the nth DeregisterTaskDefinition call.
+/// Changes the spec of `web` before ECS carries out the nth `DeregisterTaskDefinition` call.
 fn change_at_deregister(world: &World<'_>, nth: u32, spec: serde_json::Value) {
     let api = world.api();
     world.ecs.before(Action::DeregisterTaskDefinition, nth, async move {

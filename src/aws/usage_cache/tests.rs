@@ -48,7 +48,7 @@ impl Bench {
         let (is_active, woken) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::<Vec<String>>::default()));
         let (active, log) = (is_active.clone(), woken.clone());
         let requeue_trigger = RequeueTrigger(Arc::new(move |key: &ResourceKey| {
-            log.lock().expect("lock is not poisoned").push(key.name.clone())
+            log.lock().expect("lock is not poisoned").push(key.name.clone());
         }));
         let config = in_process::config(REGION, ecs.transport());
         let aws_clock = AwsClock::new(clock);

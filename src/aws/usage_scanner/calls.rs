@@ -166,17 +166,14 @@ pub(super) fn described<T>(
         }
         let own = failures.iter().find(|it| it.arn().map(short) == Some(short(requested)));
         // ECS reports a failed service deployment by the ARN of the missing service revision.
-        match own.or(failures.first()) {
-            Some(failure) => {
-                let text = [failure.arn(), failure.reason()].map(|it| it.unwrap_or("unknown")).join(": ");
-                let is_missing = own.is_some() && failure.reason() == Some("MISSING");
-                let failure = unclear(operation, &text);
-                if is_missing { Described::Missing(failure) } else { Described::Unclear(failure) }
-            }
-            None => {
-                let text = format!("the answer does not mention {requested}");
-                Described::Unclear(unclear(operation, &text))
-            }
+        if let Some(failure) = own.or(failures.first()) {
+            let text = [failure.arn(), failure.reason()].map(|it| it.unwrap_or("unknown")).join(": ");
+            let is_missing = own.is_some() && failure.reason() == Some("MISSING");
+            let failure = unclear(operation, &text);
+            if is_missing { Described::Missing(failure) } else { Described::Unclear(failure) }
+        } else {
+            let text = format!("the answer does not mention {requested}");
+            Described::Unclear(unclear(operation, &text))
         }
     };
     let results: Vec<Described<T>> = requested.iter().map(result_for).collect();
