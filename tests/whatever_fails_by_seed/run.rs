@@ -77,7 +77,9 @@ pub fn run(schedule: Schedule, users: &Users) -> Run {
             world.perform(action);
         }
         step(&mut at, STEP);
-        if at >= end && actions.is_empty() && (all_converged(&world) || at >= limit) {
+        // A replica that is still paused is a fault that has not ended.
+        let is_paused = world.journal().paused.iter().any(|(_, _, until)| at < *until);
+        if at >= end && actions.is_empty() && (all_converged(&world) && !is_paused || at >= limit) {
             break;
         }
     }
