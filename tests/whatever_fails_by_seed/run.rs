@@ -75,7 +75,9 @@ pub fn run(schedule: Schedule, people: &People) -> Run {
             world.act(act);
         }
         turn(&mut at, TURN);
-        if at >= end && acts.is_empty() && (is_at_rest(&world) || at >= limit) {
+        // A replica that is still paused is a fault that has not ended.
+        let is_paused = world.journal().paused.iter().any(|(_, _, until)| at < *until);
+        if at >= end && acts.is_empty() && (is_at_rest(&world) && !is_paused || at >= limit) {
             break;
         }
     }
