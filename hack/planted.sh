@@ -34,7 +34,7 @@ for patch in testkit/planted/*.patch; do
     verdict=MISSED missed=$((missed + 1)) sign=""
   else
     verdict=caught
-    sign=$(grep -m1 -oE '(I[0-9](, I[0-9])*: |no status has|third time|calls, and those|: .* was ".*", and then).{0,70}' "$work/$name.log" ||
+    sign=$(grep -m1 -oE '(I[0-9](, I[0-9])*: |no status has|third time|calls, and those|: no .* within [0-9]+s|: .* was ".*", and then).{0,70}' "$work/$name.log" ||
       echo "see $work/$name.log")
   fi
   table+=$(printf '%-34s %-7s %4ds  %s' "$name" "$verdict" $((SECONDS - began)) "$sign")$'\n'
