@@ -78,7 +78,7 @@ async fn resources_are_seen_although_every_watch_is_answered_with_504() {
     );
     let kubeconfig = proxy.kubeconfig().display().to_string();
     let _controller = world.start_with(&[("KUBECONFIG", &kubeconfig)]);
-    assert!(proxy.wait_until_struck(1, DEADLINE).await, "the controller watches");
+    assert!(proxy.wait_until_faults_applied(1, DEADLINE).await, "the controller watches");
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
     world.wait_ready("web").await;

@@ -175,7 +175,7 @@ async fn leader_without_a_connection_to_the_api_server_stops_acting() {
         "the disconnected leader has stopped"
     );
 
-    proxy.mend();
+    proxy.restore();
     first.wait_for_log("no longer leading", DEADLINE).await.ok();
     world.wait_until_all_is_seen().await;
     let leases: Api<Lease> = world.namespace.api();

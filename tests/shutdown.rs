@@ -87,7 +87,7 @@ async fn shutdown_abandons_requests_to_kubernetes_that_hang() {
             ("LEADER_ELECT", "true"),
             ("LEADER_ELECTION_NAMESPACE", world.namespace.name()),
         ]);
-        assert!(proxy.wait_until_struck(1, DEADLINE).await, "{verb:?} {resource}");
+        assert!(proxy.wait_until_faults_applied(1, DEADLINE).await, "{verb:?} {resource}");
         assert_ends_in_time(&mut controller, &format!("{verb:?} {resource}")).await;
     }
 }

@@ -40,13 +40,13 @@ impl Proxy {
         self.address
     }
 
-    /// Closes all connections and accepts none until [`Self::mend`].
+    /// Closes all connections and accepts none until [`Self::restore`].
     pub fn cut(&self) {
         self.is_cut.send_replace(true);
     }
 
     /// Forwards new connections again.
-    pub fn mend(&self) {
+    pub fn restore(&self) {
         self.is_cut.send_replace(false);
     }
 }

@@ -54,7 +54,7 @@ async fn requests_are_forwarded_unless_a_fault_rejects_or_cuts_them() {
     let log: Vec<_> = proxy.log().iter().map(|it| (it.request.verb, it.status)).collect();
     let create = |status| (Verb::Create, status);
     assert_eq!(log, [create(Some(201)), create(Some(429)), create(None), create(None)]);
-    assert_eq!(proxy.struck(), 3);
+    assert_eq!(proxy.faults_applied(), 3);
 }
 
 #[tokio::test]

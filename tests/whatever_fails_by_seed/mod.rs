@@ -8,7 +8,7 @@
 mod journal;
 mod link;
 mod oracle;
-mod people;
+mod users;
 mod replica;
 mod run;
 mod schedule;
@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{people::Users, schedule::Schedule};
+use self::{schedule::Schedule, users::Users};
 
 /// Default number of schedules. It is small, since `make chaos` runs many more in an optimized
 /// build.

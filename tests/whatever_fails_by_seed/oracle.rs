@@ -8,9 +8,9 @@ use testkit::simulated_ecs::{Action, Outcome};
 
 use super::{
     journal::{Deregistered, Journal, Operation, Process},
-    people::Users,
     replica::identity,
     run::Run,
+    users::Users,
     world::{RETIREMENTS, World},
 };
 

@@ -25,8 +25,8 @@ use tower::service_fn;
 use super::{
     journal::Process,
     link::Link,
-    people::REGION,
     schedule::Halt,
+    users::REGION,
     world::{NAMESPACE, World},
 };
 

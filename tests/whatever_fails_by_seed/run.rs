@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::{
     journal::Operation,
-    people::{UserAction, Users},
     replica::Running,
     schedule::{Halt, Schedule, Slot, When},
+    users::{UserAction, Users},
     world::{RETIREMENTS, World},
 };
 

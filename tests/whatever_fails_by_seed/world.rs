@@ -19,9 +19,9 @@ use testkit::{
 
 use super::{
     journal::{Deregistered, Entry, Journal, Operation, Process},
-    people::{REGION, UserAction},
     schedule::{Effect, Halt, Schedule, Slot, When},
     time::Time,
+    users::{REGION, UserAction},
 };
 
 pub const NAMESPACE: &str = "platform";

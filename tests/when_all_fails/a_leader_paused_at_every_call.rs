@@ -69,7 +69,7 @@ async fn deregistrations(answer: Answer, renews: bool) -> (usize, usize) {
     second.wait_for_log("started", DEADLINE).await.expect("the second replica becomes standby");
     if !renews {
         proxy.fault(Fault::request(Verb::Update, "leases", 1, Effect::Refuse(503)).times(1000));
-        assert!(proxy.wait_until_struck(FAILED_RENEWALS, DEADLINE).await, "{}", first.log());
+        assert!(proxy.wait_until_faults_applied(FAILED_RENEWALS, DEADLINE).await, "{}", first.log());
     }
     match answer {
         Answer::Aws(action) => world.ecs.fault(simulated_ecs::Fault::on(action).nth(1).delay(ANSWER_DELAY)),

@@ -122,8 +122,12 @@ async fn soak_keeps_memory_files_and_threads_flat() {
         writeln!(stderr(), "{seconds:>4} s: {kilobytes} kB, {files} files, {threads} threads").ok();
     }
     let (rounds, calls) = (samples.len(), proxy.log().len());
-    writeln!(stderr(), "soak: {rounds} rounds, {calls} requests, {} faults to Kubernetes", proxy.struck())
-        .ok();
+    writeln!(
+        stderr(),
+        "soak: {rounds} rounds, {calls} requests, {} faults to Kubernetes",
+        proxy.faults_applied()
+    )
+    .ok();
     assert!(late.0 <= early.0 + early.0 / 10, "memory grows: {early:?}, {late:?} kB");
     assert!(late.1 <= early.1 + 5, "open files grow: {early:?}, {late:?}");
     assert!(late.2 <= early.2 + 2, "threads grow: {early:?}, {late:?}");

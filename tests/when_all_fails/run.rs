@@ -120,7 +120,7 @@ impl Run {
         if let Failure::Kubernetes { .. } = self.failure {
             // A lease is renewed periodically, independently of resources.
             let deadline = if self.elects { RENEWAL } else { Duration::ZERO };
-            triggered = proxy.wait_until_struck(1, deadline).await;
+            triggered = proxy.wait_until_faults_applied(1, deadline).await;
         }
         let (deregistrations, writes) = (world.ecs.calls_of(DEREGISTER).len(), writes(&proxy));
         let events = proxy.events();
@@ -183,7 +183,7 @@ impl Run {
             Failure::CrashAtCall { nth, .. } => {
                 usize::try_from(*nth).is_ok_and(|nth| world.ecs.calls_of(DEREGISTER).len() >= nth)
             }
-            Failure::CrashAtWrite { .. } => proxy.struck() > 0,
+            Failure::CrashAtWrite { .. } => proxy.faults_applied() > 0,
             _ => false,
         };
         match &self.failure {
@@ -194,7 +194,8 @@ impl Run {
         let start = Instant::now();
         while !is_due() {
             // An event may still be pending.
-            let is_over = self.is_end(&end(world).await) && !proxy.wait_until_struck(1, RENEWAL).await;
+            let is_over =
+                self.is_end(&end(world).await) && !proxy.wait_until_faults_applied(1, RENEWAL).await;
             if is_over || start.elapsed() > CONVERGENCE_TIMEOUT {
                 return false;
             }

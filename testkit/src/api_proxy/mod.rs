@@ -134,24 +134,24 @@ impl ApiProxy {
 
     /// Returns the number of faults applied so far.
     #[must_use]
-    pub fn struck(&self) -> usize {
+    pub fn faults_applied(&self) -> usize {
         *self.state.faults_applied.borrow()
     }
 
     /// Waits until `count` faults have been applied. Returns false if that takes longer than
     /// `deadline`.
-    pub async fn wait_until_struck(&self, count: usize, deadline: Duration) -> bool {
+    pub async fn wait_until_faults_applied(&self, count: usize, deadline: Duration) -> bool {
         let mut applied = self.state.faults_applied.subscribe();
         timeout(deadline, applied.wait_for(|applied| *applied >= count)).await.is_ok()
     }
 
-    /// Closes all watches and answers no request until [`Self::mend`].
+    /// Closes all watches and answers no request until [`Self::restore`].
     pub fn cut(&self) {
         self.state.is_cut.send_replace(true);
     }
 
     /// Serves requests again.
-    pub fn mend(&self) {
+    pub fn restore(&self) {
         self.state.is_cut.send_replace(false);
     }
 

@@ -12,7 +12,7 @@ mod machine;
 mod paced;
 mod peers;
 mod report;
-mod settled;
+mod scale;
 mod size;
 mod stop;
 mod world;
@@ -33,7 +33,7 @@ use self::{
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
 
 /// The measurements, in this order. `paced` and `peers` run concurrently: they mostly wait.
-const NAMES: [&str; 6] = ["size", "latency", "stop", "memory", "paced", "settled"];
+const NAMES: [&str; 6] = ["size", "latency", "stop", "memory", "paced", "scale"];
 
 /// The measurement that must be requested.
 const LARGE: &str = "--large";
@@ -64,7 +64,7 @@ async fn run(named: &[String]) -> Result<(), Failure> {
         eprintln!(" {} s", began.elapsed().as_secs());
     }
     if named.iter().any(|name| name == LARGE) {
-        let rows = settled::memory(&bench, 100_000, 350).await;
+        let rows = scale::memory(&bench, 100_000, 350).await;
         report.add("memory, 100000 final resources", rows);
     }
     print!("{}", report.markdown());
@@ -80,8 +80,8 @@ async fn measure(name: &str, bench: &Bench, report: &mut Report) {
         "latency" => report.add(name, latency::measure(bench).await),
         "stop" => report.add(name, stop::measure(bench).await),
         "memory" => {
-            report.add("memory, idle", settled::memory(bench, 0, 13).await);
-            report.add("memory, 1000 final resources", settled::memory(bench, 1000, 18).await);
+            report.add("memory, idle", scale::memory(bench, 0, 13).await);
+            report.add("memory, 1000 final resources", scale::memory(bench, 1000, 18).await);
         }
         "paced" => {
             let (alone, beside, by_loop, by_retries, by_requeue) = tokio::join!(
@@ -108,7 +108,7 @@ async fn measure(name: &str, bench: &Bench, report: &mut Report) {
                 }));
             }
         }
-        _ => report.add(name, settled::restart(bench, 10_000).await),
+        _ => report.add(name, scale::restart(bench, 10_000).await),
     }
 }
 
