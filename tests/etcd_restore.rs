@@ -54,7 +54,7 @@ async fn resources_are_seen_after_a_restore_of_etcd() {
 
     plane.restore().await.expect("the backup is restored");
     assert!(world.api().get_opt("lost").await.expect("an answer").is_none(), "it is newer than the backup");
-    assert_eq!(world.seen("throttled").await.ready(), "False", "as in the backup");
+    // The backup has `throttled` with Ready=False. The controller may correct it at once.
     world.declare("new", &["web:4"]).await;
     for name in ["new", "throttled"] {
         world.wait_for(name, "Ready=True", SEEN_WITHIN, |seen| seen.ready() == "True").await;
