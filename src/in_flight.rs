@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        LazyLock, Mutex, PoisonError,
+        LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Timeout of a request to the API server, including the response body.
@@ -35,14 +36,14 @@ impl Call {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let in_flight = InFlight { call, due: Instant::now() + limit };
-        IN_FLIGHT.lock().unwrap_or_else(PoisonError::into_inner).insert(number, in_flight);
+        IN_FLIGHT.lock().insert(number, in_flight);
         Self { number }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        IN_FLIGHT.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        IN_FLIGHT.lock().remove(&self.number);
     }
 }
 
@@ -50,7 +51,7 @@ impl Drop for Call {
 /// the timeout did not take effect.
 #[must_use]
 pub fn overdue(grace: Duration) -> Vec<&'static str> {
-    let in_flight = IN_FLIGHT.lock().unwrap_or_else(PoisonError::into_inner);
+    let in_flight = IN_FLIGHT.lock();
     in_flight.values().filter(|it| it.due + grace < Instant::now()).map(|it| it.call).collect()
 }
 

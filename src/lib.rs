@@ -161,6 +161,7 @@
 
 pub mod api;
 pub mod task_definition;
+pub mod deregistration;
 
 pub mod retirement;
 

@@ -1,18 +1,16 @@
 //! Per-region circuit breaker for ECS, with a single half-open probe.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::aws::response::{Failure, FailureKind};
 
 /// How long the breaker stays open before a probe.
-const OPEN_DURATION: Duration = Duration::from_secs(1);
+pub(super) const OPEN_DURATION: Duration = Duration::from_secs(1);
 
-/// Circuit breaker of ECS in one region. It prevents an unavailable region from blocking all
+/// Circuit breaker of ECS for one source of credentials in one region. It prevents an unavailable region from blocking all
 /// workers.
 #[derive(Debug, Default)]
 pub struct CircuitBreaker {
@@ -74,18 +72,18 @@ impl CircuitBreaker {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
 impl CallGuard<'_> {
-    /// Records the result of the call. Any response closes the breaker. A call without a response
+    /// Records the failure of the call, or that it succeeded. Any response closes the breaker. A call without a response
     /// opens it, unless another call got a response after this one began.
-    pub fn record<T>(mut self, result: &Result<T, Failure>, now: Instant) {
+    pub fn record(mut self, failure: Option<&Failure>, now: Instant) {
         self.is_recorded = true;
         let mut state = self.breaker.lock();
-        match result {
-            Err(failure) if failure.kind == FailureKind::Unavailable => {
+        match failure {
+            Some(failure) if failure.kind == FailureKind::Unavailable => {
                 if state.responded_at.is_none_or(|at| at <= self.began) {
                     let until = now + OPEN_DURATION;
                     state.breaker = BreakerState::Open { until, failure: failure.clone() };
@@ -111,8 +109,8 @@ impl Drop for CallGuard<'_> {
 mod tests {
     use super::*;
 
-    fn no_response() -> Result<(), Failure> {
-        Err(Failure::new(FailureKind::Unavailable, "no response"))
+    fn no_response() -> Failure {
+        Failure::new(FailureKind::Unavailable, "no response")
     }
 
     #[test]
@@ -120,7 +118,7 @@ mod tests {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
         let (first, second) =
             (breaker.admit(now).expect("closed"), breaker.admit(now).expect("still closed"));
-        first.record(&no_response(), now);
+        first.record(Some(&no_response()), now);
         assert!(breaker.is_open(now));
         assert_eq!(breaker.admit(now).expect_err("open").message, "no response");
 
@@ -129,10 +127,10 @@ mod tests {
         let probe = breaker.admit(later).expect("probe is admitted");
         assert!(breaker.is_open(later));
         breaker.admit(later).expect_err("a probe is in flight");
-        probe.record(&no_response(), later);
+        probe.record(Some(&no_response()), later);
         breaker.admit(later).expect_err("open again");
 
-        second.record(&Ok(()), later);
+        second.record(None, later);
         breaker.admit(later).expect("any response closes it");
     }
 
@@ -140,10 +138,10 @@ mod tests {
     fn breaker_stays_closed_if_another_call_got_a_response_meanwhile() {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
         let hanging = breaker.admit(now).expect("closed");
-        breaker.admit(now + OPEN_DURATION).expect("closed").record(&Ok(()), now + OPEN_DURATION);
-        hanging.record(&no_response(), now + 2 * OPEN_DURATION);
+        breaker.admit(now + OPEN_DURATION).expect("closed").record(None, now + OPEN_DURATION);
+        hanging.record(Some(&no_response()), now + 2 * OPEN_DURATION);
         let next = breaker.admit(now + 2 * OPEN_DURATION).expect("still closed");
-        next.record(&no_response(), now + 3 * OPEN_DURATION);
+        next.record(Some(&no_response()), now + 3 * OPEN_DURATION);
         breaker.admit(now + 3 * OPEN_DURATION).expect_err("no response since the call began");
     }
 
@@ -151,14 +149,14 @@ mod tests {
     fn server_fault_counts_as_a_response() {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
         let fault = Failure::new(FailureKind::ServerFault, "a fault");
-        breaker.admit(now).expect("closed").record::<()>(&Err(fault), now);
+        breaker.admit(now).expect("closed").record(Some(&fault), now);
         breaker.admit(now).expect("still closed");
     }
 
     #[test]
     fn cancelled_probe_is_followed_by_the_next_call() {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
-        breaker.admit(now).expect("closed").record(&no_response(), now);
+        breaker.admit(now).expect("closed").record(Some(&no_response()), now);
         drop(breaker.admit(now + OPEN_DURATION).expect("probe is admitted"));
         breaker.admit(now + OPEN_DURATION).expect("next call is admitted");
     }

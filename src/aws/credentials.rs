@@ -29,7 +29,7 @@ use crate::{
         http_client::{self, https_client},
         outage::OutageLog,
         response::{Failure, FailureKind},
-        session::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT},
+        source::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT},
     },
     in_flight::Call,
 };

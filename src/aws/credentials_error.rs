@@ -28,6 +28,9 @@ pub(crate) const NO_CREDENTIALS: &str = "NoCredentials";
 /// Value of the metric label `operation` for credentials that are not from STS.
 pub(crate) const LOAD_CREDENTIALS: &str = "LoadCredentials";
 
+/// The operation that assumes the role of an account resource.
+pub(crate) const ASSUME_ROLE: &str = "AssumeRole";
+
 const WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 
 const MISSING: &str =
@@ -66,7 +69,7 @@ pub(crate) fn failure(error: &CredentialsError, role: &Role) -> Failure {
     }
     let rejection = chain(error).find_map(|error| {
         sts::<AssumeRoleWithWebIdentityError>(error, WEB_IDENTITY, role)
-            .or_else(|| sts::<AssumeRoleError>(error, "AssumeRole", &Role::default()))
+            .or_else(|| sts::<AssumeRoleError>(error, ASSUME_ROLE, &Role::default()))
             .or_else(|| rejected_by_endpoint(error))
     });
     rejection.unwrap_or_else(|| without_response(error, role))
@@ -88,15 +91,30 @@ where
     E: ProvideErrorMetadata + StdError + 'static,
 {
     let error: &SdkError<E, HttpResponse> = error.downcast_ref()?;
-    let failure = error::failure(error).during(operation);
-    Some(match failure.kind {
-        FailureKind::AccessDenied | FailureKind::Refused | FailureKind::Absent | FailureKind::Deleted => {
-            let role = role.arn.as_deref().unwrap_or("the role");
-            let message = format!("cannot assume {role}: {}", failure.message);
+    Some(denied(error::failure(error).during(operation), role.arn.as_deref()))
+}
+
+/// Returns the failure of a call of `sts:AssumeRole` for `role`.
+pub(crate) fn cannot_assume(error: &SdkError<AssumeRoleError, HttpResponse>, role: &str) -> Failure {
+    match find(error) {
+        // The ambient credentials could not be loaded.
+        Some(failure) => failure,
+        None => denied(error::failure(error).during(ASSUME_ROLE), Some(role)),
+    }
+}
+
+fn denied(failure: Failure, role: Option<&str>) -> Failure {
+    match failure.kind {
+        FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault => failure,
+        FailureKind::AccessDenied
+        | FailureKind::AccountMismatch
+        | FailureKind::Refused
+        | FailureKind::Absent
+        | FailureKind::Deleted => {
+            let message = format!("cannot assume {}: {}", role.unwrap_or("the role"), failure.message);
             Failure { kind: FailureKind::AccessDenied, message, ..failure }
         }
-        FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault => failure,
-    })
+    }
 }
 
 /// Returns the failure if a credentials endpoint (ECS, EKS Pod Identity or instance metadata)
@@ -117,7 +135,7 @@ fn rejected_by_endpoint(error: &(dyn StdError + 'static)) -> Option<Failure> {
 fn endpoint_status(status: u16) -> Failure {
     let is_rejection = (400..500).contains(&status) && status != 408 && status != 429;
     let kind = if is_rejection { FailureKind::AccessDenied } else { FailureKind::Unavailable };
-    Failure::new(kind, format!("the endpoint for AWS credentials answered HTTP status {status}"))
+    Failure::new(kind, format!("the endpoint for AWS credentials returned HTTP status {status}"))
 }
 
 /// Returns the failure if neither STS nor an endpoint responded.
@@ -194,7 +212,7 @@ mod tests {
         let failure = |text: &str| failure(&CredentialsError::provider_error(text.to_owned()), &role());
         let denied = failure("Non-success status from HTTP credential provider: StatusCode(403)");
         assert_eq!(denied.kind, FailureKind::AccessDenied);
-        assert_eq!(denied.message, "the endpoint for AWS credentials answered HTTP status 403");
+        assert_eq!(denied.message, "the endpoint for AWS credentials returned HTTP status 403");
         assert_eq!(code(&denied), NO_CREDENTIALS);
         let failed = failure("Non-success status from HTTP credential provider: StatusCode(500)");
         assert_eq!((failed.kind, code(&failed)), (FailureKind::Unavailable, error::NO_ANSWER));

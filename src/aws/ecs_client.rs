@@ -21,10 +21,10 @@ use crate::{
         circuit_breaker::CircuitBreaker,
         error::{NO_ANSWER, code, failure, rejects_credentials},
         outage::OutageLog,
-        response::{Description, Failure, FailureKind, Newest, Reply, Seen, Status, same_revision},
+        response::{DescribeResult, Description, Failure, FailureKind, Newest, Reply, Status, same_revision},
     },
+    deregistration::Deregistration,
     in_flight::Call,
-    retirement::plan::Deregistration,
     task_definition::{Arn, Reference},
 };
 
@@ -45,14 +45,21 @@ pub const AWS_CALLS: &str = "ecs_retirement_aws_calls_total";
 /// Metric of the duration of calls to AWS in seconds, by `operation`.
 pub const AWS_CALL_SECONDS: &str = "ecs_retirement_aws_call_duration_seconds";
 
-/// ECS client of one region.
+/// ECS client of one source of credentials in one region. All calls to ECS are made with it.
 pub struct Ecs {
-    client: aws_sdk_ecs::Client,
+    pub(super) client: aws_sdk_ecs::Client,
     breaker: CircuitBreaker,
     outages: OutageLog,
     /// Whether AWS has rejected the credentials of a call since the last call of
     /// [`Ecs::take_rejection`].
     has_rejected: AtomicBool,
+}
+
+/// A failed call, with the request id if ECS responded.
+#[derive(Debug)]
+pub(super) struct CallFailure {
+    pub(super) failure: Failure,
+    request_id: Option<String>,
 }
 
 impl Ecs {
@@ -78,18 +85,13 @@ impl Ecs {
     ///
     /// # Errors
     /// Returns the failure of the call.
-    pub async fn describe(&self, arn: &Arn) -> Seen {
-        let guard = self.breaker.admit(Instant::now())?;
+    pub async fn describe(&self, arn: &Arn) -> DescribeResult {
+        let operation = "DescribeTaskDefinition";
         let call = self.client.describe_task_definition().task_definition(arn.to_string()).send();
-        let seen = match observed("DescribeTaskDefinition", call).await {
-            Ok(output) => {
-                self.outages.record_response("DescribeTaskDefinition");
-                description(arn, output.task_definition())
-            }
-            Err(error) => Err(self.failed("DescribeTaskDefinition", arn, &error)),
-        };
-        guard.record(&seen, Instant::now());
-        seen
+        match self.call(operation, call).await {
+            Ok(output) => description(arn, output.task_definition()),
+            Err(error) => Err(error.logged(operation, arn)),
+        }
     }
 
     /// Calls `ListTaskDefinitions`, and returns the newest revision of the family of `arn` in one
@@ -98,83 +100,105 @@ impl Ecs {
     /// # Errors
     /// Returns the failure if ECS did not respond, or if a retry may succeed.
     pub async fn newest(&self, arn: &Arn, status: &Status) -> Result<Newest, Failure> {
-        let guard = self.breaker.admit(Instant::now())?;
+        let operation = "ListTaskDefinitions";
         let call = self.client.list_task_definitions().family_prefix(arn.revision().family());
         let call = call
             .status(TaskDefinitionStatus::from(status.as_str()))
             .sort(SortOrder::Desc)
             .max_results(NEWEST_PAGE)
             .send();
-        let newest = match observed("ListTaskDefinitions", call).await {
-            Ok(output) => {
-                self.outages.record_response("ListTaskDefinitions");
-                Ok(newest_of_family(arn, output.task_definition_arns()))
-            }
+        match self.call(operation, call).await {
+            Ok(output) => Ok(newest_of_family(arn, output.task_definition_arns())),
             Err(error) => {
-                let failure = self.failed("ListTaskDefinitions", arn, &error);
-                let is_rejected = match failure.kind {
-                    FailureKind::AccessDenied => {
-                        error.code().is_some_and(|code| NOT_PERMITTED.contains(&code))
-                    }
+                let failure = error.logged(operation, arn);
+                let is_not_permitted =
+                    || failure.code.as_deref().is_some_and(|code| NOT_PERMITTED.contains(&code));
+                let is_refused = match failure.kind {
+                    FailureKind::AccessDenied => is_not_permitted(),
                     kind => kind == FailureKind::Refused,
                 };
-                if is_rejected { Ok(Newest::Refused(failure)) } else { Err(failure) }
+                if is_refused { Ok(Newest::Refused(failure)) } else { Err(failure) }
             }
-        };
-        guard.record(&newest, Instant::now());
-        newest
+        }
     }
 
     /// Calls `DeregisterTaskDefinition`. This cannot be undone, so it requires a `Deregistration`,
     /// which only a plan can create. The call has the full ARN; ECS rejects one of another account
     /// or region.
     pub async fn deregister(&self, deregistration: &Deregistration) -> Reply {
-        let arn = deregistration.arn();
-        let guard = match self.breaker.admit(Instant::now()) {
-            Ok(guard) => guard,
-            Err(failure) => return Reply { answer: Err(failure), request_id: None },
-        };
+        let (operation, arn) = ("DeregisterTaskDefinition", deregistration.arn());
         let call = self.client.deregister_task_definition().task_definition(arn.to_string()).send();
-        let reply = match observed("DeregisterTaskDefinition", call).await {
+        match self.call(operation, call).await {
             Ok(output) => {
-                self.outages.record_response("DeregisterTaskDefinition");
                 let request_id = output.request_id().map(str::to_owned);
                 tracing::info!(revision = %arn, request_id, "deregistered");
-                Reply { answer: description(arn, output.task_definition()), request_id }
+                Reply { response: description(arn, output.task_definition()), request_id }
             }
             Err(error) => {
-                let answer = Err(self.failed("DeregisterTaskDefinition", arn, &error));
-                Reply { answer, request_id: error.request_id().map(str::to_owned) }
+                let request_id = error.request_id.clone();
+                Reply { response: Err(error.logged(operation, arn)), request_id }
             }
-        };
-        guard.record(&reply.answer, Instant::now());
-        reply
+        }
     }
 
-    /// Returns the failure of a call, and logs it. An error response is logged each time, an outage
-    /// only when its cause changes.
-    fn failed<E>(&self, operation: &'static str, arn: &Arn, error: &SdkError<E, HttpResponse>) -> Failure
+    /// Makes a call if the circuit breaker admits it, and records whether ECS responded. An outage
+    /// is logged when its cause changes.
+    ///
+    /// # Errors
+    /// Returns the failure of the call, or that which opened the circuit breaker.
+    pub(super) fn call<T, E>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> impl Future<Output = Result<T, CallFailure>>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let failure = failure(error);
-        if code(error) == NO_ANSWER {
-            self.outages.record_outage(operation, &failure.message, error);
-            return failure;
+        // The futures of the SDK are large.
+        let call = Box::pin(call);
+        self.call_boxed(operation, call)
+    }
+
+    async fn call_boxed<T, E>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, CallFailure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let guard = self.breaker.admit(Instant::now());
+        let guard = guard.map_err(|failure| CallFailure { failure, request_id: None })?;
+        let result = observed(operation, call).await.map_err(|error| {
+            let failure = failure(&error);
+            if code(&error) == NO_ANSWER {
+                self.outages.record_outage(operation, &failure.message, &error);
+                return CallFailure { failure, request_id: None };
+            }
+            self.outages.record_response(operation);
+            if failure.code.as_deref().is_some_and(rejects_credentials) {
+                self.has_rejected.store(true, Ordering::Relaxed);
+            }
+            let request_id = error.request_id().map(str::to_owned);
+            CallFailure { failure: failure.during(operation), request_id }
+        });
+        if result.is_ok() {
+            self.outages.record_response(operation);
         }
-        self.outages.record_response(operation);
-        if failure.code.as_deref().is_some_and(rejects_credentials) {
-            self.has_rejected.store(true, Ordering::Relaxed);
+        guard.record(result.as_ref().err().map(|error| &error.failure), Instant::now());
+        result
+    }
+}
+
+impl CallFailure {
+    /// Logs an error response, and returns the failure. Outages are logged by [`Ecs::call`].
+    fn logged(self, operation: &'static str, arn: &Arn) -> Failure {
+        let Self { failure, request_id } = self;
+        if failure.operation.is_some() {
+            let Failure { code, message, .. } = &failure;
+            tracing::warn!(operation, revision = %arn, code, request_id, message, "call to AWS failed");
         }
-        tracing::warn!(
-            operation,
-            revision = %arn,
-            code = failure.code,
-            request_id = error.request_id(),
-            message = failure.message,
-            "call to AWS failed"
-        );
-        failure.during(operation)
+        failure
     }
 }
 
@@ -213,7 +237,7 @@ pub(crate) fn record_call(operation: &'static str, code: &str, duration: Duratio
     metrics::histogram!(AWS_CALL_SECONDS, "operation" => operation).record(duration);
 }
 
-fn description(requested: &Arn, returned: Option<&TaskDefinition>) -> Seen {
+fn description(requested: &Arn, returned: Option<&TaskDefinition>) -> DescribeResult {
     same_revision(requested, returned.and_then(TaskDefinition::task_definition_arn))?;
     let timestamp = |time: Option<&DateTime>| time.and_then(|time| Timestamp::from_second(time.secs()).ok());
     returned
@@ -225,10 +249,7 @@ fn description(requested: &Arn, returned: Option<&TaskDefinition>) -> Seen {
             })
         })
         .ok_or_else(|| {
-            Failure::new(
-                FailureKind::ServerFault,
-                "ECS answered without the status of the revision".to_owned(),
-            )
+            Failure::new(FailureKind::ServerFault, "the response of ECS has no status of the revision")
         })
 }
 

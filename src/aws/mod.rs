@@ -2,8 +2,10 @@
 
 pub mod identity;
 pub mod credentials;
+mod assume_role;
 pub mod http_client;
 mod backoff;
+pub mod source;
 pub mod session;
 
 pub mod response;
@@ -14,6 +16,7 @@ pub mod response_clock;
 pub mod circuit_breaker;
 pub mod permit_queue;
 pub mod rate_limiter;
+pub mod limits;
 pub mod ecs_client;
 
 pub mod freshness;
@@ -21,4 +24,5 @@ pub mod usage;
 mod usage_scanner;
 pub mod usage_cache;
 
+pub use assume_role::AssumedRole;
 pub use aws_config::SdkConfig;

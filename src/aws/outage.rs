@@ -6,7 +6,6 @@ use std::{
     error::Error as StdError,
     io::{self, ErrorKind},
     iter,
-    sync::{Mutex, PoisonError},
 };
 
 use aws_sdk_ecs::{
@@ -14,6 +13,7 @@ use aws_sdk_ecs::{
     error::{ErrorMetadata, SdkError},
 };
 use aws_smithy_runtime_api::client::dns::ResolveDnsError;
+use parking_lot::Mutex;
 
 /// Headers that identify a response of AWS.
 /// Source: `aws_types::request_id::RequestId`.
@@ -129,7 +129,7 @@ impl OutageLog {
 
     /// Records that AWS responded to a call of `operation`.
     pub(crate) fn record_response(&self, operation: &str) {
-        self.causes.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
+        self.causes.lock().remove(operation);
     }
 
     /// Records that a call of `operation` got no response. `message` names the cause. Logs the full
@@ -141,7 +141,7 @@ impl OutageLog {
         error: &(dyn StdError + 'static),
     ) {
         let previous = {
-            let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut causes = self.causes.lock();
             causes.insert(operation, message.to_owned())
         };
         if previous.as_deref() != Some(message) {
@@ -151,7 +151,7 @@ impl OutageLog {
                 region = self.region,
                 message,
                 error = causes.join(": "),
-                "no answer from AWS"
+                "no response from AWS"
             );
         }
     }

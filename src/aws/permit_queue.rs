@@ -100,6 +100,18 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn pacing(&self) -> Pacing {
+        self.pacing
+    }
+
+    /// Changes the rate and the burst at `now`. Tokens gained until then are kept up to the new burst.
+    pub fn set_pacing(&mut self, pacing: Pacing, now: Instant) {
+        self.refill(now);
+        self.pacing = pacing;
+        self.tokens = self.tokens.min(f64::from(pacing.burst));
+    }
+
     /// Acquires a permit if one is granted to `key` or is free, otherwise queues `key`.
     pub fn acquire(&mut self, key: &K, now: Instant) -> Acquire {
         self.refill(now);
@@ -121,6 +133,15 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
     pub fn acquire_unqueued(&mut self, now: Instant) {
         self.refill(now);
         self.tokens -= 1.0;
+    }
+
+    /// Returns how many permits `key` can acquire at `now`.
+    #[must_use]
+    pub fn available(&self, key: &K, now: Instant) -> usize {
+        let granted = usize::from(self.granted.contains_key(key));
+        let is_free = self.waiting.is_empty();
+        let tokens = (1..=self.pacing.burst).take_while(|&it| f64::from(it) <= self.tokens_at(now)).count();
+        granted + if is_free { tokens } else { 0 }
     }
 
     /// Returns true if a permit is granted to `key`.

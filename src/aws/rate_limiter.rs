@@ -1,22 +1,25 @@
 //! Rate limiter of one ECS bucket: requeues a resource once a permit is available.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::aws::permit_queue::{Acquire, Pacing, PermitQueue, QueuePosition};
+use crate::aws::permit_queue::{Acquire, Pacing, PermitQueue};
 
-/// Metric of the available tokens, by `region` and `bucket`.
+pub use crate::aws::permit_queue::QueuePosition;
+
+/// Metric of the available tokens, by `account`, `region` and `bucket`.
 pub const TOKENS: &str = "ecs_retirement_pacer_tokens";
 
-/// Metric of the current rate in calls per second, by `region` and `bucket`. It is lower than
+/// Metric of the current rate in calls per second, by `account`, `region` and `bucket`. It is lower than
 /// configured while ECS throttles.
 pub const RATE: &str = "ecs_retirement_pacer_rate";
 
-/// Metric of the resources that wait for a permit, by `region` and `bucket`.
+/// Metric of the resources that wait for a permit, by `account`, `region` and `bucket`.
 pub const WAITING: &str = "ecs_retirement_pacer_waiting";
 
 /// Namespace and name of a resource.
@@ -33,6 +36,7 @@ pub struct RequeueTrigger(pub Arc<dyn Fn(&ResourceKey) + Send + Sync>);
 /// Rate limiter of one ECS bucket in one account and region.
 pub struct RateLimiter {
     bucket: &'static str,
+    account: String,
     region: String,
     queue: Mutex<PermitQueue<ResourceKey>>,
     changed: Notify,
@@ -51,18 +55,20 @@ impl RateLimiter {
     #[must_use]
     pub fn spawn(
         bucket: &'static str,
+        account: &str,
         region: &str,
         pacing: Pacing,
         requeue_trigger: RequeueTrigger,
     ) -> Arc<Self> {
         let queue = Mutex::new(PermitQueue::new(pacing, Instant::now()));
-        let limiter = Arc::new(Self { bucket, region: region.to_owned(), queue, changed: Notify::new() });
+        let (account, region) = (account.to_owned(), region.to_owned());
+        let limiter = Arc::new(Self { bucket, account, region, queue, changed: Notify::new() });
         tokio::spawn(grant(Arc::downgrade(&limiter), requeue_trigger));
         limiter
     }
 
     /// Acquires a permit. Queues the resource and returns `None` if there is none.
-    pub fn take(&self, key: &ResourceKey) -> Option<Permit<'_>> {
+    pub fn acquire(&self, key: &ResourceKey) -> Option<Permit<'_>> {
         let acquired = self.lock().acquire(key, Instant::now());
         self.changed.notify_one();
         // Constructed lazily because dropping an unissued permit would add a token.
@@ -72,6 +78,12 @@ impl RateLimiter {
     /// Consumes a token without queueing. For calls that are already limited by another bucket.
     pub fn acquire_unqueued(&self) {
         self.lock().acquire_unqueued(Instant::now());
+    }
+
+    /// Returns how many permits the resource can acquire now.
+    #[must_use]
+    pub fn available(&self, key: &ResourceKey) -> usize {
+        self.lock().available(key, Instant::now())
     }
 
     /// Returns true if a permit is granted to the resource.
@@ -93,9 +105,20 @@ impl RateLimiter {
         self.changed.notify_one();
     }
 
+    #[cfg(test)]
+    pub(super) fn pacing(&self) -> Pacing {
+        self.lock().pacing()
+    }
+
+    /// Changes the rate and the burst. Waiters keep their positions.
+    pub(super) fn set_pacing(&self, pacing: Pacing) {
+        self.lock().set_pacing(pacing, Instant::now());
+        self.changed.notify_one();
+    }
+
     /// Returns the queue position of a resource, or `None` if it is not queued.
     #[must_use]
-    pub fn place(&self, key: &ResourceKey) -> Option<QueuePosition> {
+    pub fn queue_position(&self, key: &ResourceKey) -> Option<QueuePosition> {
         self.lock().position(key, Instant::now())
     }
 
@@ -104,6 +127,7 @@ impl RateLimiter {
         let mut queue = self.lock();
         queue.throttled(Instant::now());
         tracing::warn!(
+            account = self.account,
             region = self.region,
             bucket = self.bucket,
             per_second = queue.per_second(Instant::now()),
@@ -114,14 +138,18 @@ impl RateLimiter {
     /// Updates the metrics.
     pub fn measure(&self) {
         let (queue, now) = (self.lock(), Instant::now());
-        let labels = [("bucket", self.bucket.to_owned()), ("region", self.region.clone())];
+        let labels = [
+            ("account", self.account.clone()),
+            ("bucket", self.bucket.to_owned()),
+            ("region", self.region.clone()),
+        ];
         metrics::gauge!(TOKENS, &labels).set(queue.tokens_at(now));
         metrics::gauge!(RATE, &labels).set(queue.per_second(now));
         metrics::gauge!(WAITING, &labels).set(u32::try_from(queue.waiting()).unwrap_or(u32::MAX));
     }
 
     fn lock(&self) -> MutexGuard<'_, PermitQueue<ResourceKey>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::{aws::usage::Use, task_definition::Arn};
+use crate::task_definition::Arn;
 
 /// A revision as ECS describes it, without the container definitions, which may contain secrets.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -105,6 +105,8 @@ pub enum FailureKind {
     ServerFault,
     /// The credentials are missing, invalid, or not allowed to make the call.
     AccessDenied,
+    /// The credentials belong to another account than the one they are declared for.
+    AccountMismatch,
     /// AWS rejected the call for any other reason.
     Refused,
 }
@@ -130,54 +132,25 @@ impl Newest {
 }
 
 /// Result of `DescribeTaskDefinition`.
-pub type Seen = Result<Description, Failure>;
+pub type DescribeResult = Result<Description, Failure>;
 
 /// Result of `DeregisterTaskDefinition`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reply {
-    pub answer: Seen,
+    pub response: DescribeResult,
     /// The request id of the call, as in CloudTrail. `None` if there was no response.
     pub request_id: Option<String>,
-}
-
-/// Result of one reconcile for one revision.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Outcome {
-    /// Described; no action.
-    Described(Seen),
-    /// ACTIVE, and `DeregisterTaskDefinition` was called. `after` is the description after the
-    /// call, if one was required.
-    Deregistered { before: Description, reply: Reply, after: Option<Seen> },
-    /// ACTIVE, and must not be deregistered yet because of `usage`. `before` is the description, if
-    /// one was read.
-    MustWait { before: Option<Description>, usage: Use },
-    /// Unused and ready to be deregistered.
-    Unused,
 }
 
 impl Reply {
     /// Returns true if the revision must be described again. The response to a deregistration omits
     /// `deregisteredAt`, and a rejection may mean that the revision is already retired.
     #[must_use]
-    pub fn is_due_for_ecs(&self) -> bool {
-        match &self.answer {
+    pub fn needs_description(&self) -> bool {
+        match &self.response {
             Ok(_) => true,
             Err(failure) => matches!(failure.kind, FailureKind::Refused | FailureKind::Absent),
         }
-    }
-}
-
-impl Outcome {
-    /// Returns the kind of failure of the deregistration or, without one, of the description. `None`
-    /// if it succeeded.
-    #[must_use]
-    pub fn failure(&self) -> Option<FailureKind> {
-        let result = match self {
-            Self::Described(seen) => seen,
-            Self::Deregistered { reply, .. } => &reply.answer,
-            Self::MustWait { .. } | Self::Unused => return None,
-        };
-        result.as_ref().err().map(|failure| failure.kind)
     }
 }
 
@@ -191,7 +164,7 @@ pub fn same_revision(requested: &Arn, returned: Option<&str>) -> Result<(), Fail
         Some(returned) if returned == requested.to_string() => Ok(()),
         other => Err(Failure::new(
             FailureKind::Refused,
-            format!("asked ECS for {requested}, and it answered for {}", other.unwrap_or("none")),
+            format!("ECS returned {} instead of {requested}", other.unwrap_or("no revision")),
         )),
     }
 }
@@ -216,10 +189,10 @@ mod tests {
         let Ok(Reference::Arn(requested)) = text.parse() else { panic!("not an ARN") };
         assert_eq!(same_revision(&requested, Some(text)), Ok(()));
         let namesake = text.replace("us-west-2", "eu-west-1");
-        for (returned, reported) in [(Some(namesake.as_str()), namesake.as_str()), (None, "none")] {
+        for (returned, reported) in [(Some(namesake.as_str()), namesake.as_str()), (None, "no revision")] {
             let failure = same_revision(&requested, returned).expect_err("not the requested revision");
             assert_eq!(failure.kind, FailureKind::Refused);
-            assert_eq!(failure.message, format!("asked ECS for {text}, and it answered for {reported}"));
+            assert_eq!(failure.message, format!("ECS returned {reported} instead of {text}"));
         }
     }
 
@@ -237,7 +210,7 @@ mod tests {
 
     #[test]
     fn describe_is_repeated_after_success_and_after_a_rejection() {
-        let is_due = |answer| Reply { answer, request_id: None }.is_due_for_ecs();
+        let is_due = |response| Reply { response, request_id: None }.needs_description();
         let failed = |kind| is_due(Err(Failure::new(kind, String::new())));
         assert!(is_due(Ok(Description {
             status: Status::Inactive,
@@ -247,25 +220,5 @@ mod tests {
         assert!(failed(FailureKind::Refused) && failed(FailureKind::Absent));
         assert!(!failed(FailureKind::Throttled) && !failed(FailureKind::Unavailable));
         assert!(!failed(FailureKind::ServerFault) && !failed(FailureKind::AccessDenied));
-    }
-
-    #[test]
-    fn failure_is_that_of_the_deregistration_or_description() {
-        let failure = |kind| Failure::new(kind, String::new());
-        let before = Description { status: Status::Active, registered_at: None, deregistered_at: None };
-        let deregistered = |answer| Outcome::Deregistered {
-            before: before.clone(),
-            reply: Reply { answer, request_id: None },
-            after: Some(Err(failure(FailureKind::Throttled))),
-        };
-        let rejected = FailureKind::Refused;
-        assert_eq!(Outcome::Described(Err(failure(rejected))).failure(), Some(rejected));
-        assert_eq!(deregistered(Err(failure(rejected))).failure(), Some(rejected));
-        assert_eq!(
-            deregistered(Ok(before.clone())).failure(),
-            None,
-            "the description afterwards does not count"
-        );
-        assert_eq!(Outcome::Unused.failure(), None);
     }
 }

@@ -1,39 +1,27 @@
-//! Sessions per region: the identity of the credentials, the ECS client and the rate limiters.
+//! A session of one source of credentials in one region: verifies the identity before any call to
+//! ECS.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+use std::{sync::Arc, time::Duration};
+
+use aws_config::SdkConfig;
+use aws_credential_types::provider::{ProvideCredentials, error::CredentialsError};
+use parking_lot::Mutex;
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::aws::{
+    backoff::Backoff,
+    credentials::RotatingCredentials,
+    credentials_error::{self, Role},
+    ecs_client::{Ecs, OPERATION_LIMIT, observed},
+    error::{self, NO_ANSWER, code, rejects_credentials},
+    identity::{Identity, principal},
+    limits::{Membership, RateLimits},
+    outage::OutageLog,
+    rate_limiter::{QueuePosition, ResourceKey},
+    response::{Failure, FailureKind},
+    source::Shared,
+    usage_cache::UsageCache,
 };
-
-use aws_config::{Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_credential_types::provider::{
-    ProvideCredentials, SharedCredentialsProvider, error::CredentialsError,
-};
-use k8s_openapi::jiff::Timestamp;
-use tokio::time::Instant;
-
-use crate::{
-    aws::{
-        backoff::Backoff,
-        credentials::RotatingCredentials,
-        credentials_error::{self, Role},
-        ecs_client::{Ecs, OPERATION_LIMIT, observed},
-        error::{self, NO_ANSWER, code, rejects_credentials},
-        identity::{Identity, principal},
-        outage::OutageLog,
-        permit_queue::Pacing,
-        rate_limiter::{RateLimiter, RequeueTrigger, ResourceKey},
-        response::{Failure, FailureKind},
-        response_clock::AwsClock,
-        usage_cache::{IsActive, UsageCache},
-    },
-    clock::Clock,
-};
-
-/// Timeouts of a call to AWS. SDK retries are disabled; the next reconcile is the retry.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a region counts as unavailable after a failed `GetCallerIdentity`.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
@@ -43,35 +31,35 @@ const REJECTION_INTERVAL: Duration = Duration::from_mins(1);
 
 const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
 
-/// The controller's credentials, with one session per region.
-pub struct Account {
-    config: SdkConfig,
-    credentials: RotatingCredentials,
-    /// STS in the default region, where valid credentials always work. `None` without a default
-    /// region.
-    default_sts: Option<aws_sdk_sts::Client>,
-    pacing: Pacing,
-    requeue_trigger: RequeueTrigger,
-    is_active: IsActive,
-    aws_clock: Arc<AwsClock>,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
-}
-
-/// The credentials, clients and limits of one region.
+/// One source of credentials in one region.
 pub struct Session {
-    pub ecs: Ecs,
-    /// Rate limiter of `DescribeTaskDefinition` calls, at half of the rate of ECS.
-    pub reads: Arc<RateLimiter>,
-    /// Rate limiter of `DeregisterTaskDefinition` calls.
-    pub deregistrations: Arc<RateLimiter>,
-    /// Usage of the revisions in this region.
-    pub usage: Arc<UsageCache>,
     region: String,
+    config: SdkConfig,
     sts: aws_sdk_sts::Client,
+    /// STS in the default region of the source, where valid credentials always work. `None` without
+    /// a default region.
     default_sts: Option<aws_sdk_sts::Client>,
     credentials: RotatingCredentials,
+    /// The account that the credentials must belong to; `None` if any account is accepted.
+    expected_account: Option<String>,
+    shared: Arc<Shared>,
     outages: OutageLog,
     known: tokio::sync::Mutex<Known>,
+    /// The session of the last verified identity.
+    verified: Mutex<Option<Arc<VerifiedSession>>>,
+}
+
+/// A session whose identity is verified: the ECS client, usage cache and rate limits.
+pub struct VerifiedSession {
+    pub identity: Identity,
+    /// The ARN of the caller without the name of the session.
+    pub principal: String,
+    pub ecs: Arc<Ecs>,
+    /// Usage of the revisions in this account and region.
+    pub usage: Arc<UsageCache>,
+    membership: Membership,
+    /// The task that scans for usage. It ends when this is dropped.
+    _scans: JoinSet<()>,
 }
 
 /// The known identity and the last failure to read it.
@@ -79,7 +67,7 @@ pub struct Session {
 struct Known {
     /// The access key to which all other fields except `failed` belong.
     access_key: Option<String>,
-    identity: Option<Identity>,
+    is_verified: bool,
     /// When the identity was last read because ECS rejected the credentials.
     checked_at: Option<Instant>,
     backoff: Backoff,
@@ -87,123 +75,27 @@ struct Known {
     failed: Option<(Instant, Failure)>,
 }
 
-impl Account {
-    /// Creates an account with the credentials, default region and endpoints of `config`.
-    ///
-    /// `pacing` applies to each region separately. `requeue_trigger` requeues resources once a
-    /// permit or a new usage result is available. Background tasks call AWS only while `is_active`
-    /// returns true.
-    #[must_use]
-    pub fn new(
-        config: &SdkConfig,
-        pacing: Pacing,
-        requeue_trigger: RequeueTrigger,
-        is_active: IsActive,
-        clock: Clock,
+impl Session {
+    pub(super) fn new(
+        config: SdkConfig,
+        region: &str,
+        default_sts: Option<aws_sdk_sts::Client>,
+        credentials: RotatingCredentials,
+        expected_account: Option<String>,
+        shared: Arc<Shared>,
     ) -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .operation_timeout(OPERATION_LIMIT)
-            .build();
-        let aws_clock = AwsClock::new(clock);
-        let credentials = RotatingCredentials::new(config);
-        let mut builder = config.to_builder();
-        builder.set_http_client(config.http_client().map(|client| aws_clock.observing(client)));
-        let config = builder
-            .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts)
-            // The provider caches the credentials and detects their rotation.
-            .identity_cache(IdentityCache::no_cache())
-            .build();
-        let default_sts = config.region().is_some().then(|| aws_sdk_sts::Client::new(&config));
-        let sessions = Mutex::default();
-        Self { config, credentials, default_sts, pacing, requeue_trigger, is_active, aws_clock, sessions }
-    }
-
-    /// Removes a deleted resource from the queues and usage caches of all regions.
-    pub fn leave(&self, key: &ResourceKey) {
-        self.for_each(|session| {
-            session.leave(key);
-            session.usage.forget(key);
-        });
-    }
-
-    /// Returns the earliest possible time by AWS's clock, or `None` until AWS has reported the
-    /// time.
-    #[must_use]
-    pub fn time(&self) -> Option<Timestamp> {
-        self.aws_clock.now()
-    }
-
-    /// Updates the metrics of all regions.
-    pub fn measure(&self) {
-        self.aws_clock.measure();
-        self.for_each(|session| {
-            session.reads.measure();
-            session.deregistrations.measure();
-            session.usage.measure();
-        });
-    }
-
-    fn for_each(&self, mut visit: impl FnMut(&Session)) {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.values().for_each(|session| visit(session));
-    }
-
-    /// Returns one message per region without an identity. Empty before the first read, and if any
-    /// region has an identity, because a single failing region is usually a wrong `spec.region`.
-    #[must_use]
-    pub fn identity_failures(&self) -> Vec<String> {
-        let (mut failures, mut is_known) = (Vec::new(), false);
-        self.for_each(|session| {
-            is_known |= session.has_identity();
-            failures.extend(session.identity_failure());
-        });
-        if is_known { Vec::new() } else { failures }
-    }
-
-    /// Returns the region of the environment, for resources without a region.
-    #[must_use]
-    pub fn default_region(&self) -> Option<&str> {
-        self.config.region().map(AsRef::as_ref)
-    }
-
-    /// Returns the session of `region`, which is created on first use.
-    #[must_use]
-    pub fn session(&self, region: &str) -> Arc<Session> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = sessions.get(region) {
-            return session.clone();
-        }
-        let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
-        let (wake, is_active) = (|| self.requeue_trigger.clone(), self.is_active.clone());
-        let deregistrations = RateLimiter::spawn("modify", region, self.pacing, wake());
-        let reads = RateLimiter::spawn("read", region, self.pacing.reads(), wake());
-        let (permits, clock) = (deregistrations.clone(), self.aws_clock.clone());
-        let session = Arc::new(Session {
-            ecs: Ecs::new(&config),
-            usage: UsageCache::spawn(&config, region, permits, wake(), is_active, clock),
-            reads,
-            deregistrations,
+        Self {
             region: region.to_owned(),
             sts: aws_sdk_sts::Client::new(&config),
-            default_sts: self.default_sts.clone(),
-            credentials: self.credentials.clone(),
+            config,
+            default_sts,
+            credentials,
+            expected_account,
+            shared,
             outages: OutageLog::new(region),
             known: tokio::sync::Mutex::default(),
-        });
-        sessions.insert(region.to_owned(), session.clone());
-        session
-    }
-}
-
-impl Session {
-    /// Gives up the queue positions and permits of a resource in this region.
-    pub fn leave(&self, key: &ResourceKey) {
-        self.reads.leave(key);
-        self.deregistrations.leave(key);
+            verified: Mutex::default(),
+        }
     }
 
     /// Returns true if AWS is unavailable in this region, so that a reconcile could not make
@@ -215,29 +107,40 @@ impl Session {
                 failure.kind == FailureKind::Unavailable && at.elapsed() < FAILURE_LIFETIME
             })
         };
-        self.ecs.is_open() || self.known.try_lock().is_ok_and(|known| is_region_unavailable(&known))
+        self.verified.lock().as_ref().is_some_and(|verified| verified.ecs.is_open())
+            || self.known.try_lock().is_ok_and(|known| is_region_unavailable(&known))
     }
 
-    /// Returns the identity of the current credentials. It is read once per set of credentials, and
+    /// Verifies the identity of the current credentials. It is read once per set of credentials, and
     /// again if ECS rejects them. A failure is returned to all callers until its backoff ends.
     ///
+    /// The first verification in an account spawns the task that scans for usage.
+    ///
     /// # Errors
-    /// Returns the failure of STS or of the credentials provider.
-    pub async fn identity(&self) -> Result<Identity, Failure> {
+    /// Returns the failure of STS or of the credentials provider, or `AccountMismatch` if the
+    /// credentials belong to another account than the expected one.
+    pub async fn verify(&self) -> Result<Arc<VerifiedSession>, Failure> {
         let known = &mut *self.known.lock().await;
-        let result = self.current_identity(known).await;
+        let result = self.verify_current(known).await;
         match &result {
             Ok(_) => known.failed = None,
             Err(failure) => {
                 let is_new =
                     known.failed.as_ref().is_none_or(|(_, previous)| !previous.is_same_error(failure));
                 if is_new {
-                    tracing::warn!(region = self.region, message = failure.message, "identity unknown");
+                    tracing::warn!(region = self.region, message = failure.message, "identity not verified");
                 }
                 known.failed = Some((Instant::now(), failure.clone()));
             }
         }
         result
+    }
+
+    /// Returns the session of the last verified identity, without a call to AWS. `None` if there is
+    /// none.
+    #[must_use]
+    pub fn last_verified(&self) -> Option<Arc<VerifiedSession>> {
+        self.verified.lock().clone()
     }
 
     /// Shortens the backoff of failed credentials and identity reads after a request of a user.
@@ -249,18 +152,19 @@ impl Session {
         }
     }
 
-    async fn current_identity(&self, known: &mut Known) -> Result<Identity, Failure> {
+    async fn verify_current(&self, known: &mut Known) -> Result<Arc<VerifiedSession>, Failure> {
         let access_key = self.access_key().await?;
         if known.access_key.as_ref() != Some(&access_key) {
             let failed = known.failed.take();
             *known = Known { access_key: Some(access_key.clone()), failed, ..Known::default() };
         }
-        if let Some(identity) = &known.identity
-            && !self.is_rejected(known.checked_at)
+        if known.is_verified
+            && let Some(verified) = self.last_verified()
+            && !is_rejected(&verified, known.checked_at)
         {
-            return Ok(identity.clone());
+            return Ok(verified);
         }
-        if known.identity.is_some() {
+        if known.is_verified {
             known.checked_at = Some(Instant::now());
         }
         if let Some(failure) = known.backoff.failure(Instant::now()) {
@@ -277,13 +181,6 @@ impl Session {
         result.inspect_err(|failure| known.backoff.record_failure(failure.clone(), Instant::now()))
     }
 
-    /// Returns true if ECS has rejected the credentials since the last check. There may be another
-    /// cause, such as a region that is not enabled, so the check is made at most once per minute.
-    fn is_rejected(&self, checked_at: Option<Instant>) -> bool {
-        let is_recent = checked_at.is_some_and(|at| at.elapsed() < REJECTION_INTERVAL);
-        !is_recent && (self.ecs.take_rejection() | self.usage.take_rejection())
-    }
-
     /// Returns true if `failure` reports invalid credentials and STS in the default region confirms
     /// it. A region that is not enabled rejects valid credentials as well.
     async fn has_invalid_credentials(&self, failure: &Failure) -> bool {
@@ -297,22 +194,35 @@ impl Session {
         }
     }
 
-    async fn read(&self, known: &mut Known, access_key: String) -> Result<Identity, Failure> {
-        let result = self.get_caller_identity().await;
-        known.identity = result.as_ref().ok().cloned();
-        if result.is_ok() {
-            self.usage.reset_for(&access_key);
-        }
+    async fn read(&self, known: &mut Known, access_key: String) -> Result<Arc<VerifiedSession>, Failure> {
         known.access_key = Some(access_key);
-        result
+        known.is_verified = false;
+        let (identity, principal) = self.get_caller_identity().await?;
+        if let Some(expected) = self.expected_account.as_ref().filter(|it| **it != identity.account) {
+            let message = format!(
+                "the credentials belong to account {}, and not to account {expected}",
+                identity.account
+            );
+            return Err(Failure::new(FailureKind::AccountMismatch, message));
+        }
+        known.is_verified = true;
+        let mut current = self.verified.lock();
+        let verified = match &*current {
+            Some(verified) if (&verified.identity, &verified.principal) == (&identity, &principal) => {
+                verified.clone()
+            }
+            _ => Arc::new(VerifiedSession::spawn(&self.config, identity, principal, &self.shared)),
+        };
+        *current = Some(verified.clone());
+        Ok(verified)
     }
 
-    fn has_identity(&self) -> bool {
-        self.known.try_lock().is_ok_and(|known| known.failed.is_none() && known.identity.is_some())
+    pub(super) fn has_identity(&self) -> bool {
+        self.known.try_lock().is_ok_and(|known| known.failed.is_none() && known.is_verified)
     }
 
     /// Returns the last failure to read the identity. `None` while a read is in progress.
-    fn identity_failure(&self) -> Option<String> {
+    pub(super) fn identity_failure(&self) -> Option<String> {
         let known = self.known.try_lock().ok()?;
         known.failed.as_ref().map(|(_, failure)| format!("{}: {}", self.region, failure.message))
     }
@@ -326,7 +236,8 @@ impl Session {
         Ok(loaded.access_key_id().to_owned())
     }
 
-    async fn get_caller_identity(&self) -> Result<Identity, Failure> {
+    /// Returns the identity, and the ARN of the caller without the name of the session.
+    async fn get_caller_identity(&self) -> Result<(Identity, String), Failure> {
         let response = observed(GET_CALLER_IDENTITY, self.sts.get_caller_identity().send()).await;
         let response = response.map_err(|error| {
             let failure = error::failure(&error);
@@ -340,11 +251,77 @@ impl Session {
         })?;
         self.outages.record_response(GET_CALLER_IDENTITY);
         let (arn, account) = (response.arn().unwrap_or_default(), response.account().unwrap_or_default());
-        let text = "sts:GetCallerIdentity answered without a usable Arn and Account";
+        let text = "the response of sts:GetCallerIdentity has no usable Arn and Account";
         let identity = Identity::of_caller(arn, account, &self.region)
             .ok_or_else(|| Failure::new(FailureKind::Unavailable, text))?;
-        let region = &self.region;
-        tracing::info!(account, region, principal = principal(arn), "identity known");
-        Ok(identity)
+        let (region, principal) = (&self.region, principal(arn).to_owned());
+        tracing::info!(account, region, principal, "identity verified");
+        Ok((identity, principal))
+    }
+}
+
+impl VerifiedSession {
+    fn spawn(config: &SdkConfig, identity: Identity, principal: String, shared: &Arc<Shared>) -> Self {
+        let membership = shared.limits.join(&identity.account, &identity.region, shared.pacing);
+        let ecs = Arc::new(Ecs::new(config));
+        let usage = Arc::new(UsageCache::new(
+            &identity,
+            membership.limits.deregistrations.clone(),
+            shared.requeue_trigger.clone(),
+            shared.aws_clock.clone(),
+        ));
+        let mut scans = JoinSet::new();
+        let (cache, buckets) = (usage.clone(), membership.limits.scans.clone());
+        let (client, is_active) = (ecs.clone(), shared.is_active.clone());
+        scans.spawn(async move { cache.scan_while_awaited(client, buckets, is_active).await });
+        Self { identity, principal, ecs, usage, membership, _scans: scans }
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> &RateLimits {
+        &self.membership.limits
+    }
+}
+
+/// Returns true if ECS has rejected the credentials since the last check. There may be another
+/// cause, such as a region that is not enabled, so the check is made at most once per minute.
+fn is_rejected(verified: &VerifiedSession, checked_at: Option<Instant>) -> bool {
+    let is_recent = checked_at.is_some_and(|at| at.elapsed() < REJECTION_INTERVAL);
+    !is_recent && verified.ecs.take_rejection()
+}
+
+/// The places of one resource in the wait queues and the usage cache of a session. Gives them up
+/// when dropped.
+pub struct Waiter {
+    pub session: Arc<VerifiedSession>,
+    pub key: ResourceKey,
+}
+
+impl Waiter {
+    /// Gives up the queue positions and permits.
+    pub fn leave_queues(&self) {
+        self.session.limits().reads.leave(&self.key);
+        self.session.limits().deregistrations.leave(&self.key);
+    }
+
+    /// Returns true if a permit to deregister is granted to the resource.
+    #[must_use]
+    pub fn has_permit(&self) -> bool {
+        self.session.limits().deregistrations.has_permit(&self.key)
+    }
+
+    /// Returns the positions in the queues for a permit to deregister and for a permit to read.
+    /// `None` if the resource is not queued.
+    #[must_use]
+    pub fn queue_positions(&self) -> (Option<QueuePosition>, Option<QueuePosition>) {
+        let RateLimits { reads, deregistrations, .. } = self.session.limits();
+        (deregistrations.queue_position(&self.key), reads.queue_position(&self.key))
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.leave_queues();
+        self.session.usage.forget(&self.key);
     }
 }

@@ -122,7 +122,7 @@ impl Found {
     /// Parses the revision. Adds an unresolved reference of `user` and returns `None` if there is
     /// none.
     fn revision(&mut self, task_definition: Option<&str>, user: &User) -> Option<String> {
-        let name = task_definition.unwrap_or("an answer without a task definition");
+        let name = task_definition.unwrap_or("a response without a task definition");
         if let Ok(Reference::Revision(revision)) = short(name).parse() {
             return Some(revision.to_string());
         }

@@ -1,47 +1,49 @@
 //! Shared usage cache: scans while resources wait, and requeues those whose usage changed.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
-use aws_config::SdkConfig;
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     aws::{
-        error::rejects_credentials,
+        ecs_client::Ecs,
         freshness::Purpose,
+        identity::Identity,
         rate_limiter::{RateLimiter, RequeueTrigger, ResourceKey},
         response_clock::AwsClock,
         usage::{Scan, Use, next_second},
-        usage_scanner::UsageScanner,
+        usage_scanner::{ScanBuckets, UsageScanner},
     },
     task_definition::Arn,
 };
 
-/// Metric of the usage scans, by `region` and `result`: `success` or `error`.
+/// Metric of the usage scans, by `account`, `region` and `result`: `success` or `error`.
 pub const SCANS: &str = "ecs_retirement_usage_scans_total";
 
-/// Metric of the duration of usage scans in seconds, by `region`.
+/// Metric of the duration of usage scans in seconds, by `account` and `region`.
 pub const SCAN_SECONDS: &str = "ecs_retirement_usage_scan_duration_seconds";
 
-/// Metric of the age of the cached usage in seconds, by `region`. It is 0 while no resource waits.
+/// Metric of the age of the cached usage in seconds, by `account` and `region`. It is 0 while no resource waits.
 pub const AGE: &str = "ecs_retirement_usage_age_seconds";
 
 /// Predicate that is true while this process may call AWS.
 pub type IsActive = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Usage of the revisions in one account and region, shared by all resources.
+/// Usage of the revisions that one source of credentials sees in one account and region, shared by
+/// all resources.
 ///
 /// # Guarantees
 /// - No scan runs while no resource waits. One scan at a time serves all waiting resources.
 /// - A result is fresh enough for its purpose (see [`Scan::of`]); stale results are never returned.
 /// - Scans are exactly as frequent as the most urgent purpose needs.
 pub struct UsageCache {
-    region: String,
+    identity: Identity,
     requeue_trigger: RequeueTrigger,
     /// The rate limiter of deregistrations.
     deregistrations: Arc<RateLimiter>,
@@ -56,13 +58,6 @@ struct State {
     waiting: HashMap<ResourceKey, Waiting>,
     /// Revisions that a resource waits for and that another resource has retired.
     invalidated: HashSet<(ResourceKey, Arn)>,
-    /// The access key with which the cached usage was read.
-    access_key: Option<String>,
-    /// Incremented to discard the result of a scan in progress.
-    epoch: u64,
-    /// Whether AWS has rejected the credentials of a scan since the last call of
-    /// [`UsageCache::take_rejection`].
-    has_rejected: bool,
 }
 
 /// The interest of a resource in usage.
@@ -76,27 +71,19 @@ struct Waiting {
 }
 
 impl UsageCache {
-    /// Creates a cache, and spawns a task that scans while resources wait and `is_active` returns
-    /// true.
+    /// Creates a cache. It is empty unless [`Self::scan_while_awaited`] runs.
+    ///
+    /// `deregistrations` is the rate limiter of deregistrations: scans become frequent once a permit
+    /// is near.
     #[must_use]
-    pub fn spawn(
-        config: &SdkConfig,
-        region: &str,
+    pub fn new(
+        identity: &Identity,
         deregistrations: Arc<RateLimiter>,
         requeue_trigger: RequeueTrigger,
-        is_active: IsActive,
         clock: Arc<AwsClock>,
-    ) -> Arc<Self> {
-        let cache = Arc::new(Self {
-            region: region.to_owned(),
-            requeue_trigger,
-            deregistrations,
-            clock,
-            state: Mutex::default(),
-            changed: Notify::new(),
-        });
-        tokio::spawn(scan(cache.clone(), UsageScanner::new(config), is_active));
-        cache
+    ) -> Self {
+        let (identity, state, changed) = (identity.clone(), Mutex::default(), Notify::new());
+        Self { identity, requeue_trigger, deregistrations, clock, state, changed }
     }
 
     /// Returns the usage of a revision, or `None` if no result is fresh enough for `purpose`.
@@ -105,7 +92,7 @@ impl UsageCache {
     /// An unused revision is reported as of now, and not as of a scan before the resource
     /// subscribed.
     #[must_use]
-    pub fn of(&self, key: &ResourceKey, arn: &Arn, purpose: Purpose) -> Option<Use> {
+    pub fn usage(&self, key: &ResourceKey, arn: &Arn, purpose: Purpose) -> Option<Use> {
         let mut state = self.lock();
         let now = Instant::now();
         let known = match state.last.as_ref().and_then(|scan| scan.of(arn, purpose, now)) {
@@ -142,26 +129,15 @@ impl UsageCache {
     }
 
     /// Unsubscribes a resource.
-    pub fn leave(&self, key: &ResourceKey) {
+    pub fn unsubscribe(&self, key: &ResourceKey) {
         self.lock().waiting.remove(key);
     }
 
-    /// Removes a resource that is deleted or final.
-    pub fn forget(&self, key: &ResourceKey) {
+    /// Removes a resource that waits no longer.
+    pub(super) fn forget(&self, key: &ResourceKey) {
         let mut state = self.lock();
         state.waiting.remove(key);
         state.invalidated.retain(|(other, _)| other != key);
-    }
-
-    /// Discards the cached usage if the access key has changed, because the new one may belong to
-    /// another account.
-    pub fn reset_for(&self, access_key: &str) {
-        let mut state = self.lock();
-        if state.access_key.as_deref() != Some(access_key) {
-            state.access_key = Some(access_key.to_owned());
-            state.last = None;
-            state.epoch += 1;
-        }
     }
 
     /// Marks a revision that resource `by` has retired as invalidated for all other waiting
@@ -182,21 +158,13 @@ impl UsageCache {
         self.lock().invalidated.remove(&(key.clone(), arn.clone()))
     }
 
-    /// Returns true if AWS has rejected the credentials of a scan since the last call of this
-    /// function.
-    #[must_use]
-    pub(crate) fn take_rejection(&self) -> bool {
-        std::mem::take(&mut self.lock().has_rejected)
-    }
-
-    /// Updates the metric of the age of the cached usage.
-    pub fn measure(&self) {
+    /// Returns the age of the cached usage, or zero while no resource waits.
+    fn age(&self) -> Duration {
         let state = self.lock();
-        let age = match &state.last {
+        match &state.last {
             Some(scan) if !state.waiting.is_empty() => scan.age(Instant::now()),
             _ => Duration::ZERO,
-        };
-        metrics::gauge!(AGE, "region" => self.region.clone()).set(age.as_secs_f64());
+        }
     }
 
     /// Returns AWS's time at `at`, rounded up. `None` while it is unknown.
@@ -205,7 +173,7 @@ impl UsageCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Returns when the next scan is due, or `None` while no resource waits.
@@ -230,13 +198,9 @@ impl UsageCache {
         due.chain(permit.map(|wait| timing.next_for_permit(wait, now))).min()
     }
 
-    /// Stores a scan, and returns the resources whose usage changed. Discards the scan if `epoch`
-    /// is outdated.
-    fn store(&self, scan: Scan, epoch: u64) -> Vec<ResourceKey> {
+    /// Stores a scan, and returns the resources whose usage changed.
+    fn store(&self, scan: Scan) -> Vec<ResourceKey> {
         let mut state = self.lock();
-        if state.epoch != epoch {
-            return Vec::new();
-        }
         let now = Instant::now();
         let has_changed = |(arn, (purpose, reported)): (&Arn, &(Purpose, Option<Use>))| match reported {
             None => true,
@@ -250,42 +214,62 @@ impl UsageCache {
     }
 
     fn record_scan(&self, duration: Duration, is_error: bool) {
-        let region = self.region.clone();
+        let Identity { account, region, .. } = self.identity.clone();
         let result = if is_error { "error" } else { "success" };
-        metrics::counter!(SCANS, "region" => region.clone(), "result" => result).increment(1);
-        metrics::histogram!(SCAN_SECONDS, "region" => region).record(duration);
+        let labels = [("account", account), ("region", region)];
+        metrics::histogram!(SCAN_SECONDS, &labels).record(duration);
+        let [account, region] = labels;
+        metrics::counter!(SCANS, &[account, region, ("result", result.to_owned())]).increment(1);
+    }
+
+    /// Scans with `ecs` while resources wait and `is_active` returns true. Never ends.
+    pub(super) async fn scan_while_awaited(
+        &self,
+        ecs: Arc<Ecs>,
+        buckets: Arc<ScanBuckets>,
+        is_active: IsActive,
+    ) {
+        let mut scanner = UsageScanner::new(ecs, buckets);
+        loop {
+            if !is_active() {
+                self.lock().waiting.clear();
+            }
+            match self.next(Instant::now()) {
+                None => self.changed.notified().await,
+                Some(next) if next > Instant::now() => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(next) => {}
+                        () = self.changed.notified() => {}
+                    }
+                }
+                Some(_) => {
+                    let began = Instant::now();
+                    let found = scanner.scan().await;
+                    let ended = Instant::now();
+                    self.record_scan(ended.saturating_duration_since(began), found.is_err());
+                    let at = self.time(ended);
+                    let scan = Scan::new(began, (ended, at), found, self.lock().last.as_ref());
+                    for key in self.store(scan) {
+                        (self.requeue_trigger.0)(&key);
+                    }
+                }
+            }
+        }
     }
 }
 
-async fn scan(cache: Arc<UsageCache>, mut scanner: UsageScanner, is_active: IsActive) {
-    loop {
-        if !is_active() {
-            cache.lock().waiting.clear();
-        }
-        match cache.next(Instant::now()) {
-            None => cache.changed.notified().await,
-            Some(next) if next > Instant::now() => {
-                tokio::select! {
-                    () = tokio::time::sleep_until(next) => {}
-                    () = cache.changed.notified() => {}
-                }
-            }
-            Some(_) => {
-                let epoch = cache.lock().epoch;
-                let began = Instant::now();
-                let found = scanner.scan().await;
-                let ended = Instant::now();
-                if let Err(failure) = &found {
-                    cache.lock().has_rejected |= failure.code.as_deref().is_some_and(rejects_credentials);
-                }
-                cache.record_scan(ended.saturating_duration_since(began), found.is_err());
-                let at = cache.time(ended);
-                let scan = Scan::new(began, (ended, at), found, cache.lock().last.as_ref());
-                for key in cache.store(scan, epoch) {
-                    (cache.requeue_trigger.0)(&key);
-                }
-            }
-        }
+/// Updates the metric of the age of the cached usage. If several sources of credentials belong to
+/// one account, the oldest counts.
+pub(super) fn measure(caches: &[Arc<UsageCache>]) {
+    let mut ages: BTreeMap<(&str, &str), Duration> = BTreeMap::new();
+    for cache in caches {
+        let Identity { account, region, .. } = &cache.identity;
+        let age = ages.entry((account, region)).or_default();
+        *age = cache.age().max(*age);
+    }
+    for ((account, region), age) in ages {
+        let labels = [("account", account.to_owned()), ("region", region.to_owned())];
+        metrics::gauge!(AGE, &labels).set(age.as_secs_f64());
     }
 }
 

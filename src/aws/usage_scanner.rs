@@ -1,12 +1,12 @@
 //! Usage scans: find the revisions in use in an account and region, at half of ECS's own rates.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
-use aws_config::SdkConfig;
 use aws_sdk_ecs::types::{DesiredStatus, Service, ServiceRevision, Task};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::aws::{
+    ecs_client::Ecs,
     response::{Failure, FailureKind},
     usage::{Found, User, short},
     usage_scanner::{
@@ -22,6 +22,8 @@ mod calls;
 mod reader;
 mod references;
 
+pub use reader::ScanBuckets;
+
 /// Usage scanner of one account and region. Runs one scan at a time.
 pub(super) struct UsageScanner {
     ecs: EcsReader,
@@ -30,8 +32,8 @@ pub(super) struct UsageScanner {
 }
 
 impl UsageScanner {
-    pub(super) fn new(config: &SdkConfig) -> Self {
-        Self { ecs: EcsReader::new(config), gone: HashSet::new() }
+    pub(super) fn new(ecs: Arc<Ecs>, buckets: Arc<ScanBuckets>) -> Self {
+        Self { ecs: EcsReader { ecs, buckets }, gone: HashSet::new() }
     }
 
     /// Returns all users of all revisions, and the references that could not be resolved. Users are

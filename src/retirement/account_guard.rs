@@ -4,8 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    api::{TaskDefinitionRetirementSpec, TaskDefinitionRetirementStatus},
-    aws::identity::Identity,
+    api::TaskDefinitionRetirementStatus, aws::identity::Identity, retirement::validate::ValidatedSpec,
 };
 
 /// The limits on the AWS account of one resource.
@@ -22,7 +21,7 @@ pub struct AccountGuard<'a> {
 impl<'a> AccountGuard<'a> {
     #[must_use]
     pub fn new(
-        spec: &'a TaskDefinitionRetirementSpec,
+        spec: &'a ValidatedSpec,
         recorded: Option<&'a TaskDefinitionRetirementStatus>,
         allowed: &'a BTreeSet<String>,
     ) -> Self {

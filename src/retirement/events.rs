@@ -1,12 +1,10 @@
 //! Kubernetes events for changes of the status: transitions that users wait for or must know about.
 //! No I/O.
 
-use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 use crate::{
     api::{Reason, ReasonClass, RevisionStatus, TaskDefinitionRetirementStatus},
@@ -35,7 +33,7 @@ impl Recent {
         if !matches!(row.reason, Reason::InUse | Reason::CoolingDown) {
             return false;
         }
-        let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self.0.lock();
         published.retain(|_, at| now.duration_since(*at).abs() < REPEATED_AFTER);
         match published.entry((uid.to_owned(), row.revision.clone(), row.reason)) {
             Entry::Occupied(_) => true,
@@ -127,7 +125,7 @@ fn cut(mut note: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::retirement::{resolve::InvalidSpec, summary::Summary};
+    use crate::retirement::{summary::Summary, validate::InvalidSpec};
 
     fn event_notes(
         before: &TaskDefinitionRetirementStatus,

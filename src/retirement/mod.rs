@@ -3,10 +3,13 @@
 
 pub mod guarded;
 pub mod account_guard;
+pub mod validate;
 pub mod resolve;
+pub mod outcome;
 pub mod plan;
 pub mod size;
 pub mod cool_down;
+pub mod trigger;
 pub mod status;
 pub mod row;
 pub mod summary;
@@ -15,9 +18,11 @@ pub mod events;
 pub mod revision_locks;
 pub mod pending_status;
 pub mod status_writer;
+pub mod context;
 pub mod reconcile;
-mod apply;
+mod batch;
 mod observe;
+mod apply;
 
 #[cfg(test)]
 mod properties;

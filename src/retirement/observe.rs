@@ -1,53 +1,130 @@
-//! Observes revisions before the plan: their descriptions and their usage (I/O).
+//! Observes a batch of revisions: their descriptions, and their usage from the cache. Reads from AWS
+//! only.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
     api::{Reason, RevisionStatus},
     aws::{
         freshness::Purpose,
-        response::{Failure, FailureKind, Newest, Outcome, Seen, Status},
+        response::{DescribeResult, Failure, FailureKind, Newest, Status},
         usage::Use,
     },
     retirement::{
-        apply::{Batch, BatchResult, NewestByFamily, Stop},
-        plan::{is_retired, must_wait, needs_usage, remaining_cool_down},
-        requeue::Progress,
+        batch::Batch,
+        outcome::RevisionKey,
+        plan::{Observed, Step, is_retired, must_wait, needs_usage, step},
+        requeue::{self, Progress},
         resolve::{Entry, Target},
+        revision_locks::RevisionLock,
         row::{recorded_row, waits_for_usage},
     },
     task_definition::Arn,
 };
 
-/// Requeue delay while AWS's time is unknown.
-const TIME_UNKNOWN_DELAY: Duration = Duration::from_secs(5);
-
 /// The longest cool-down that the interval between usage scans depends on.
 const LONGEST_COOL_DOWN: Duration = Duration::from_hours(24);
 
-impl Batch<'_> {
-    /// Returns outcomes from the usage cache, without an ECS call, for entries that are known to be
-    /// ACTIVE and have to wait.
-    pub(super) fn wait_from_cache(&self, entries: &[Entry], rows: &[RevisionStatus]) -> BatchResult {
-        let (spec, mut result) = (&self.resource.spec, BatchResult::empty());
-        let scanned_at = self.session.usage.scanned_at().filter(|_| self.now.is_some());
+/// The observations of a batch.
+pub(super) struct Observations<'a> {
+    /// The observed revisions, in the order in which they are processed.
+    pub(super) revisions: Vec<(RevisionKey, Observed)>,
+    /// The revisions that wait for a usage scan.
+    pub(super) unscanned: BTreeSet<RevisionKey>,
+    /// End of the usage scan by AWS's clock. `None` if the scan did not confirm all revisions that
+    /// are cooling down.
+    pub(super) scanned_at: Option<Timestamp>,
+    /// Why the batch ended before all of its revisions were observed. `None` if all were.
+    pub(super) stopped: Option<Progress>,
+    /// The locks of the described revisions. Keep them until the plan is applied.
+    pub(super) locks: Vec<RevisionLock<'a>>,
+}
+
+/// The newest revision of each family, as listed earlier in the batch.
+pub(super) type NewestByFamily = BTreeMap<String, Newest>;
+
+/// Observes the next batch of `entries`.
+///
+/// Revisions that are known to be ACTIVE and wait for their use to end are not described. Of those
+/// that are ready to be deregistered, one more is described than permits are available: it is then
+/// queued for the next one.
+pub(super) async fn observe<'a>(batch: &Batch<'a>, entries: &[Entry]) -> Observations<'a> {
+    let mut observations = batch.observe_cached(entries);
+    let rest = entries.iter().filter(|entry| !observations.waits(&entry.key));
+    let due = requeue::select_batch(rest, batch.rows, (batch.context.clock)());
+    let permits = batch.session().limits().deregistrations.available(&batch.waiter.key);
+    let (began, mut newest, mut ready) = (Instant::now(), BTreeMap::new(), 0);
+    for entry in due {
+        let Target::Resolved(arn) = &entry.target else { continue };
+        let Some(lock) = batch.context.revision_locks.lock(arn) else { continue };
+        observations.locks.push(lock);
+        if !(batch.context.is_active)() || began.elapsed() > requeue::BATCH_TIME {
+            observations.stopped = Some(Progress::Made);
+            break;
+        }
+        let recorded = recorded_row(entry, batch.rows);
+        let may_use_permit = ready < permits && batch.waiter.has_permit();
+        let observed = match batch.observe_one(arn, recorded, may_use_permit, &mut newest).await {
+            Ok(observed) => observed,
+            Err(progress) => {
+                observations.stopped = Some(progress);
+                break;
+            }
+        };
+        observations.stopped = reason_to_stop(recorded, &observed);
+        let next = step(batch.spec, recorded, observed.clone(), batch.now);
+        ready += usize::from(matches!(next, Step::Deregister { .. }));
+        observations.revisions.push((entry.key.clone(), observed));
+        if observations.stopped.is_some() || ready > permits {
+            break;
+        }
+    }
+    observations
+}
+
+impl Observations<'_> {
+    fn waits(&self, key: &RevisionKey) -> bool {
+        self.unscanned.contains(key)
+            || self.revisions.iter().any(|(other, observed)| {
+                other == key && observed.description.is_none() && observed.usage.is_some()
+            })
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Returns the observations from the usage cache, without an ECS call, for entries that are
+    /// known to be ACTIVE and have to wait.
+    fn observe_cached(&self, entries: &[Entry]) -> Observations<'a> {
+        let (spec, usage) = (self.spec, &self.session().usage);
+        let mut observations = Observations {
+            revisions: Vec::new(),
+            unscanned: BTreeSet::new(),
+            scanned_at: None,
+            stopped: None,
+            locks: Vec::new(),
+        };
+        let scanned_at = usage.scanned_at().filter(|_| self.now.is_some());
         let mut unconfirmed: BTreeSet<&str> =
-            rows.iter().filter(|row| cools_down(row)).map(|row| row.revision.as_str()).collect();
+            self.rows.iter().filter(|row| cools_down(row)).map(|row| row.revision.as_str()).collect();
         for entry in entries {
-            let (Target::Resolved(arn), Some(row)) = (&entry.target, recorded_row(entry, rows)) else {
+            let (Target::Resolved(arn), Some(row)) = (&entry.target, recorded_row(entry, self.rows)) else {
                 continue;
             };
             let waits = waits_for_usage(row);
             let is_watched = needs_usage(spec, Some(row)) && (waits || cools_down(row));
             // A revision that another resource retired meanwhile has to be described.
-            if !is_watched || self.session.usage.take_invalidated(&self.key, arn) {
+            if !is_watched || usage.take_invalidated(&self.waiter.key, arn) {
                 continue;
             }
-            let usage = self.usage(arn, self.purpose(row, waits));
-            let has_to_wait = usage.as_ref().is_some_and(|usage| must_wait(spec, Some(row), usage, self.now));
-            if usage.as_ref().is_some_and(|usage| confirms(usage, row)) {
+            let known = self.usage(arn, self.purpose(row, waits));
+            let has_to_wait = known.as_ref().is_some_and(|usage| must_wait(spec, Some(row), usage, self.now));
+            if known.as_ref().is_some_and(|usage| confirms(usage, row)) {
                 unconfirmed.remove(row.revision.as_str());
             }
             // A revision that waits for a permit goes back to waiting for its usage to end if it is
@@ -55,25 +132,20 @@ impl Batch<'_> {
             if !(waits || has_to_wait && row.reason == Reason::Pending) {
                 continue;
             }
-            match usage {
+            match known {
                 Some(usage) if has_to_wait => {
                     if !matches!(usage, Use::Unknown(_)) {
                         unconfirmed.remove(row.revision.as_str());
                     }
-                    result
-                        .watched
-                        .insert(entry.revision.clone(), self.remaining_cool_down(Some(row), &usage));
-                    result.outcomes.insert(entry.revision.clone(), Outcome::MustWait { before: None, usage });
+                    let observed = Observed { arn: arn.clone(), description: None, usage: Some(usage) };
+                    observations.revisions.push((entry.key.clone(), observed));
                 }
-                Some(_) => drop(result.outcomes.insert(entry.revision.clone(), Outcome::Unused)),
-                None => {
-                    result.progress = Progress::Scanning;
-                    result.watched.insert(entry.revision.clone(), None);
-                }
+                Some(_) => {}
+                None => drop(observations.unscanned.insert(entry.key.clone())),
             }
         }
-        result.scanned_at = scanned_at.filter(|_| unconfirmed.is_empty());
-        result
+        observations.scanned_at = scanned_at.filter(|_| unconfirmed.is_empty());
+        observations
     }
 
     /// Returns the purpose of the usage query for `row`. `waits` is true if the row waits for usage
@@ -92,62 +164,83 @@ impl Batch<'_> {
         Purpose::CoolDown { until: Instant::now() + left.min(LONGEST_COOL_DOWN) }
     }
 
-    /// Returns the remaining time of the cool-down of a revision, or `None` if it is not cooling
-    /// down.
-    pub(super) fn remaining_cool_down(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
-        let left = remaining_cool_down(&self.resource.spec, row, usage, self.now);
-        let is_unknown = self.now.is_none() && matches!(usage, Use::Unused { .. });
-        left.or(is_unknown.then_some(TIME_UNKNOWN_DELAY))
-    }
-
-    pub(super) fn usage(&self, arn: &Arn, purpose: Purpose) -> Option<Use> {
-        self.session.usage.of(&self.key, arn, purpose)
+    /// Observes one revision. Returns `Err` if it cannot be observed yet.
+    async fn observe_one(
+        &self,
+        arn: &Arn,
+        recorded: Option<&RevisionStatus>,
+        may_use_permit: bool,
+        newest: &mut NewestByFamily,
+    ) -> Result<Observed, Progress> {
+        let checks_usage = needs_usage(self.spec, recorded);
+        if checks_usage && may_use_permit && self.usage(arn, Purpose::Deregister).is_none() {
+            return Err(Progress::Verifying);
+        }
+        // Skip DescribeTaskDefinition: it would have to be repeated after the scan.
+        if checks_usage
+            && self.session().usage.is_first_scan_pending()
+            && self.usage(arn, Purpose::Report).is_none()
+        {
+            return Err(Progress::Scanning);
+        }
+        let description = self.describe(arn, recorded, may_use_permit, newest).await?;
+        let is_active = description.as_ref().is_ok_and(|it| it.status == Status::Active);
+        let usage = if checks_usage && is_active { self.usage(arn, Purpose::Report) } else { None };
+        Ok(Observed { arn: arn.clone(), description: Some(description), usage })
     }
 
     /// Describes a revision. If ECS does not have it, determines whether it was deleted. A resource
     /// with a permit to deregister does not queue for a permit to read.
-    pub(super) async fn describe(
+    async fn describe(
         &self,
         arn: &Arn,
         recorded: Option<&RevisionStatus>,
+        may_use_permit: bool,
         newest: &mut NewestByFamily,
-    ) -> Result<Seen, Stop> {
-        if self.session.deregistrations.has_permit(&self.key) {
-            self.session.reads.acquire_unqueued();
+    ) -> Result<DescribeResult, Progress> {
+        let reads = &self.session().limits().reads;
+        if may_use_permit {
+            reads.acquire_unqueued();
         } else {
-            self.session.reads.take(&self.key).ok_or(Stop::Now(Progress::Queued))?.spend();
+            reads.acquire(&self.waiter.key).ok_or(Progress::Queued)?.spend();
         }
-        let seen = self.context.shutdown.abandon(self.session.ecs.describe(arn)).await;
-        let seen = seen.ok_or(Stop::Now(Progress::Made))?;
-        if is_throttled(&seen) {
-            self.session.reads.throttled();
+        let described = self.context.shutdown.abandon(self.session().ecs.describe(arn)).await;
+        let described = described.ok_or(Progress::Made)?;
+        if is_throttled(&described) {
+            reads.throttled();
         }
-        match seen {
+        match described {
             Err(absent) if absent.kind == FailureKind::Absent && !recorded.is_some_and(is_retired) => {
                 let missing = self.context.shutdown.abandon(self.missing(arn, absent, newest)).await;
-                missing.ok_or(Stop::Now(Progress::Made))
+                missing.ok_or(Progress::Made)
             }
-            seen => Ok(seen),
+            described => Ok(described),
         }
     }
 
     /// Determines whether a revision that ECS did not find was deleted: it was if ECS lists a
     /// revision of the family with a higher number. Returns `absent` if no such revision is listed.
-    pub(super) async fn missing(&self, arn: &Arn, absent: Failure, newest: &mut NewestByFamily) -> Seen {
+    pub(super) async fn missing(
+        &self,
+        arn: &Arn,
+        absent: Failure,
+        newest: &mut NewestByFamily,
+    ) -> DescribeResult {
         let (family, number) = (arn.revision().family(), arn.revision().number());
         let deleted = || Err(Failure { kind: FailureKind::Deleted, ..absent.clone() });
         if newest.get(family).is_some_and(|newest| newest.is_after(number)) {
             return deleted();
         }
+        let reads = &self.session().limits().reads;
         for status in [Status::Active, Status::Inactive, Status::DeleteInProgress] {
-            self.session.reads.acquire_unqueued();
-            match self.session.ecs.newest(arn, &status).await {
+            reads.acquire_unqueued();
+            match self.session().ecs.newest(arn, &status).await {
                 Ok(found) if found.is_after(number) => {
                     newest.insert(family.to_owned(), found);
                     // It may have been registered between the first description and the list.
                     return match self.describe_unqueued(arn).await {
                         Err(again) if again.kind == FailureKind::Absent => deleted(),
-                        seen => seen,
+                        described => described,
                     };
                 }
                 Ok(Newest::Refused(refusal)) => {
@@ -160,7 +253,7 @@ impl Batch<'_> {
                 Ok(_) => {}
                 Err(failure) => {
                     if failure.kind == FailureKind::Throttled {
-                        self.session.reads.throttled();
+                        reads.throttled();
                     }
                     return Err(failure);
                 }
@@ -171,13 +264,25 @@ impl Batch<'_> {
 
     /// Describes a revision without queueing for a read permit: the caller has already waited for a
     /// permit.
-    pub(super) async fn describe_unqueued(&self, arn: &Arn) -> Seen {
-        self.session.reads.acquire_unqueued();
-        let seen = self.session.ecs.describe(arn).await;
-        if is_throttled(&seen) {
-            self.session.reads.throttled();
+    pub(super) async fn describe_unqueued(&self, arn: &Arn) -> DescribeResult {
+        self.session().limits().reads.acquire_unqueued();
+        let described = self.session().ecs.describe(arn).await;
+        if is_throttled(&described) {
+            self.session().limits().reads.throttled();
         }
-        seen
+        described
+    }
+}
+
+/// Returns why the batch ends after a revision: ECS throttled the call or did not respond,
+/// unless that affected only the `deregisteredAt` lookup of a revision that is already retired.
+fn reason_to_stop(recorded: Option<&RevisionStatus>, observed: &Observed) -> Option<Progress> {
+    let failure = observed.description.as_ref()?.as_ref().err()?;
+    match failure.kind {
+        _ if recorded.is_some_and(is_retired) => None,
+        FailureKind::Throttled => Some(Progress::Throttled),
+        FailureKind::Unavailable => Some(Progress::Outage),
+        _ => None,
     }
 }
 
@@ -192,8 +297,8 @@ fn confirms(usage: &Use, row: &RevisionStatus) -> bool {
     last_used.is_none_or(|last| row.unused_since.as_ref().is_some_and(|since| last <= since.0))
 }
 
-pub(super) fn is_throttled(answer: &Seen) -> bool {
-    answer.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
+pub(super) fn is_throttled(result: &DescribeResult) -> bool {
+    result.as_ref().is_err_and(|failure| failure.kind == FailureKind::Throttled)
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! Rows of revisions that ECS has deregistered and whose status write failed. They are
 //! kept in memory until a write succeeds.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
 use crate::{
     api::{RevisionStatus, TaskDefinitionRetirementStatus},
     retirement::plan::is_retired,
 };
+use parking_lot::Mutex;
 
 /// Rows that are not written yet, by the uid of their resource.
 #[derive(Debug, Default)]
@@ -21,7 +19,7 @@ impl PendingStatus {
     /// Keeps the rows of retired revisions until [`Self::forget`]: ECS returns the request id of a
     /// deregistration only once. Other rows are dropped, as they can be observed again.
     pub fn keep(&self, uid: &str, rows: impl Iterator<Item = RevisionStatus>) {
-        let mut pending_status = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending_status = self.rows.lock();
         for row in rows.filter(is_retired) {
             let rows_of_resource = pending_status.entry(uid.to_owned()).or_default();
             rows_of_resource.retain(|older| older.revision != row.revision);
@@ -31,7 +29,7 @@ impl PendingStatus {
 
     /// Removes the rows of a resource. Call it once they are written or the resource is deleted.
     pub fn forget(&self, uid: &str) {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.rows.lock().remove(uid);
     }
 
     /// Returns the recorded status, with its rows replaced by those that are not written yet.
@@ -42,7 +40,7 @@ impl PendingStatus {
         uid: &str,
         recorded: Option<TaskDefinitionRetirementStatus>,
     ) -> Option<TaskDefinitionRetirementStatus> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned();
+        let rows = self.rows.lock().get(uid).cloned();
         let mut status = recorded?;
         for row in rows.into_iter().flatten() {
             match status.revisions.iter_mut().find(|it| it.revision == row.revision) {

@@ -1,32 +1,33 @@
-//! Plan for one revision: the next step, from the spec, the recorded row, its description and its
-//! usage. No I/O.
+//! Plan of a batch: the next step for each revision, from the spec, the recorded rows and the
+//! observations. No I/O.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    api::{InUse, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
+    api::{Reason, RevisionStatus},
     aws::{
-        response::{Description, Seen, Status},
+        response::{DescribeResult, Description, Status},
         usage::Use,
     },
-    retirement::resolve::duration,
+    deregistration::Deregistration,
+    retirement::{
+        outcome::RevisionKey,
+        validate::{UsePolicy, ValidatedSpec},
+    },
     task_definition::Arn,
 };
 
-/// Authorization to deregister one revision. Only [`plan`] creates it, and the irreversible call
-/// requires it.
-#[derive(Debug, Eq, PartialEq)]
-pub struct Deregistration {
-    arn: Arn,
-}
-
-impl Deregistration {
-    #[must_use]
-    pub fn arn(&self) -> &Arn {
-        &self.arn
-    }
+/// What was observed about one revision.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Observed {
+    pub arn: Arn,
+    /// The description; `None` if the revision is known to be ACTIVE by its row, and was not
+    /// described.
+    pub description: Option<DescribeResult>,
+    /// The usage; `None` if it is not known yet or does not matter.
+    pub usage: Option<Use>,
 }
 
 /// The next step for one revision.
@@ -36,14 +37,52 @@ pub enum Step {
         before: Description,
         deregistration: Deregistration,
     },
-    Report(Seen),
+    Report(DescribeResult),
     /// The revision is in use, its usage is unknown, or it has not been unused for long enough.
+    /// `before` is the description, if one was read.
     Wait {
-        before: Description,
+        before: Option<Description>,
         usage: Use,
     },
+    /// Its use has ended. It is described next.
+    Resume,
     /// Usage is not known yet.
     NeedUsage,
+}
+
+/// The steps of a batch, in the order in which they are applied.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    pub steps: Vec<(RevisionKey, Step)>,
+}
+
+impl Plan {
+    /// Returns the plan of a batch of revisions, each with its recorded row.
+    #[must_use]
+    pub fn new<'a>(
+        spec: &ValidatedSpec,
+        observed: impl Iterator<Item = (RevisionKey, Option<&'a RevisionStatus>, Observed)>,
+        now: Option<Timestamp>,
+    ) -> Self {
+        let steps = observed.map(|(key, recorded, observed)| (key, step(spec, recorded, observed, now)));
+        Self { steps: steps.collect() }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (key, step)) in self.steps.iter().enumerate() {
+            let action = match step {
+                Step::Deregister { .. } => "deregister",
+                Step::Report(_) => "report",
+                Step::Wait { .. } => "wait",
+                Step::Resume => "resume",
+                Step::NeedUsage => "need usage",
+            };
+            write!(f, "{}{key}: {action}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
 }
 
 /// Returns the next step for one revision.
@@ -58,60 +97,63 @@ pub enum Step {
 /// | ACTIVE | not retired | inUse: Wait | in use, unknown, or cooling down | wait |
 /// | ACTIVE | not retired | inUse: Wait, dryRun | unused | report |
 /// | ACTIVE | not retired | inUse: Wait | unused | deregister |
+/// | not described | not retired | inUse: Wait | in use, unknown, or cooling down | wait |
+/// | not described | not retired | inUse: Wait | unused | resume |
 /// | anything else | - | - | - | report |
 ///
 /// ECS never reactivates a revision, so that ACTIVE is stale once a revision was recorded as
 /// retired.
 #[must_use]
-pub fn plan(
-    spec: &TaskDefinitionRetirementSpec,
-    arn: &Arn,
+pub fn step(
+    spec: &ValidatedSpec,
     recorded: Option<&RevisionStatus>,
-    seen: Seen,
-    usage: Option<&Use>,
+    observed: Observed,
     now: Option<Timestamp>,
 ) -> Step {
-    let before = match seen {
-        Ok(before)
-            if before.status == Status::Active && !spec.suspend && !recorded.is_some_and(is_retired) =>
+    let Observed { arn, description, usage } = observed;
+    let before = match description {
+        None => None,
+        Some(Ok(before))
+            if before.status == Status::Active
+                && spec.suspended.is_none()
+                && !recorded.is_some_and(is_retired) =>
         {
-            before
+            Some(before)
         }
-        seen => return Step::Report(seen),
+        Some(described) => return Step::Report(described),
     };
     if needs_usage(spec, recorded) {
         match usage {
             None => return Step::NeedUsage,
-            Some(usage) if must_wait(spec, recorded, usage, now) => {
-                return Step::Wait { before, usage: usage.clone() };
-            }
+            Some(usage) if must_wait(spec, recorded, &usage, now) => return Step::Wait { before, usage },
             Some(_) => {}
         }
     }
-    if spec.dry_run {
-        return Step::Report(Ok(before));
+    match before {
+        None => Step::Resume,
+        Some(before) if spec.dry_run => Step::Report(Ok(before)),
+        Some(before) => Step::Deregister { before, deregistration: Deregistration::new(arn) },
     }
-    Step::Deregister { before, deregistration: Deregistration { arn: arn.clone() } }
 }
 
 /// Returns true if the usage of the revision has to be known before it is deregistered.
 #[must_use]
-pub fn needs_usage(spec: &TaskDefinitionRetirementSpec, recorded: Option<&RevisionStatus>) -> bool {
-    spec.in_use == InUse::Wait && !spec.suspend && !recorded.is_some_and(is_retired)
+pub fn needs_usage(spec: &ValidatedSpec, recorded: Option<&RevisionStatus>) -> bool {
+    spec.use_policy != UsePolicy::Retire && spec.suspended.is_none() && !recorded.is_some_and(is_retired)
 }
 
 /// Returns true if `usage` prevents the deregistration of the revision at `now`, by AWS's clock. A
 /// cool-down does not end while `now` is unknown.
 #[must_use]
 pub fn must_wait(
-    spec: &TaskDefinitionRetirementSpec,
+    spec: &ValidatedSpec,
     recorded: Option<&RevisionStatus>,
     usage: &Use,
     now: Option<Timestamp>,
 ) -> bool {
     match usage {
         Use::InUse(_) | Use::Unknown(_) => true,
-        Use::Unused { .. } if spec.unused_for.is_none() => false,
+        Use::Unused { .. } if spec.unused_for().is_none() => false,
         Use::Unused { at, last_used } => {
             let until =
                 unused_since(recorded, *at, *last_used).and_then(|since| cool_down_until(spec, since));
@@ -136,7 +178,7 @@ pub fn unused_since(
 /// `None` if the revision is not cooling down, or AWS's time is unknown.
 #[must_use]
 pub fn remaining_cool_down(
-    spec: &TaskDefinitionRetirementSpec,
+    spec: &ValidatedSpec,
     recorded: Option<&RevisionStatus>,
     usage: &Use,
     now: Option<Timestamp>,
@@ -149,9 +191,8 @@ pub fn remaining_cool_down(
 /// Returns the end of the cool-down of a revision that is unused since `since`. Returns `None` if
 /// `unusedFor` is not set.
 #[must_use]
-pub fn cool_down_until(spec: &TaskDefinitionRetirementSpec, since: Timestamp) -> Option<Timestamp> {
-    let unused_for = duration(spec.unused_for.as_deref()?);
-    Some(unused_for.and_then(|wait| since.checked_add(wait).ok()).unwrap_or(Timestamp::MAX))
+pub fn cool_down_until(spec: &ValidatedSpec, since: Timestamp) -> Option<Timestamp> {
+    Some(since.checked_add(spec.unused_for()?).unwrap_or(Timestamp::MAX))
 }
 
 /// Returns true if ECS has reported the revision as retired.
@@ -165,10 +206,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::aws::{
-        response::{Failure, FailureKind},
-        usage::{User, Users},
+    use crate::{
+        api::{InUse, TaskDefinitionRetirementSpec},
+        aws::{
+            response::{Failure, FailureKind},
+            usage::{User, Users},
+        },
+        retirement::validate::validate,
     };
+
+    fn waiting(unused_for: Option<&str>) -> ValidatedSpec {
+        spec(TaskDefinitionRetirementSpec { unused_for: unused_for.map(str::to_owned), ..Default::default() })
+    }
+
+    fn spec(spec: TaskDefinitionRetirementSpec) -> ValidatedSpec {
+        let revisions = vec!["cpu-wave:1".to_owned()];
+        validate(&TaskDefinitionRetirementSpec { revisions, ..spec }).expect("a valid spec")
+    }
 
     fn arn() -> Arn {
         let revision = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-wave:1";
@@ -176,7 +230,7 @@ mod tests {
         arn
     }
 
-    fn any_seen() -> impl Strategy<Value = Seen> {
+    fn any_seen() -> impl Strategy<Value = DescribeResult> {
         let status = prop_oneof![
             6 => Just(Status::Active),
             1 => Just(Status::Inactive),
@@ -216,7 +270,7 @@ mod tests {
 
     #[test]
     fn revision_must_wait_until_it_was_unused_for_the_declared_time() {
-        let spec = TaskDefinitionRetirementSpec { unused_for: Some("20s".to_owned()), ..Default::default() };
+        let spec = waiting(Some("20s"));
         let unused = Use::Unused { at: Some(second(100)), last_used: None };
         let row = |since| RevisionStatus {
             unused_since: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(second(since))),
@@ -235,12 +289,12 @@ mod tests {
             must_wait(&spec, None, &unknown, Some(second(1_000))),
             "the start of the unused time is unknown"
         );
-        let immediately = TaskDefinitionRetirementSpec { unused_for: None, ..spec.clone() };
+        let immediately = waiting(None);
         assert!(
             !must_wait(&immediately, None, &unknown, None),
             "the start of the unused time does not matter"
         );
-        let indefinitely = TaskDefinitionRetirementSpec { unused_for: Some("999999h".to_owned()), ..spec };
+        let indefinitely = waiting(Some("999999h"));
         assert!(must_wait(&indefinitely, Some(&row(0)), &unused, Some(second(i64::from(u32::MAX) / 2))));
     }
 
@@ -258,8 +312,8 @@ mod tests {
             reason in prop::sample::select(vec![Reason::Pending, Reason::Refused, Reason::Retired, Reason::Deleting, Reason::Deleted]),
         ) {
             let in_use = if waits { InUse::Wait } else { InUse::Retire };
-            let text = unused_for.map(|seconds| format!("{seconds}s"));
-            let spec = TaskDefinitionRetirementSpec { suspend, dry_run, in_use, unused_for: text, ..Default::default() };
+            let text = unused_for.filter(|_| waits).map(|seconds| format!("{seconds}s"));
+            let spec = spec(TaskDefinitionRetirementSpec { suspend, dry_run, in_use, unused_for: text, ..Default::default() });
             let row = RevisionStatus { reason, ..RevisionStatus::default() };
             let active = matches!(&seen, Ok(description) if description.status == Status::Active);
             let retired = reason != Reason::Pending && reason != Reason::Refused;
@@ -272,7 +326,8 @@ mod tests {
                 }),
                 _ => false,
             };
-            match plan(&spec, &arn(), Some(&row), seen.clone(), usage.as_ref(), now.map(second)) {
+            let observed = Observed { arn: arn(), description: Some(seen.clone()), usage: usage.clone() };
+            match step(&spec, Some(&row), observed, now.map(second)) {
                 Step::Deregister { before, deregistration } => {
                     prop_assert!(active && !suspend && !dry_run && !retired && (is_unused || !waits));
                     prop_assert_eq!(deregistration.arn(), &arn());
@@ -284,11 +339,36 @@ mod tests {
                 }
                 Step::Wait { before, usage: reported } => {
                     prop_assert!(waits && !suspend && !retired && !is_unused);
-                    prop_assert_eq!(Ok(before), seen);
+                    prop_assert_eq!(before.map(Ok), Some(seen));
                     prop_assert_eq!(Some(reported), usage);
                 }
                 Step::NeedUsage => prop_assert!(active && waits && !suspend && !retired && usage.is_none()),
+                Step::Resume => prop_assert!(false, "it was described"),
             }
         }
+    }
+
+    #[test]
+    fn revision_that_was_not_described_is_never_deregistered() {
+        let observed = |usage| Observed { arn: arn(), description: None, usage: Some(usage) };
+        let unused = Use::Unused { at: Some(second(1)), last_used: None };
+        assert_eq!(step(&waiting(None), None, observed(unused.clone()), None), Step::Resume);
+        let wait = step(&waiting(Some("1h")), None, observed(unused.clone()), Some(second(2)));
+        assert_eq!(wait, Step::Wait { before: None, usage: unused });
+    }
+
+    #[test]
+    fn plan_is_printed_in_the_order_of_its_steps() {
+        let active = Description { status: Status::Active, registered_at: None, deregistered_at: None };
+        let observed = |description, usage| Observed { arn: arn(), description: Some(description), usage };
+        let unused = Use::Unused { at: None, last_used: None };
+        let missing = Failure::new(FailureKind::Absent, "none");
+        let batch = [
+            (RevisionKey::new("cpu-wave:1"), None, observed(Ok(active.clone()), Some(unused))),
+            (RevisionKey::new("cpu-wave:2"), None, observed(Ok(active), None)),
+            (RevisionKey::new("cpu-wave:3"), None, observed(Err(missing), None)),
+        ];
+        let plan = Plan::new(&waiting(None), batch.into_iter(), None);
+        assert_eq!(plan.to_string(), "cpu-wave:1: deregister, cpu-wave:2: need usage, cpu-wave:3: report");
     }
 }

@@ -14,16 +14,18 @@ use crate::{
     },
     aws::identity::Identity,
     aws::{
-        response::{Description, Failure, FailureKind, Outcome, Reply, Seen, Status},
+        response::{DescribeResult, Description, Failure, FailureKind, Reply, Status},
         usage::{Use, User, Users},
     },
     retirement::{
         account_guard::AccountGuard,
-        plan::{Step, plan},
+        outcome::{Outcome, RevisionKey},
+        plan::{Observed, Step, step},
         requeue::work_is_due,
         resolve::{self, Entry, Target},
         row::recorded_row,
-        status::{Caller, Observation, summarize},
+        status::{Findings, Report, summarize},
+        validate::{ValidatedSpec, validate},
     },
 };
 
@@ -40,7 +42,7 @@ fn description(status: Status) -> Description {
     Description { status, registered_at: Some(Timestamp::UNIX_EPOCH), deregistered_at }
 }
 
-fn any_seen() -> impl Strategy<Value = Seen> {
+fn any_seen() -> impl Strategy<Value = DescribeResult> {
     let status = prop_oneof![
         3 => Just(Status::Active),
         2 => Just(Status::Inactive),
@@ -74,7 +76,7 @@ fn any_use() -> impl Strategy<Value = Option<Use>> {
 }
 
 /// Responses of ECS: to the description, to the deregistration, and to the description after it.
-type Responses = (Seen, Seen, Seen);
+type Responses = (DescribeResult, DescribeResult, DescribeResult);
 
 /// The input of one reconcile: the edits of the user and the responses of AWS.
 #[derive(Clone, Debug)]
@@ -119,14 +121,17 @@ fn any_round() -> impl Strategy<Value = Round> {
         })
 }
 
-fn valid<'a>(
+fn report<'a>(
+    spec: &'a ValidatedSpec,
     (account, entries): (Option<&'a str>, &'a [Entry]),
-    caller: Caller<'a>,
-    outcomes: &'a BTreeMap<String, Outcome>,
+    identity_failure: Option<&'a Failure>,
+    outcomes: &'a BTreeMap<RevisionKey, Outcome>,
     scanned_at: Option<Timestamp>,
-) -> Observation<'a> {
-    let (region, position) = ("us-west-2", None);
-    Observation::Valid { region, account, entries, caller, outcomes, position, scanned_at }
+) -> Report<'a> {
+    let (region, position) = (Some("us-west-2"), None);
+    let findings =
+        Findings { spec, region, account, entries, identity_failure, outcomes, position, scanned_at };
+    Report::Valid(findings)
 }
 
 /// Applies the edits to the resource and simulates one reconcile. Records which ARNs ECS reported
@@ -152,22 +157,23 @@ fn run(
         resource.annotations_mut().insert(REQUESTED_AT.to_owned(), requested.to_string());
     }
     let identity = identity();
-    let unknown = Failure::new(FailureKind::Unavailable, "no answer");
-    let caller = if round.caller_known { Caller::Known(&identity) } else { Caller::Unknown(&unknown) };
+    let unknown = Failure::new(FailureKind::Unavailable, "no response");
+    let failure = (!round.caller_known).then_some(&unknown);
+    let spec = validate(&resource.spec).expect("a valid spec");
     let allowed = BTreeSet::new();
     let known = round.caller_known.then_some(&identity);
     let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
-    let entries = resolve::entries(&resource.spec, known, &guard);
+    let entries = resolve::entries(&spec, known, &guard);
     let account = guard.account(known);
     let rows = resource.status.clone().unwrap_or_default().revisions;
     let mut outcomes = BTreeMap::new();
     for entry in &entries {
         let (Target::Resolved(arn), Some((seen, response, after))) =
-            (&entry.target, round.responses.get(&entry.revision))
+            (&entry.target, round.responses.get(entry.key.as_str()))
         else {
             continue;
         };
-        let mut note = |seen: &Seen| {
+        let mut note = |seen: &DescribeResult| {
             if seen.as_ref().is_ok_and(|it| it.status == Status::Inactive) {
                 inactive.push(arn.to_string());
             }
@@ -175,30 +181,29 @@ fn run(
         note(seen);
         let recorded = recorded_row(entry, &rows);
         let usage = round.usage.clone();
-        let step =
-            plan(&resource.spec, arn, recorded, seen.clone(), usage.as_ref(), Some(Timestamp::UNIX_EPOCH));
-        let outcome = match step {
+        let observed = Observed { arn: arn.clone(), description: Some(seen.clone()), usage };
+        let outcome = match step(&spec, recorded, observed, Some(Timestamp::UNIX_EPOCH)) {
             Step::Report(seen) => Outcome::Described(seen),
-            Step::Wait { before, usage } => Outcome::MustWait { before: Some(before), usage },
-            Step::NeedUsage => continue,
+            Step::Wait { before, usage } => Outcome::MustWait { before, usage },
+            Step::NeedUsage | Step::Resume => continue,
             Step::Deregister { before, deregistration } => {
                 deregistered.push(deregistration.arn().to_string());
                 note(response);
                 note(after);
-                let reply = Reply { answer: response.clone(), request_id: Some("request".to_owned()) };
-                let after = reply.is_due_for_ecs().then(|| after.clone());
+                let reply = Reply { response: response.clone(), request_id: Some("request".to_owned()) };
+                let after = reply.needs_description().then(|| after.clone());
                 Outcome::Deregistered { before, reply, after }
             }
         };
-        outcomes.insert(entry.revision.clone(), outcome);
+        outcomes.insert(entry.key.clone(), outcome);
     }
-    let observation = valid((account, &entries), caller, &outcomes, Some(Timestamp::UNIX_EPOCH));
-    resource.status = Some(summarize(resource, observation, Timestamp::UNIX_EPOCH));
+    let resolved = (account, entries.as_slice());
+    let observed = report(&spec, resolved, failure, &outcomes, Some(Timestamp::UNIX_EPOCH));
+    resource.status = Some(summarize(resource, observed, Timestamp::UNIX_EPOCH));
 
     let (now, none) = (Timestamp::from_second(60).expect("a time"), BTreeMap::new());
-    let observation = valid((account, &entries), caller, &none, None);
     assert_eq!(
-        Some(summarize(resource, observation, now)),
+        Some(summarize(resource, report(&spec, resolved, failure, &none, None), now)),
         resource.status,
         "the status stays the same if nothing is observed"
     );

@@ -1,34 +1,34 @@
-//! Reconciles one `TaskDefinitionRetirement`: reads it uncached, acts at ECS, writes the status,
-//! and returns the requeue delay. Owns the clients (I/O).
+//! Reconciles one `TaskDefinitionRetirement`: the order of all steps.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use kube::{Api, Client, ResourceExt};
-use tokio::{sync::Semaphore, time::timeout};
+use k8s_openapi::jiff::Timestamp;
+use kube::{Api, ResourceExt};
+use tokio::time::timeout;
 
 use crate::{
     api::{Reason, TaskDefinitionRetirement},
-    aws::session::Account,
-    aws::{rate_limiter::ResourceKey, usage_cache::IsActive},
-    clock::Clock,
-    in_flight,
+    aws::{
+        rate_limiter::ResourceKey,
+        response::Failure,
+        session::{Session, VerifiedSession},
+        source::Source,
+    },
     retirement::{
-        apply::{BatchResult, act},
-        events,
+        account_guard::AccountGuard,
+        apply::apply,
+        batch::{Batch, BatchResult},
+        context::{Context, Error, key, read},
         guarded::Guarded,
-        pending_status::PendingStatus,
+        observe::observe,
+        plan::Plan,
         requeue::{self, Progress},
         resolve,
-        revision_locks::RevisionLocks,
-        status::{Caller, Observation, Trigger, summarize},
+        status::{Findings, Report},
         status_writer::{self, Record},
+        trigger::Trigger,
+        validate::{InvalidSpec, ValidatedSpec, validate},
     },
-    shutdown::Shutdown,
 };
 
 /// How long the first status of a resource waits for the identity of the credentials.
@@ -37,43 +37,6 @@ const FIRST_STATUS: Duration = Duration::from_millis(100);
 /// How long a reconcile waits for an AWS concurrency permit before the resource is requeued.
 /// Permits are returned within this time while AWS responds normally.
 const CONCURRENCY_PERMIT_WAIT: Duration = Duration::from_millis(50);
-
-/// State shared by all reconciles.
-pub struct Context {
-    pub client: Client,
-    pub account: Account,
-    /// The AWS accounts whose credentials may be used; every account is allowed if empty.
-    pub allowed_accounts: BTreeSet<String>,
-    pub claims: RevisionLocks,
-    pub pending_status: PendingStatus,
-    pub recent_events: events::Recent,
-    /// The name of this process in events, such as the name of its pod.
-    pub instance: String,
-    /// Returns true while this process may act: it is the leader and was not asked to shut down.
-    pub is_active: IsActive,
-    pub clock: Clock,
-    pub shutdown: Shutdown,
-    /// Limits how many reconciles call AWS concurrently. There are fewer permits than workers, so
-    /// that a slow AWS does not delay the first status of a resource.
-    pub slots: Semaphore,
-}
-
-impl Context {
-    /// Removes what is kept in memory for a deleted resource.
-    pub fn forget(&self, resource: &impl ResourceExt) {
-        self.account.leave(&key(resource));
-        self.pending_status.forget(&resource.uid().unwrap_or_default());
-    }
-}
-
-/// A failed Kubernetes call. Failures of AWS calls are outcomes, not errors.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot read the resource")]
-    ReadResource(#[source] kube::Error),
-    #[error("cannot write the status")]
-    PatchStatus(#[source] kube::Error),
-}
 
 /// Reconciles one resource. Returns the requeue delay, or `None` to wait for a change of the
 /// resource.
@@ -94,7 +57,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Op
     match &object.0 {
         Ok(cached) if requeue::work_is_due(cached) => Box::pin(reconcile_due(cached, &context)).await,
         Ok(finished) => {
-            context.account.leave(&key(finished));
+            context.waiters.remove(&key(finished));
             Ok(None)
         }
         Err(metadata) => status_writer::report_unreadable(metadata, &context).await,
@@ -116,18 +79,15 @@ async fn reconcile_due(
     cached: &TaskDefinitionRetirement,
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
+    let source = context.sources.ambient();
+    if let Some(delay) = delay_before_reading(cached, source, context) {
+        return Ok(Some(delay));
+    }
     let api = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
-    let uid = cached.uid().unwrap_or_default();
-    if is_region_unavailable(cached, context) {
-        return Ok(Some(requeue::after_outage(&uid)));
-    }
-    if is_at_concurrency_limit(cached, context) {
-        return Ok(Some(requeue::at_concurrency_limit(&uid)));
-    }
     let live = match read(&api, cached).await? {
         Some(live) if requeue::work_is_due(&live) => live,
         Some(_) => {
-            context.account.leave(&key(cached));
+            context.waiters.remove(&key(cached));
             return Ok(None);
         }
         None => {
@@ -137,119 +97,178 @@ async fn reconcile_due(
     };
     // The same time is used for the whole reconcile, as the recorded cool-downs are checked against
     // it.
-    let now = context.account.time();
+    let now = context.sources.time();
     let mut record = Record::open(api.clone(), live, context, now);
-    let spec = record.resource().spec.clone();
-    let recorded = record.resource().status.as_ref();
-    let region = match resolve::region(&spec, recorded, context.account.default_region()) {
-        Ok(region) => region,
+    let (spec, region) = match validated(record.resource(), source) {
+        Ok(valid) => valid,
         Err(invalid) => {
-            let status = summarize(record.resource(), Observation::Invalid(&invalid), (context.clock)());
-            record.write(status, &BTreeMap::new()).await?;
-            context.account.leave(&key(cached));
+            context.waiters.remove(&key(cached));
+            record.update(Report::Invalid(&invalid)).await?;
             return Ok(None);
         }
     };
-
-    let session = context.account.session(&region);
-    session.usage.leave(&key(cached));
-    if recorded.is_some_and(|it| Trigger::of(record.resource(), it).reconcile_requested) {
-        session.shorten_backoff();
-    }
-    let without_outcomes = |record: &Record, caller: Caller<'_>| {
-        let identity = if let Caller::Known(identity) = caller { Some(identity) } else { None };
-        let guard = record.account_guard();
-        let entries = resolve::entries(&spec, identity, &guard);
-        let (account, outcomes) = (guard.account(identity), &BTreeMap::new());
-        let (region, entries) = (region.as_str(), entries.as_slice());
-        let (position, scanned_at) = (None, None);
-        let observation =
-            Observation::Valid { region, account, entries, caller, outcomes, position, scanned_at };
-        summarize(record.resource(), observation, (context.clock)())
+    let session = source.session(&region);
+    let mut reconciliation = Reconciliation { context, record, spec, region, now };
+    let Some((verified, _permit)) = reconciliation.verify(&session).await? else {
+        return Ok(Some(requeue::at_concurrency_limit(&cached.uid().unwrap_or_default())));
     };
-    let mut identity = pin!(session.identity());
-    let mut known = None;
-    if recorded.is_none_or(|it| it.conditions.is_empty() || Trigger::of(record.resource(), it).is_due()) {
-        known = timeout(FIRST_STATUS, &mut identity).await.ok();
-        let status = without_outcomes(&record, known.as_ref().map_or(Caller::NotRequested, Caller::of));
-        record.write(status, &BTreeMap::new()).await?;
-    }
-    let permit = timeout(CONCURRENCY_PERMIT_WAIT, context.slots.acquire()).await;
-    if permit.is_err() && !session.deregistrations.has_permit(&key(cached)) {
-        return Ok(Some(requeue::at_concurrency_limit(&uid)));
-    }
-    let identity = match known {
-        Some(known) => known,
-        None => identity.await,
+    let result = if let Ok(session) = &verified {
+        reconciliation.process(&api, session).await
+    } else {
+        context.waiters.remove(&key(cached));
+        BatchResult::new(Progress::Outage)
     };
-    // The account is recorded before anything is deregistered, so that short forms cannot change
-    // their meaning.
-    if identity.is_ok() && record.account_guard().recorded.is_none() {
-        let status = without_outcomes(&record, Caller::of(&identity));
-        record.write(status, &BTreeMap::new()).await?;
-    }
-
-    let known = identity.as_ref().ok();
-    let entries = resolve::entries(&spec, known, &record.account_guard());
-    let (caller, result) = match &identity {
-        Ok(_) => (Caller::of(&identity), act(&api, &record, &entries, &session, (context, now)).await),
-        Err(_) => (Caller::of(&identity), BatchResult::outage()),
-    };
-    if !matches!(result.progress, Progress::Queued | Progress::Verifying) {
-        session.leave(&key(cached));
-    }
-    let position = session.deregistrations.place(&key(cached));
-    let queue_pos = position.or_else(|| session.reads.place(&key(cached)));
-    let outcomes = &result.outcomes;
-    let (region, entries) = (region.as_str(), entries.as_slice());
-    let (account, scanned_at) = (record.account_guard().account(known), result.scanned_at);
-    let observation = Observation::Valid { region, account, entries, caller, outcomes, position, scanned_at };
-    let status = summarize(record.resource(), observation, (context.clock)());
-    let next =
-        requeue::requeue_delay(&status, &result.watched, result.progress, queue_pos, &uid, (context.clock)());
-    // Unsubscribe from usage scans if nothing is left to wait for.
-    if next.is_none() {
-        session.usage.leave(&key(cached));
-    }
-    record.write(status, outcomes).await?;
+    let next = reconciliation.report_and_requeue(&verified, &result).await?;
     result.end?;
     Ok(next)
 }
 
-/// Returns true if the circuit breaker of the region is open and the status already reports it.
-fn is_region_unavailable(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
-    let Some(status) = &cached.status else { return false };
-    let is_reported = status.revisions.iter().any(|row| row.reason == Reason::Unavailable);
-    let region = status.region.as_ref().filter(|_| is_reported && !Trigger::of(cached, status).is_due());
-    region.is_some_and(|region| context.account.session(region).is_open())
+/// Returns the requeue delay of a resource for which nothing can be done now, and whose status says
+/// so already.
+fn delay_before_reading(
+    cached: &TaskDefinitionRetirement,
+    source: &Source,
+    context: &Context,
+) -> Option<Duration> {
+    let status = cached.status.as_ref()?;
+    if status.conditions.is_empty() || Trigger::of(cached, status).is_due() {
+        return None;
+    }
+    let uid = cached.uid().unwrap_or_default();
+    let is_reported = || status.revisions.iter().any(|row| row.reason == Reason::Unavailable);
+    if status.region.as_ref().is_some_and(|region| source.session(region).is_open()) && is_reported() {
+        return Some(requeue::after_outage(&uid));
+    }
+    // A resource with a permit to deregister is not delayed.
+    let has_permit = || context.waiters.get(&key(cached)).is_some_and(|waiter| waiter.has_permit());
+    let is_at_limit = context.aws_concurrency.available_permits() == 0 && !has_permit();
+    is_at_limit.then(|| requeue::at_concurrency_limit(&uid))
 }
 
-/// Returns true if no AWS concurrency permit is free. Resources without a current status and
-/// resources with a rate limit permit are not delayed.
-fn is_at_concurrency_limit(cached: &TaskDefinitionRetirement, context: &Context) -> bool {
-    let Some(status) = &cached.status else { return false };
-    let is_current = !status.conditions.is_empty() && !Trigger::of(cached, status).is_due();
-    let has_permit =
-        |region: &String| context.account.session(region).deregistrations.has_permit(&key(cached));
-    is_current && context.slots.available_permits() == 0 && !status.region.as_ref().is_some_and(has_permit)
+/// Returns the spec and the region of a resource.
+fn validated(
+    resource: &TaskDefinitionRetirement,
+    source: &Source,
+) -> Result<(ValidatedSpec, String), InvalidSpec> {
+    let spec = validate(&resource.spec)?;
+    let region = resolve::region(&spec, resource.status.as_ref(), source.default_region())?;
+    Ok((spec, region))
 }
 
-/// Returns the key of a resource in the rate limiters and the usage cache.
-#[must_use]
-pub fn key(resource: &impl ResourceExt) -> ResourceKey {
-    ResourceKey { namespace: resource.namespace().unwrap_or_default(), name: resource.name_any() }
+type Verified = Result<Arc<VerifiedSession>, Failure>;
+
+/// The reconciliation of a resource with a valid spec.
+struct Reconciliation<'a> {
+    context: &'a Context,
+    record: Record<'a>,
+    spec: ValidatedSpec,
+    region: String,
+    /// The time by AWS's clock, or `None` while it is unknown.
+    now: Option<Timestamp>,
 }
 
-/// Reads the resource uncached. Returns `None` if it does not exist, is being deleted, or was
-/// recreated under the same name.
-pub(super) async fn read(
-    api: &Api<TaskDefinitionRetirement>,
-    known: &TaskDefinitionRetirement,
-) -> Result<Option<TaskDefinitionRetirement>, Error> {
-    let name = known.name_any();
-    let live =
-        in_flight::kubernetes("get resource", api.get_opt(&name)).await.map_err(Error::ReadResource)?;
-    Ok(live.filter(|live| live.uid() == known.uid() && live.metadata.deletion_timestamp.is_none()))
+impl<'a> Reconciliation<'a> {
+    fn key(&self) -> ResourceKey {
+        key(self.record.resource())
+    }
+
+    /// Verifies the identity of the credentials. The first status of a new or changed resource does
+    /// not wait for AWS. Returns `None` if no concurrency permit is free.
+    async fn verify(&mut self, session: &Session) -> Result<Option<(Verified, impl Sized + use<'a>)>, Error> {
+        let trigger = self.record.trigger();
+        if trigger.is_some_and(|trigger| trigger.reconcile_requested) {
+            session.shorten_backoff();
+        }
+        let (mut verifying, mut verified) = (pin!(session.verify()), None);
+        if trigger.is_none_or(Trigger::is_due) {
+            verified = timeout(FIRST_STATUS, &mut verifying).await.ok();
+            self.report(verified.as_ref(), &BatchResult::new(Progress::Made)).await?;
+        }
+        let permit = timeout(CONCURRENCY_PERMIT_WAIT, self.context.aws_concurrency.acquire()).await;
+        let has_permit = || self.context.waiters.get(&self.key()).is_some_and(|waiter| waiter.has_permit());
+        if permit.is_err() && !has_permit() {
+            return Ok(None);
+        }
+        let verified = match verified {
+            Some(verified) => verified,
+            None => verifying.await,
+        };
+        // The account is recorded before anything is deregistered, so that short forms cannot change
+        // their meaning.
+        if verified.is_ok() && self.guard().recorded.is_none() {
+            self.report(Some(&verified), &BatchResult::new(Progress::Made)).await?;
+        }
+        Ok(Some((verified, permit)))
+    }
+
+    /// Observes, plans and applies a batch.
+    async fn process(
+        &self,
+        api: &Api<TaskDefinitionRetirement>,
+        session: &Arc<VerifiedSession>,
+    ) -> BatchResult {
+        let (context, resource, spec, now) = (self.context, self.record.resource(), &self.spec, self.now);
+        let entries = resolve::entries(spec, Some(&session.identity), &self.guard());
+        let waiter = context.waiters.enter(&self.key(), session);
+        session.usage.unsubscribe(&waiter.key);
+        let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
+        let batch = Batch { context, api, resource, spec, rows, waiter: &waiter, now };
+        let observations = observe(&batch, &entries).await;
+        let observed = observations.revisions.iter().cloned();
+        let plan = Plan::new(spec, observed.map(|(key, it)| (key.clone(), batch.row(&key), it)), now);
+        tracing::debug!(%plan);
+        let result = apply(&batch, plan, &observations).await;
+        if !matches!(result.progress, Progress::Queued | Progress::Verifying) {
+            waiter.leave_queues();
+        }
+        result
+    }
+
+    /// Writes the status of a complete reconcile. Returns the requeue delay.
+    async fn report_and_requeue(
+        &mut self,
+        verified: &Verified,
+        result: &BatchResult,
+    ) -> Result<Option<Duration>, Error> {
+        self.report(Some(verified), result).await?;
+        let key = self.key();
+        let resource = self.record.resource();
+        let (uid, now) = (resource.uid().unwrap_or_default(), (self.context.clock)());
+        let positions = self.context.waiters.get(&key).map(|waiter| waiter.queue_positions());
+        let position = positions.and_then(|(deregistration, read)| deregistration.or(read));
+        let next = resource.status.as_ref().and_then(|status| {
+            requeue::requeue_delay(status, &result.watched, result.progress, position, &uid, now)
+        });
+        if next.is_none() {
+            self.context.waiters.remove(&key);
+        }
+        Ok(next)
+    }
+
+    /// Summarizes what is known, and writes the status if it differs.
+    async fn report(&mut self, verified: Option<&Verified>, result: &BatchResult) -> Result<(), Error> {
+        let waiter = self.context.waiters.get(&self.key());
+        let identity = verified.and_then(|it| it.as_ref().ok()).map(|session| &session.identity);
+        let guard = self.guard();
+        let account = guard.account(identity).map(str::to_owned);
+        let entries = resolve::entries(&self.spec, identity, &guard);
+        let findings = Findings {
+            spec: &self.spec,
+            region: Some(&self.region),
+            account: account.as_deref(),
+            entries: &entries,
+            identity_failure: verified.and_then(|it| it.as_ref().err()),
+            outcomes: &result.outcomes,
+            position: waiter.and_then(|waiter| waiter.queue_positions().0),
+            scanned_at: result.scanned_at,
+        };
+        self.record.update(Report::Valid(findings)).await
+    }
+
+    /// Returns the limits on the AWS account of the resource.
+    fn guard(&self) -> AccountGuard<'_> {
+        AccountGuard::new(&self.spec, self.record.resource().status.as_ref(), &self.context.allowed_accounts)
+    }
 }
 
 #[cfg(test)]

@@ -16,10 +16,11 @@ use crate::{
     },
     aws::permit_queue::QueuePosition,
     retirement::{
+        outcome::RevisionKey,
         resolve::{Entry, Target},
         row::{is_due_for_ecs, recorded_row},
-        status::Trigger,
         summary::INVALID_SPEC,
+        trigger::Trigger,
     },
 };
 
@@ -145,14 +146,15 @@ pub enum Progress {
 #[must_use]
 pub fn requeue_delay(
     status: &TaskDefinitionRetirementStatus,
-    watched: &BTreeMap<String, Option<Duration>>,
+    watched: &BTreeMap<RevisionKey, Option<Duration>>,
     progress: Progress,
     position: Option<QueuePosition>,
     uid: &str,
     now: Timestamp,
 ) -> Option<Duration> {
+    let watch = |row: &RevisionStatus| watched.get(&RevisionKey::new(&row.revision)).copied();
     let delay = |row: &RevisionStatus| match (row.reason, progress) {
-        _ if watched.contains_key(&row.revision) => until_scan_result(watched[&row.revision]),
+        _ if let Some(left) = watch(row) => until_scan_result(left),
         (_, Progress::Verifying) => MISSED_SCAN,
         (Reason::Pending | Reason::InUse | Reason::CoolingDown, Progress::Scanning) => MISSED_SCAN_RESULT,
         (Reason::Pending | Reason::InUse | Reason::CoolingDown, Progress::Made) => Duration::ZERO,

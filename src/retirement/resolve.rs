@@ -1,26 +1,22 @@
-//! Validation of the spec, and resolution of its entries in the account and region of the resource.
-//! No I/O.
+//! Resolution of a spec in the account and region of its resource. No I/O.
 
 use std::collections::HashSet;
 
-use k8s_openapi::jiff::SignedDuration;
-
 use crate::{
-    api::{
-        InUse, Reason, TaskDefinitionRetirementSpec, TaskDefinitionRetirementStatus,
-        task_definition_retirement::MAX_REVISIONS,
-    },
+    api::{Reason, TaskDefinitionRetirementStatus},
     aws::identity::Identity,
-    retirement::account_guard::AccountGuard,
-    task_definition::{Arn, Reference, is_account, is_region},
+    retirement::{
+        account_guard::AccountGuard,
+        outcome::RevisionKey,
+        validate::{Declared, InvalidSpec, ValidatedSpec},
+    },
+    task_definition::{Arn, Reference, is_region},
 };
 
 /// One declared revision.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entry {
-    /// The key in the status: the short form, or the literal entry of the spec if it belongs to
-    /// another account or region.
-    pub revision: String,
+    pub key: RevisionKey,
     pub target: Target,
 }
 
@@ -35,59 +31,15 @@ pub enum Target {
     Rejected { reason: Reason, message: String },
 }
 
-/// An error in the spec that affects every entry. Each message names the field, its value and what
-/// to write.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum InvalidSpec {
-    #[error("spec.revisions is empty: declare 1 to {MAX_REVISIONS} revisions")]
-    Empty,
-    #[error(
-        "spec.revisions has {0} entries: declare at most {MAX_REVISIONS}, and make another TaskDefinitionRetirement for the rest"
-    )]
-    TooMany(usize),
-    #[error(
-        "spec.accountId is {0:?}: write the 12 digits of an AWS account, in quotes, such as \"012345678910\""
-    )]
-    AccountId(String),
-    #[error("spec.region is {0:?}: write the code of an AWS region, such as us-west-2")]
-    Region(String),
-    #[error(
-        "spec.region is not set and the controller has no default region: set spec.region, such as us-west-2"
-    )]
-    NoRegion,
-    #[error("spec.unusedFor is {0:?}: write a duration such as 20s, 90m or 24h")]
-    UnusedFor(String),
-    #[error("spec.unusedFor is only for spec.inUse: Wait: remove it, or write inUse: Wait")]
-    UnusedForWithoutWait,
-    #[error(
-        "the region was {before} and is now {now}: a resource keeps its region; make a new TaskDefinitionRetirement for {now}"
-    )]
-    RegionChanged { before: String, now: String },
-}
-
-/// Validates the fields of the spec other than the entries, and returns the region of the resource.
+/// Returns the region of a resource: that of the spec or, without one, `default_region`.
 ///
 /// # Errors
-/// Returns [`InvalidSpec`] if a field is invalid, or if the region differs from the recorded one.
+/// Returns [`InvalidSpec`] if there is none, or if the region differs from the recorded one.
 pub fn region(
-    spec: &TaskDefinitionRetirementSpec,
+    spec: &ValidatedSpec,
     status: Option<&TaskDefinitionRetirementStatus>,
     default_region: Option<&str>,
 ) -> Result<String, InvalidSpec> {
-    match spec.revisions.len() {
-        0 => return Err(InvalidSpec::Empty),
-        count if count > MAX_REVISIONS => return Err(InvalidSpec::TooMany(count)),
-        _ => {}
-    }
-    if let Some(unused_for) = &spec.unused_for {
-        duration(unused_for).ok_or_else(|| InvalidSpec::UnusedFor(unused_for.clone()))?;
-        if spec.in_use != InUse::Wait {
-            return Err(InvalidSpec::UnusedForWithoutWait);
-        }
-    }
-    if let Some(account_id) = spec.account_id.as_ref().filter(|account_id| !is_account(account_id)) {
-        return Err(InvalidSpec::AccountId(account_id.clone()));
-    }
     let region = spec.region.as_deref().or(default_region).ok_or(InvalidSpec::NoRegion)?;
     if !is_region(region) {
         return Err(InvalidSpec::Region(region.to_owned()));
@@ -100,32 +52,20 @@ pub fn region(
     }
 }
 
-/// Parses a duration in hours, minutes and seconds, as Kubernetes writes them. Returns `None` if it
-/// is invalid.
-#[must_use]
-pub fn duration(text: &str) -> Option<SignedDuration> {
-    let is_strict = text.chars().all(|char| char.is_ascii_digit() || "hms".contains(char));
-    is_strict.then(|| text.parse().ok()).flatten()
-}
-
 /// Returns the entries of a resource in the order of the spec. A revision that is declared twice is
 /// one entry.
 ///
 /// `identity` is `None` while the account of the credentials is not known.
 #[must_use]
-pub fn entries(
-    spec: &TaskDefinitionRetirementSpec,
-    identity: Option<&Identity>,
-    guard: &AccountGuard<'_>,
-) -> Vec<Entry> {
+pub fn entries(spec: &ValidatedSpec, identity: Option<&Identity>, guard: &AccountGuard<'_>) -> Vec<Entry> {
     let mut seen = HashSet::new();
     let refusal = guard.refusal(identity);
-    let entries = spec.revisions.iter().map(|text| match (text.parse(), &refusal) {
-        (Ok(reference), Some(refusal)) => refused(text, &reference, guard.account(identity), refusal),
-        (Ok(reference), None) => entry(text, reference, identity),
-        (Err(error), _) => rejected(text, Reason::Invalid, error.to_string()),
+    let entries = spec.revisions.iter().map(|Declared { text, reference }| match (reference, &refusal) {
+        (Ok(reference), Some(refusal)) => refused(text, reference, guard.account(identity), refusal),
+        (Ok(reference), None) => entry(text, reference.clone(), identity),
+        (Err(error), _) => rejected(text, Reason::Invalid, error.clone()),
     });
-    entries.filter(|entry| seen.insert(entry.revision.clone())).collect()
+    entries.filter(|entry| seen.insert(entry.key.clone())).collect()
 }
 
 /// Returns an entry of a resource for which calls are forbidden. A revision of `account` keeps the
@@ -141,7 +81,7 @@ fn refused(text: &str, reference: &Reference, account: Option<&str>, refusal: &s
 
 fn entry(text: &str, reference: Reference, identity: Option<&Identity>) -> Entry {
     let Some(identity) = identity else {
-        return Entry { revision: text.to_owned(), target: Target::Unresolved(reference) };
+        return Entry { key: RevisionKey::new(text), target: Target::Unresolved(reference) };
     };
     match reference {
         Reference::Revision(revision) => resolved(identity.arn(&revision)),
@@ -165,11 +105,11 @@ fn entry(text: &str, reference: Reference, identity: Option<&Identity>) -> Entry
 }
 
 fn resolved(arn: Arn) -> Entry {
-    Entry { revision: arn.revision().to_string(), target: Target::Resolved(arn) }
+    Entry { key: RevisionKey::new(arn.revision().to_string()), target: Target::Resolved(arn) }
 }
 
 fn rejected(text: &str, reason: Reason, message: String) -> Entry {
-    Entry { revision: text.to_owned(), target: Target::Rejected { reason, message } }
+    Entry { key: RevisionKey::new(text), target: Target::Rejected { reason, message } }
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! Locks for revisions, by ARN: a revision that two resources declare is deregistered once.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashSet;
 
 use crate::task_definition::Arn;
+use parking_lot::Mutex;
 
 /// The revisions that are locked in this process.
 #[derive(Debug, Default)]
@@ -22,15 +20,15 @@ pub struct RevisionLock<'a> {
 
 impl RevisionLocks {
     /// Locks a revision. Returns `None` if another reconcile has locked it.
-    pub fn take(&self, arn: &Arn) -> Option<RevisionLock<'_>> {
-        let is_free = self.locked.lock().unwrap_or_else(PoisonError::into_inner).insert(arn.clone());
+    pub fn lock(&self, arn: &Arn) -> Option<RevisionLock<'_>> {
+        let is_free = self.locked.lock().insert(arn.clone());
         is_free.then(|| RevisionLock { locks: self, arn: arn.clone() })
     }
 }
 
 impl Drop for RevisionLock<'_> {
     fn drop(&mut self) {
-        self.locks.locked.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.arn);
+        self.locks.locked.lock().remove(&self.arn);
     }
 }
 
@@ -47,10 +45,10 @@ mod tests {
             arn
         };
         let locks = RevisionLocks::default();
-        let lock = locks.take(&arn("api:1")).expect("a lock");
-        assert!(locks.take(&arn("api:1")).is_none());
-        assert!(locks.take(&arn("api:2")).is_some());
+        let lock = locks.lock(&arn("api:1")).expect("a lock");
+        assert!(locks.lock(&arn("api:1")).is_none());
+        assert!(locks.lock(&arn("api:2")).is_some());
         drop(lock);
-        assert!(locks.take(&arn("api:1")).is_some());
+        assert!(locks.lock(&arn("api:1")).is_some());
     }
 }

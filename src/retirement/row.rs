@@ -1,20 +1,20 @@
 //! The status row of one declared revision, from the recorded row and the outcome of a reconcile.
 //! No I/O.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{Awaits, AwsError, Reason, RevisionStatus, TaskDefinitionRetirementSpec},
+    api::{Awaits, AwsError, Reason, RevisionStatus},
     aws::{
-        response::{Description, Failure, FailureKind, Outcome, Seen, Status},
+        response::{DescribeResult, Description, Failure, FailureKind, Status},
         usage::Use,
     },
     retirement::{
+        outcome::Outcome,
         plan::{cool_down_until, is_retired, unused_since},
         resolve::{Entry, Target},
-        status::{Caller, Trigger},
+        trigger::Trigger,
+        validate::ValidatedSpec,
     },
     task_definition::Reference,
 };
@@ -23,7 +23,6 @@ const TIME_PENDING: &str = "retired; waiting for ECS to report deregisteredAt";
 const DESCRIBE_REQUESTED: &str = "retired; to be described again, as requested";
 const USAGE_UNKNOWN: &str = "usage unknown";
 const TIME_UNKNOWN: &str = "unused; spec.unusedFor starts once AWS has reported the time";
-const SUSPENDED: &str = "suspended: would be deregistered without spec.suspend";
 const DRY_RUN: &str = "dry run: would be deregistered without spec.dryRun";
 
 /// Messages of version 0.1.0, which had no `awaits`: a retired row with one of them waits for a
@@ -67,38 +66,37 @@ pub fn recorded_row<'a>(entry: &Entry, rows: &'a [RevisionStatus]) -> Option<&'a
         Target::Unresolved(_) | Target::Rejected { .. } => None,
     };
     rows.iter().find(|row| {
-        row.revision == entry.revision || row.arn.as_deref() == Some(arn.as_ref().unwrap_or(&entry.revision))
+        row.revision == entry.key.as_str()
+            || row.arn.as_deref() == Some(arn.as_deref().unwrap_or(entry.key.as_str()))
     })
 }
 
-/// Returns the row of an entry after a reconcile.
-pub(super) fn row(
+/// Returns the row of an entry after a reconcile. `recorded` is its row before. `outcome` is the
+/// outcome for its revision or, if there is none, why the identity could not be verified.
+pub(super) fn new_row(
     entry: &Entry,
-    spec: &TaskDefinitionRetirementSpec,
-    recorded: &[RevisionStatus],
+    spec: &ValidatedSpec,
+    recorded: Option<RevisionStatus>,
     trigger: Trigger,
-    caller: Caller<'_>,
-    outcomes: &BTreeMap<String, Outcome>,
+    outcome: Result<&Outcome, Option<&Failure>>,
 ) -> RevisionStatus {
-    let recorded = recorded_row(entry, recorded).cloned();
     match &entry.target {
         Target::Rejected { reason, message } => match recorded {
             Some(row) if is_retired(&row) => row,
-            _ => RevisionStatus {
-                revision: entry.revision.clone(),
-                arn: entry.revision.starts_with("arn:").then(|| entry.revision.clone()),
-                reason: *reason,
-                message: Some(message.clone()),
-                ..RevisionStatus::default()
-            },
+            _ => {
+                let key = entry.key.to_string();
+                let arn = key.starts_with("arn:").then(|| key.clone());
+                let (reason, message) = (*reason, Some(message.clone()));
+                RevisionStatus { revision: key, arn, reason, message, ..RevisionStatus::default() }
+            }
         },
         Target::Unresolved(_) | Target::Resolved(_) => {
             let before = before_reconcile(entry, recorded.unwrap_or_default(), trigger);
             let row = before.clone();
-            let after = match (outcomes.get(&entry.revision), caller) {
-                (Some(outcome), _) => with_outcome(row, spec, outcome),
-                (None, Caller::Unknown(failure)) if is_due_for_ecs(&row) => failed(row, failure),
-                (None, _) => row,
+            let after = match outcome {
+                Ok(outcome) => with_outcome(row, spec, outcome),
+                Err(Some(failure)) if is_due_for_ecs(&row) => failed(row, failure),
+                Err(_) => row,
             };
             with_first_message(&before, after)
         }
@@ -118,11 +116,11 @@ fn with_first_message(before: &RevisionStatus, after: RevisionStatus) -> Revisio
 fn before_reconcile(entry: &Entry, recorded: RevisionStatus, trigger: Trigger) -> RevisionStatus {
     let row = match &entry.target {
         Target::Resolved(arn) => {
-            RevisionStatus { revision: entry.revision.clone(), arn: Some(arn.to_string()), ..recorded }
+            RevisionStatus { revision: entry.key.to_string(), arn: Some(arn.to_string()), ..recorded }
         }
         Target::Unresolved(reference) if recorded.revision.is_empty() => {
-            let arn = matches!(reference, Reference::Arn(_)).then(|| entry.revision.clone());
-            RevisionStatus { revision: entry.revision.clone(), arn, ..recorded }
+            let arn = matches!(reference, Reference::Arn(_)).then(|| entry.key.to_string());
+            RevisionStatus { revision: entry.key.to_string(), arn, ..recorded }
         }
         Target::Unresolved(_) | Target::Rejected { .. } => recorded,
     };
@@ -147,11 +145,7 @@ fn pending(row: RevisionStatus) -> RevisionStatus {
     RevisionStatus { reason: Reason::Pending, message: None, error: None, ..row }
 }
 
-fn with_outcome(
-    row: RevisionStatus,
-    spec: &TaskDefinitionRetirementSpec,
-    outcome: &Outcome,
-) -> RevisionStatus {
+fn with_outcome(row: RevisionStatus, spec: &ValidatedSpec, outcome: &Outcome) -> RevisionStatus {
     let row = RevisionStatus { error: None, usage_unknown: false, ..row };
     match outcome {
         Outcome::Unused => pending(row),
@@ -163,7 +157,7 @@ fn with_outcome(
         Outcome::Described(Err(failure)) => failed(row, failure),
         Outcome::Deregistered { before, reply, after } => {
             let row = described(row, spec, before);
-            match (&reply.answer, after) {
+            match (&reply.response, after) {
                 (Ok(description), after) if description.status.is_retired() => {
                     let request_id = reply.request_id.clone();
                     let row = RevisionStatus { request_id, ..described(row, spec, description) };
@@ -188,7 +182,7 @@ fn with_outcome(
 }
 
 /// Returns the row of an ACTIVE revision whose `usage` prevents the deregistration.
-fn with_usage(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, usage: &Use) -> RevisionStatus {
+fn with_usage(row: RevisionStatus, spec: &ValidatedSpec, usage: &Use) -> RevisionStatus {
     let (row, message) = match usage {
         Use::InUse(users) => {
             let used_by = users.named.iter().map(ToString::to_string).collect();
@@ -229,11 +223,7 @@ fn in_use_message(users: usize) -> String {
 
 /// Returns the row of a revision that was just deregistered. The response omits `deregisteredAt`,
 /// which has to be read with `DescribeTaskDefinition`.
-fn with_time(
-    row: RevisionStatus,
-    spec: &TaskDefinitionRetirementSpec,
-    after: Option<&Seen>,
-) -> RevisionStatus {
+fn with_time(row: RevisionStatus, spec: &ValidatedSpec, after: Option<&DescribeResult>) -> RevisionStatus {
     let row = match after {
         Some(Ok(after)) => described(row, spec, after),
         _ => row,
@@ -243,7 +233,7 @@ fn with_time(
     RevisionStatus { awaits, message: is_pending.then(|| TIME_PENDING.to_owned()), ..row }
 }
 
-fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &Description) -> RevisionStatus {
+fn described(row: RevisionStatus, spec: &ValidatedSpec, seen: &Description) -> RevisionStatus {
     // ECS never reactivates a revision: an ACTIVE description is stale.
     if is_retired(&row) && !seen.status.is_retired() {
         return RevisionStatus { awaits: None, message: None, ..row };
@@ -251,7 +241,9 @@ fn described(row: RevisionStatus, spec: &TaskDefinitionRetirementSpec, seen: &De
     let (reason, message) = match &seen.status {
         Status::Inactive => (Reason::Retired, None),
         Status::DeleteInProgress => (Reason::Deleting, None),
-        Status::Active if spec.suspend => (Reason::Suspended, Some(SUSPENDED.to_owned())),
+        Status::Active if let Some(suspended) = &spec.suspended => {
+            (Reason::Suspended, Some(suspended.to_string()))
+        }
         Status::Active if spec.dry_run => (Reason::DryRun, Some(DRY_RUN.to_owned())),
         Status::Active => (Reason::Pending, None),
         Status::Other(word) => (Reason::Refused, Some(format!("unknown ECS status {word}"))),
@@ -282,13 +274,15 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault if is_retired(&row) => {
             return row;
         }
-        FailureKind::AccessDenied | FailureKind::Refused if is_retired(&row) => {
+        FailureKind::AccessDenied | FailureKind::AccountMismatch | FailureKind::Refused
+            if is_retired(&row) =>
+        {
             return RevisionStatus { awaits: None, message: None, ..row };
         }
         FailureKind::Absent => Reason::NotFound,
         FailureKind::Throttled => Reason::Throttled,
         FailureKind::Unavailable | FailureKind::ServerFault => Reason::Unavailable,
-        FailureKind::AccessDenied => Reason::AccessDenied,
+        FailureKind::AccessDenied | FailureKind::AccountMismatch => Reason::AccessDenied,
         FailureKind::Refused => Reason::Refused,
     };
     let message = match reason {

@@ -7,81 +7,71 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::{
-    api::{REQUESTED_AT, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
-    aws::identity::Identity,
-    aws::{
-        permit_queue::QueuePosition,
-        response::{Failure, Outcome},
-    },
+    api::{RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
+    aws::{permit_queue::QueuePosition, response::Failure},
     retirement::{
         cool_down::last_scan,
-        resolve::{Entry, InvalidSpec},
-        row::row,
-        size::{REQUESTED_AT_BYTES, cut, fitted},
+        outcome::{Outcome, RevisionKey},
+        resolve::Entry,
+        row::{new_row, recorded_row},
+        size::fitted,
         summary::Summary,
+        trigger::{Trigger, requested_at},
+        validate::{InvalidSpec, ValidatedSpec},
     },
 };
 
 /// Result of a (possibly partial) reconcile.
 #[derive(Clone, Copy, Debug)]
-pub enum Observation<'a> {
+pub enum Report<'a> {
     Invalid(&'a InvalidSpec),
-    Valid {
-        region: &'a str,
-        /// The account whose revisions the short forms refer to; `None` if it is not known yet.
-        account: Option<&'a str>,
-        entries: &'a [Entry],
-        caller: Caller<'a>,
-        outcomes: &'a BTreeMap<String, Outcome>,
-        /// The position in the queue for a permit to deregister; `None` if the resource is not
-        /// queued.
-        position: Option<QueuePosition>,
-        /// End of the usage scan that `outcomes` are based on, by AWS's clock. `None` if the scan
-        /// did not confirm all revisions that are cooling down.
-        scanned_at: Option<Timestamp>,
-    },
+    Valid(Findings<'a>),
 }
 
-/// The controller's AWS identity in the region of the resource.
+/// What a reconcile found out about a resource with a valid spec.
 #[derive(Clone, Copy, Debug)]
-pub enum Caller<'a> {
-    NotRequested,
-    Known(&'a Identity),
-    Unknown(&'a Failure),
-}
-
-impl<'a> Caller<'a> {
-    #[must_use]
-    pub fn of(identity: &'a Result<Identity, Failure>) -> Self {
-        match identity {
-            Ok(identity) => Self::Known(identity),
-            Err(failure) => Self::Unknown(failure),
-        }
-    }
+pub struct Findings<'a> {
+    pub spec: &'a ValidatedSpec,
+    /// The region of the resource; `None` if it is not known yet.
+    pub region: Option<&'a str>,
+    /// The account whose revisions the short forms refer to; `None` if it is not known yet.
+    pub account: Option<&'a str>,
+    pub entries: &'a [Entry],
+    /// Why the identity of the credentials could not be verified.
+    pub identity_failure: Option<&'a Failure>,
+    pub outcomes: &'a BTreeMap<RevisionKey, Outcome>,
+    /// The position in the queue for a permit to deregister; `None` if the resource is not queued.
+    pub position: Option<QueuePosition>,
+    /// End of the usage scan that `outcomes` are based on, by AWS's clock. `None` if the scan did
+    /// not confirm all revisions that are cooling down.
+    pub scanned_at: Option<Timestamp>,
 }
 
 /// Returns the new status of a resource. The status of every resource that parses is built here.
 #[must_use]
 pub fn summarize(
     resource: &TaskDefinitionRetirement,
-    observation: Observation<'_>,
+    report: Report<'_>,
     now: Timestamp,
 ) -> TaskDefinitionRetirementStatus {
     let recorded = resource.status.clone().unwrap_or_default();
     let generation = resource.metadata.generation;
-    let (region, account, rows, summary, scanned_at) = match observation {
-        Observation::Invalid(error) => {
+    let (region, account, rows, summary, scanned_at) = match report {
+        Report::Invalid(error) => {
             let summary = Summary::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
             (recorded.region, recorded.account, recorded.revisions, summary, None)
         }
-        Observation::Valid { region, account, entries, caller, outcomes, position, scanned_at } => {
+        Report::Valid(findings) => {
             let trigger = Trigger::of(resource, &recorded);
-            let rows: Vec<RevisionStatus> = entries
-                .iter()
-                .map(|entry| row(entry, &resource.spec, &recorded.revisions, trigger, caller, outcomes))
-                .collect();
-            let summary = Summary::of(&rows, position.map(|position| (position, now)));
-            (Some(region.to_owned()), account.map(str::to_owned), rows, summary, scanned_at)
+            let new_row = |entry: &Entry| {
+                let row = recorded_row(entry, &recorded.revisions).cloned();
+                let outcome = findings.outcomes.get(&entry.key);
+                new_row(entry, findings.spec, row, trigger, outcome.ok_or(findings.identity_failure))
+            };
+            let rows: Vec<RevisionStatus> = findings.entries.iter().map(new_row).collect();
+            let summary = Summary::of(&rows, findings.position.map(|position| (position, now)));
+            let region = findings.region.map(str::to_owned).or(recorded.region);
+            (region, findings.account.map(str::to_owned), rows, summary, findings.scanned_at)
         }
     };
     let uid = resource.uid().unwrap_or_default();
@@ -102,39 +92,6 @@ pub fn summarize(
 
 fn count(rows: usize) -> i32 {
     i32::try_from(rows).unwrap_or(i32::MAX)
-}
-
-/// Returns the value of the annotation that requests a reconcile, truncated as in the status.
-#[must_use]
-pub fn requested_at(resource: &TaskDefinitionRetirement) -> Option<String> {
-    let mut requested = resource.annotations().get(REQUESTED_AT).cloned();
-    if let Some(requested) = &mut requested {
-        cut(requested, REQUESTED_AT_BYTES);
-    }
-    requested
-}
-
-/// Changes and requests by users since the status was recorded.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Trigger {
-    pub spec_changed: bool,
-    pub reconcile_requested: bool,
-}
-
-impl Trigger {
-    #[must_use]
-    pub fn of(resource: &TaskDefinitionRetirement, recorded: &TaskDefinitionRetirementStatus) -> Self {
-        let requested = requested_at(resource);
-        Self {
-            spec_changed: recorded.observed_generation != resource.metadata.generation,
-            reconcile_requested: requested.is_some() && requested != recorded.last_handled_reconcile_at,
-        }
-    }
-
-    #[must_use]
-    pub fn is_due(self) -> bool {
-        self.spec_changed || self.reconcile_requested
-    }
 }
 
 #[cfg(test)]
@@ -158,7 +115,7 @@ mod tests {
             revisions: vec![retired.clone()],
             ..TaskDefinitionRetirementStatus::default()
         });
-        let status = summarize(&resource, Observation::Invalid(&InvalidSpec::Empty), Timestamp::UNIX_EPOCH);
+        let status = summarize(&resource, Report::Invalid(&InvalidSpec::Empty), Timestamp::UNIX_EPOCH);
         assert_eq!(status.revisions, [retired]);
         assert_eq!(status.account.as_deref(), Some("012345678910"));
         assert_eq!(status.region.as_deref(), Some("us-west-2"));

@@ -17,15 +17,16 @@ use serde_json::{Value, json};
 use crate::{
     CONTROLLER,
     api::{RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
-    aws::response::Outcome,
     in_flight,
     retirement::{
-        account_guard::AccountGuard,
+        context::{Context, Error},
         cool_down::resume,
         events::{EventNote, event_notes, transitions},
-        reconcile::{Context, Error},
+        outcome::{Outcome, RevisionKey},
         size::fitted,
+        status::{Report, summarize},
         summary::Summary,
+        trigger::Trigger,
     },
 };
 
@@ -65,11 +66,22 @@ impl<'a> Record<'a> {
         &self.resource
     }
 
-    /// Returns the limits on the AWS account of the resource.
+    /// Returns what users changed or requested since the status was recorded. `None` if the resource
+    /// has no conditions yet.
     #[must_use]
-    pub fn account_guard(&self) -> AccountGuard<'_> {
-        let TaskDefinitionRetirement { spec, status, .. } = &self.resource;
-        AccountGuard::new(spec, status.as_ref(), &self.context.allowed_accounts)
+    pub fn trigger(&self) -> Option<Trigger> {
+        let status = self.resource.status.as_ref().filter(|status| !status.conditions.is_empty())?;
+        Some(Trigger::of(&self.resource, status))
+    }
+
+    /// Computes the status, and writes it if it differs.
+    ///
+    /// # Errors
+    /// Returns [`Error::PatchStatus`] if the write fails.
+    pub async fn update(&mut self, report: Report<'_>) -> Result<(), Error> {
+        let status = summarize(&self.resource, report, (self.context.clock)());
+        let learned = if let Report::Valid(findings) = report { findings.outcomes } else { &BTreeMap::new() };
+        self.write(status, learned).await
     }
 
     /// Writes the status if it differs, and publishes events for its transitions. If the write
@@ -77,10 +89,10 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     /// Returns [`Error::PatchStatus`] if the write fails.
-    pub async fn write(
+    async fn write(
         &mut self,
         status: TaskDefinitionRetirementStatus,
-        learned: &BTreeMap<String, Outcome>,
+        learned: &BTreeMap<RevisionKey, Outcome>,
     ) -> Result<(), Error> {
         let uid = self.resource.uid().unwrap_or_default();
         if self.written.as_ref() != Some(&status) {
@@ -91,7 +103,9 @@ impl<'a> Record<'a> {
             match in_flight::kubernetes("patch status", write).await {
                 Ok(written) => self.resource.metadata.resource_version = written.metadata.resource_version,
                 Err(error) => {
-                    let rows = status.revisions.into_iter().filter(|row| learned.contains_key(&row.revision));
+                    let is_learned =
+                        |row: &RevisionStatus| learned.contains_key(&RevisionKey::new(&row.revision));
+                    let rows = status.revisions.into_iter().filter(is_learned);
                     self.context.pending_status.keep(&uid, rows);
                     return Err(Error::PatchStatus(error));
                 }

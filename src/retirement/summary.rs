@@ -13,7 +13,7 @@ use crate::{
         conditions::{READY, RECONCILING, STALLED},
     },
     aws::permit_queue::QueuePosition,
-    retirement::resolve::InvalidSpec,
+    retirement::validate::InvalidSpec,
 };
 
 /// The reason of the conditions of a resource whose spec is invalid.

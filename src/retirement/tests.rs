@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
@@ -17,6 +17,7 @@ use axum::{
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use testkit::{
     model_api::{Answer, Asked, ModelApi, failure},
@@ -30,18 +31,19 @@ use tower::service_fn;
 
 use crate::{
     api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus},
-    aws::session::{Account, Session},
     aws::{
         permit_queue::Pacing,
-        rate_limiter::{RequeueTrigger, ResourceKey},
+        rate_limiter::{RateLimiter, RequeueTrigger, ResourceKey},
+        source::Sources,
         usage_cache::IsActive,
     },
     clock::Clock,
     retirement::{
+        context::{Context, Error, Waiters},
         events::Recent,
         guarded::Guarded,
         pending_status::PendingStatus,
-        reconcile::{Context, Error, reconcile},
+        reconcile::reconcile,
         revision_locks::RevisionLocks,
     },
     shutdown::Shutdown,
@@ -90,21 +92,17 @@ struct Wire {
     requests: Mutex<Vec<String>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Wire {
     /// Runs the planned intervention for a request. Returns the status code to respond with
     /// instead, if any.
     async fn intervene(&self, request: String) -> Option<u16> {
         let planned = {
-            let mut planned = lock(&self.planned);
+            let mut planned = self.planned.lock();
             planned.iter_mut().filter(|(it, ..)| *it == request).for_each(|(_, left, _)| *left -= 1);
             let index = planned.iter().position(|(_, left, _)| *left == 0);
             index.map(|index| planned.remove(index).2)
         };
-        lock(&self.requests).push(request);
+        self.requests.lock().push(request);
         match planned? {
             Between::Do(act) => act(),
             Between::Refuse(code) => return Some(code),
@@ -159,22 +157,23 @@ impl World {
         let (is_active_flag, woken_by_trigger) = (is_active.clone(), woken.clone());
         let is_active_fn: IsActive = Arc::new(move || is_active_flag.load(SeqCst));
         let requeue_trigger =
-            RequeueTrigger(Arc::new(move |key: &ResourceKey| lock(&woken_by_trigger).push(key.name.clone())));
+            RequeueTrigger(Arc::new(move |key: &ResourceKey| woken_by_trigger.lock().push(key.name.clone())));
         let shutdown = watch::Sender::new(false);
         let pacing = Pacing { per_second: 1.0, burst };
         let config = in_process::config(REGION, ecs.transport());
         let context = Context {
             client: Client::new(service, NAMESPACE),
-            account: Account::new(&config, pacing, requeue_trigger, is_active_fn.clone(), clock.clone()),
+            sources: Sources::new(&config, pacing, requeue_trigger, is_active_fn.clone(), clock.clone()),
             allowed_accounts: BTreeSet::new(),
-            claims: RevisionLocks::default(),
+            revision_locks: RevisionLocks::default(),
             pending_status: PendingStatus::default(),
             recent_events: Recent::default(),
             instance: "controller-1".to_owned(),
             is_active: is_active_fn,
             clock,
             shutdown: Shutdown::new(shutdown.subscribe()),
-            slots: Semaphore::new(CONCURRENCY as usize),
+            waiters: Waiters::default(),
+            aws_concurrency: Semaphore::new(CONCURRENCY as usize),
         };
         let west = ecs.region(ACCOUNT, REGION);
         west.register_many("web", 9);
@@ -190,17 +189,18 @@ impl World {
 
     /// Waits until the token buckets are full.
     pub async fn refill_buckets(&self) {
-        self.session();
+        self.deregistrations();
         sleep(Duration::from_secs(30)).await;
     }
 
-    pub fn session(&self) -> Arc<Session> {
-        self.context.account.session(REGION)
+    /// Returns the rate limiter of deregistrations.
+    pub fn deregistrations(&self) -> Arc<RateLimiter> {
+        self.context.sources.limits(ACCOUNT, REGION).deregistrations
     }
 
     /// Plans an intervention for the nth request of that name from now on, counted from 1.
     pub fn before(&self, request: &str, nth: u32, between: Between) {
-        lock(&self.wire.planned).push((request.to_owned(), nth, between));
+        self.wire.planned.lock().push((request.to_owned(), nth, between));
     }
 
     /// Creates a resource that declares `revisions`. `more` is the rest of its spec.
@@ -269,19 +269,19 @@ impl World {
 
     /// Returns the requests to the API server since the last call of this function.
     pub fn requests(&self) -> Vec<String> {
-        lock(&self.wire.requests).drain(..).collect()
+        self.wire.requests.lock().drain(..).collect()
     }
 
     /// Returns the resources that were woken since the last call of this function.
     pub fn woken(&self) -> Vec<String> {
-        lock(&self.woken).drain(..).collect()
+        self.woken.lock().drain(..).collect()
     }
 
     /// Returns the position of a resource in the queue for a permit to deregister. Returns `None`
     /// if it is not queued.
     pub fn queue_position(&self, name: &str) -> Option<usize> {
         let key = ResourceKey { namespace: NAMESPACE.to_owned(), name: name.to_owned() };
-        Some(self.session().deregistrations.place(&key)?.ahead)
+        Some(self.context.waiters.get(&key)?.queue_positions().0?.ahead)
     }
 
     /// Waits until a resource is woken.

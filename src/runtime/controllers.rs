@@ -20,11 +20,7 @@ use tracing::Instrument;
 
 use crate::{
     aws::rate_limiter::ResourceKey,
-    retirement::{
-        guarded::Guarded,
-        reconcile::{self, Context},
-        requeue,
-    },
+    retirement::{context::Context, guarded::Guarded, reconcile, requeue},
     runtime::{
         changes::{changes, is_due},
         metrics, resource_watch,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, http::StatusCode, routing::get};
 use futures::FutureExt;
 
-use crate::{in_flight, retirement::reconcile::Context, runtime::controllers::Cache};
+use crate::{in_flight, retirement::context::Context, runtime::controllers::Cache};
 
 /// How far a call may exceed its timeout before the process counts as stuck.
 const GRACE: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ fn missing(caches: &[Cache], context: &Context) -> Vec<String> {
     let unsynced = (count > 0).then(|| {
         format!("{count} of {} caches not synced: TaskDefinitionRetirements are not listed yet", caches.len())
     });
-    let identities = context.account.identity_failures().into_iter();
+    let identities = context.sources.ambient().identity_failures().into_iter();
     unsynced
         .into_iter()
         .chain(identities.map(|failure| format!("AWS identity not known in {failure}")))

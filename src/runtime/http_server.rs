@@ -4,23 +4,11 @@ use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
-    time::Duration,
 };
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-
-/// Timeout for the request headers of a client.
-const HEADER_LIMIT: Duration = Duration::from_secs(10);
-
-/// Delay after a connection could not be accepted, for example because too many files are open.
-const ACCEPT_DELAY: Duration = Duration::from_secs(1);
 
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -74,7 +62,7 @@ pub async fn serve(address: BindAddress, router: Router) -> std::io::Result<()> 
             Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?,
         },
     };
-    tokio::spawn(accept(listener, router));
+    tokio::spawn(axum::serve(listener, router).into_future());
     Ok(())
 }
 
@@ -88,24 +76,6 @@ fn dual_stack(port: u16) -> std::io::Result<TcpListener> {
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
-}
-
-/// Accepts connections and serves HTTP/1.1, which is all that probes and Prometheus need.
-async fn accept(listener: TcpListener, router: Router) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let service = TowerToHyperService::new(router.clone());
-                tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_DELAY).await;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,7 @@
 //!
 //! Leadership is a deadline on the monotonic clock, not a flag.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -15,6 +12,7 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{clock::Clock, in_flight};
@@ -62,7 +60,7 @@ impl Leadership {
     /// task has to clear a flag in time.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| Instant::now() < until)
+        self.until.lock().is_none_or(|until| Instant::now() < until)
     }
 
     /// Returns a counter that is incremented whenever this process becomes the leader.
@@ -73,7 +71,7 @@ impl Leadership {
 
     fn hold_until(&self, until: Instant) {
         let is_new = !self.is_held();
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        *self.until.lock() = Some(until);
         if is_new {
             tracing::info!("leading");
             self.terms.send_modify(|terms| *terms += 1);
@@ -84,7 +82,7 @@ impl Leadership {
         if self.is_held() {
             tracing::warn!("no longer leading");
         }
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.until.lock() = Some(Instant::now());
     }
 }
 

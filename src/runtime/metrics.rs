@@ -204,7 +204,7 @@ pub fn router(
         #[cfg(target_os = "linux")]
         process::measure();
         gauge!(LEADER, "name" => CONTROLLER).set(u8::from(leadership.is_held()));
-        shared.context.account.measure();
+        shared.context.sources.measure();
         measure_resources(&caches, leadership.is_held());
         handle.run_upkeep();
         let text = handle.render();

@@ -13,10 +13,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     aws::rate_limiter::{RequeueTrigger, ResourceKey},
-    aws::{SdkConfig, session::Account},
+    aws::{SdkConfig, source::Sources},
     clock::Clock,
     retirement::{
-        events::Recent, pending_status::PendingStatus, reconcile::Context, revision_locks::RevisionLocks,
+        context::{Context, Waiters},
+        events::Recent,
+        pending_status::PendingStatus,
+        revision_locks::RevisionLocks,
     },
     runtime::{
         Options,
@@ -71,16 +74,17 @@ impl Replica {
         let requeue_trigger = RequeueTrigger(Arc::new(wake));
         let context = Arc::new(Context {
             client: client.clone(),
-            account: Account::new(&aws, options.pacing, requeue_trigger, is_active.clone(), clock.clone()),
+            sources: Sources::new(&aws, options.pacing, requeue_trigger, is_active.clone(), clock.clone()),
             allowed_accounts: options.allowed_accounts.clone(),
-            claims: RevisionLocks::default(),
+            revision_locks: RevisionLocks::default(),
             pending_status: PendingStatus::default(),
             recent_events: Recent::default(),
             instance,
             is_active,
             clock: clock.clone(),
             shutdown: shutdown.clone(),
-            slots: Semaphore::new(slots(options.concurrency)),
+            waiters: Waiters::default(),
+            aws_concurrency: Semaphore::new(aws_concurrency(options.concurrency)),
         });
         let shared = Arc::new(Shared { context, queue: Arc::new(Queue::default()) });
         let apis: Vec<Api<_>> = if options.namespaces.is_empty() {
@@ -119,7 +123,7 @@ impl Replica {
 
 /// Returns how many reconciles may call AWS at once. One eighth of the workers, but at least one if
 /// there are several, is reserved for reconciles that do not call AWS.
-fn slots(concurrency: u16) -> usize {
+fn aws_concurrency(concurrency: u16) -> usize {
     let concurrency = usize::from(concurrency);
     concurrency.saturating_sub((concurrency / 8).max(1)).max(1)
 }

@@ -48,7 +48,7 @@ impl Bench {
         let (is_active, woken) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::<Vec<String>>::default()));
         let (active, log) = (is_active.clone(), woken.clone());
         let requeue_trigger = RequeueTrigger(Arc::new(move |key: &ResourceKey| {
-            log.lock().expect("lock is not poisoned").push(key.name.clone());
+            log.lock().push(key.name.clone());
         }));
         let config = in_process::config(REGION, ecs.transport());
         let aws_clock = AwsClock::new(clock);
@@ -57,10 +57,14 @@ impl Bench {
         config.set_http_client(http_client).set_retry_config(Some(RetryConfig::disabled()));
         let config = config.build();
         let pacing = Pacing { per_second: PER_SECOND, burst: 1 };
-        let deregistrations = RateLimiter::spawn("modify", REGION, pacing, requeue_trigger.clone());
-        let predicate = Arc::new(move || active.load(SeqCst));
+        let deregistrations = RateLimiter::spawn("modify", ACCOUNT, REGION, pacing, requeue_trigger.clone());
+        let is_active_fn: IsActive = Arc::new(move || active.load(SeqCst));
+        let identity =
+            Identity { partition: "aws".to_owned(), account: ACCOUNT.to_owned(), region: REGION.to_owned() };
         let permits = deregistrations.clone();
-        let cache = UsageCache::spawn(&config, REGION, permits, requeue_trigger, predicate, aws_clock);
+        let cache = Arc::new(UsageCache::new(&identity, permits, requeue_trigger, aws_clock));
+        let (scanned, client) = (cache.clone(), Arc::new(Ecs::new(&config)));
+        tokio::spawn(async move { scanned.scan_while_awaited(client, Arc::default(), is_active_fn).await });
         let cluster = ecs.region(ACCOUNT, REGION).cluster("prod");
         Self { ecs, cluster, cache, deregistrations, is_active, woken }
     }
@@ -70,7 +74,7 @@ impl Bench {
     }
 
     fn woken(&self) -> Vec<String> {
-        let mut woken: Vec<String> = self.woken.lock().expect("lock is not poisoned").drain(..).collect();
+        let mut woken: Vec<String> = self.woken.lock().drain(..).collect();
         woken.sort();
         woken
     }
@@ -81,7 +85,7 @@ impl Bench {
     }
 
     fn usage_for(&self, name: &str, purpose: Purpose) -> &'static str {
-        match self.cache.of(&key(name), &arn("web:1"), purpose) {
+        match self.cache.usage(&key(name), &arn("web:1"), purpose) {
             None => "pending",
             Some(Use::Unused { .. }) => "unused",
             Some(Use::InUse(_)) => "in use",
@@ -115,7 +119,7 @@ async fn scans_continue_while_a_resource_waits_and_wake_it_when_usage_changes() 
     bench.cluster.put_task(Task::running("a", "web:1"));
     seconds(55).await;
     assert_eq!((bench.woken(), bench.usage("web")), (vec!["web".to_owned()], "in use"));
-    bench.cache.leave(&key("web"));
+    bench.cache.unsubscribe(&key("web"));
     let scans = bench.scans();
     seconds(300).await;
     assert_eq!(bench.scans(), scans, "no resource waits");
@@ -146,7 +150,7 @@ async fn scans_are_frequent_only_while_a_permit_is_near() {
     bench.usage("web");
     seconds(1).await;
     assert_eq!((bench.scans(), bench.usage("web")), (1, "unused"));
-    assert!(bench.deregistrations.take(&key("web")).is_none());
+    assert!(bench.deregistrations.acquire(&key("web")).is_none());
     bench.cache.expect_permit(&key("web"));
     seconds(95).await;
     assert_eq!(bench.scans(), 2, "the permit is available after 100 s");
@@ -176,14 +180,14 @@ async fn permit_without_a_fresh_scan_triggers_a_scan_at_once() {
     seconds(200).await;
     let scans = bench.scans();
     seconds(25).await;
-    let permit = bench.deregistrations.take(&key("web")).expect("permit is granted");
+    let permit = bench.deregistrations.acquire(&key("web")).expect("permit is granted");
     assert_eq!(bench.usage_for("web", Purpose::Deregister), "pending");
     permit.keep(&key("web"));
     bench.woken();
     seconds(1).await;
     assert_eq!((bench.scans() > scans, bench.woken()), (true, vec!["web".to_owned()]));
     assert_eq!(bench.usage_for("web", Purpose::Deregister), "unused");
-    assert!(bench.deregistrations.take(&key("web")).is_some(), "the permit was kept");
+    assert!(bench.deregistrations.acquire(&key("web")).is_some(), "the permit was kept");
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,37 +201,12 @@ async fn inactive_process_does_not_scan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn usage_is_discarded_after_a_change_of_credentials_even_during_a_scan() {
-    let bench = Bench::new();
-    bench.cache.reset_for("first");
-    bench.usage("web");
-    seconds(1).await;
-    bench.cache.reset_for("first");
-    assert_eq!(bench.usage("web"), "unused");
-    bench.cache.reset_for("second");
-    assert_eq!(bench.usage("web"), "pending");
-
-    bench.ecs.fault(Fault::on(Action::ListClusters).times(2).delay(Duration::from_secs(4)));
-    seconds(2).await;
-    bench.cache.reset_for("third");
-    bench.woken();
-    seconds(4).await;
-    assert_eq!(
-        (bench.woken().len(), bench.usage("web")),
-        (0, "pending"),
-        "the result of the scan was discarded"
-    );
-    seconds(4).await;
-    assert_eq!((bench.woken().len(), bench.usage("web")), (1, "unused"));
-}
-
-#[tokio::test(start_paused = true)]
 async fn revision_is_invalidated_once_for_each_other_waiting_resource() {
     let bench = Bench::new();
     for (name, revision) in [("web", "web:1"), ("same", "web:1"), ("gone", "web:1"), ("other", "web:2")] {
         bench.usage(name);
-        bench.cache.leave(&key(name));
-        assert_eq!(bench.cache.of(&key(name), &arn(revision), Purpose::Report), None);
+        bench.cache.unsubscribe(&key(name));
+        assert_eq!(bench.cache.usage(&key(name), &arn(revision), Purpose::Report), None);
     }
     bench.cache.invalidate(&key("web"), &arn("web:1"));
     assert_eq!(bench.woken(), ["gone", "same"]);
@@ -255,8 +234,8 @@ async fn metrics_report_scans_and_the_age_of_the_usage() {
     let _recorded = metrics::set_default_local_recorder(&recorder);
     let bench = Bench::new();
     let age = || {
-        bench.cache.measure();
-        value(&recorder, "ecs_retirement_usage_age_seconds{region=\"us-west-2\"}")
+        measure(std::slice::from_ref(&bench.cache));
+        value(&recorder, "ecs_retirement_usage_age_seconds{account=\"012345678910\",region=\"us-west-2\"}")
     };
     assert_eq!(age(), Some(0.0));
     bench.ecs.fault(Fault::on(Action::ListClusters).times(1).access_denied());
@@ -264,11 +243,19 @@ async fn metrics_report_scans_and_the_age_of_the_usage() {
     seconds(1).await;
     assert_eq!(bench.usage("web"), "unknown");
     seconds(5).await;
-    let scans = |result| value(&recorder, &format!("{SCANS}{{region=\"us-west-2\",result=\"{result}\"}}"));
+    let scans = |result| {
+        value(
+            &recorder,
+            &format!("{SCANS}{{account=\"012345678910\",region=\"us-west-2\",result=\"{result}\"}}"),
+        )
+    };
     assert_eq!((scans("error"), scans("success")), (Some(1.0), Some(1.0)));
-    assert_eq!(value(&recorder, &format!("{SCAN_SECONDS}_count{{region=\"us-west-2\"}}")), Some(2.0));
+    assert_eq!(
+        value(&recorder, &format!("{SCAN_SECONDS}_count{{account=\"012345678910\",region=\"us-west-2\"}}")),
+        Some(2.0)
+    );
     seconds(10).await;
     assert!(age().is_some_and(|age| (10.0..12.0).contains(&age)), "{:?}", age());
-    bench.cache.leave(&key("web"));
+    bench.cache.unsubscribe(&key("web"));
     assert_eq!(age(), Some(0.0), "no resource waits");
 }

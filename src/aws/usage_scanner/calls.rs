@@ -7,11 +7,11 @@ use aws_sdk_ecs::{
     error::{ProvideErrorMetadata, SdkError},
     types::Failure as Missing,
 };
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::aws::{
-    ecs_client::observed,
-    error::failure,
+    circuit_breaker::OPEN_DURATION,
+    ecs_client::Ecs,
     permit_queue::{Acquire, Pacing, PermitQueue},
     response::{Failure, FailureKind},
     usage::short,
@@ -36,16 +36,13 @@ pub(super) enum CallError {
 }
 
 impl CallError {
-    fn new<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> Self
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-    {
-        let failure = failure(error);
-        let text = error.message().unwrap_or_default().to_lowercase();
+    fn new(operation: &'static str, failure: Failure) -> Self {
         let unavailable = || unclear(operation, &failure.message);
-        match error.code() {
+        match failure.code.as_deref() {
             Some("ClusterNotFoundException") => Self::ClusterGone(unavailable()),
-            Some("InvalidParameterException") if text.contains("cluster is inactive") => {
+            Some("InvalidParameterException")
+                if failure.message.to_lowercase().contains("cluster is inactive") =>
+            {
                 Self::ClusterGone(unavailable())
             }
             Some("ServiceNotFoundException" | "ServiceNotActiveException") => {
@@ -81,7 +78,8 @@ pub(super) fn unclear(operation: &str, text: &str) -> Failure {
 /// Returns the failure of a call, or `Failed` if a response has no list or a pagination token
 /// repeats.
 pub(super) async fn pages<T, E, F>(
-    bucket: &mut Bucket,
+    ecs: &Ecs,
+    bucket: &Bucket,
     operation: &'static str,
     page: impl Fn(Option<String>) -> F,
 ) -> Result<Vec<T>, CallError>
@@ -91,15 +89,15 @@ where
 {
     let (mut all, mut tokens) = (Vec::new(), Vec::new());
     loop {
-        let (items, next) = paced(bucket, operation, || page(tokens.last().cloned())).await?;
+        let (items, next) = paced(ecs, bucket, operation, || page(tokens.last().cloned())).await?;
         let Some(items) = items else {
-            return Err(CallError::Failed(unclear(operation, "the answer has no list")));
+            return Err(CallError::Failed(unclear(operation, "the response has no list")));
         };
         all.extend(items);
         match next.filter(|token| !token.is_empty()) {
             None => return Ok(all),
             Some(token) if tokens.contains(&token) => {
-                return Err(CallError::Failed(unclear(operation, "the same page came twice")));
+                return Err(CallError::Failed(unclear(operation, "the response repeats a pagination token")));
             }
             Some(token) => tokens.push(token),
         }
@@ -107,12 +105,13 @@ where
 }
 
 /// Makes a call once the bucket has a token. Reduces the rate and retries after a transient
-/// failure.
+/// failure, and not before the circuit breaker admits a probe.
 ///
 /// # Errors
 /// Returns the failure of the last attempt.
 pub(super) async fn paced<T, E, F>(
-    bucket: &mut Bucket,
+    ecs: &Ecs,
+    bucket: &Bucket,
     operation: &'static str,
     call: impl Fn() -> F,
 ) -> Result<T, CallError>
@@ -124,18 +123,21 @@ where
     loop {
         bucket.acquire().await;
         attempts += 1;
-        let error = match observed(operation, call()).await {
+        let failure = match ecs.call(operation, call()).await {
             Ok(response) => return Ok(response),
-            Err(error) => error,
+            Err(error) => error.failure,
         };
         let is_transient = matches!(
-            failure(&error).kind,
+            failure.kind,
             FailureKind::Throttled | FailureKind::ServerFault | FailureKind::Unavailable
         );
         if !is_transient || attempts == MAX_ATTEMPTS {
-            return Err(CallError::new(operation, &error));
+            return Err(CallError::new(operation, failure));
         }
-        bucket.0.throttled(Instant::now());
+        bucket.0.lock().await.throttled(Instant::now());
+        if failure.kind == FailureKind::Unavailable {
+            tokio::time::sleep(OPEN_DURATION).await;
+        }
     }
 }
 
@@ -172,7 +174,7 @@ pub(super) fn described<T>(
             let failure = unclear(operation, &text);
             if is_missing { Described::Missing(failure) } else { Described::Unclear(failure) }
         } else {
-            let text = format!("the answer does not mention {requested}");
+            let text = format!("the response does not mention {requested}");
             Described::Unclear(unclear(operation, &text))
         }
     };
@@ -180,21 +182,22 @@ pub(super) fn described<T>(
     requested.iter().cloned().zip(results).collect()
 }
 
-/// Token bucket of one group of ECS calls. It has no concurrent waiters because one scan runs at a
-/// time.
-pub(super) struct Bucket(PermitQueue<()>);
+/// Token bucket of one group of ECS calls, shared by the scans of one account and region. The mutex
+/// is its wait queue: one waiter at a time waits for a token.
+pub(super) struct Bucket(Mutex<PermitQueue<()>>);
 
 impl Bucket {
     pub(super) fn new(pacing: Pacing) -> Self {
-        Self(PermitQueue::new(pacing, Instant::now()))
+        Self(Mutex::new(PermitQueue::new(pacing, Instant::now())))
     }
 
-    async fn acquire(&mut self) {
-        while self.0.acquire(&(), Instant::now()) == Acquire::Queued {
-            if let Some(due) = self.0.next_grant(Instant::now()) {
+    async fn acquire(&self) {
+        let mut tokens = self.0.lock().await;
+        while tokens.acquire(&(), Instant::now()) == Acquire::Queued {
+            if let Some(due) = tokens.next_grant(Instant::now()) {
                 tokio::time::sleep_until(due).await;
             }
-            self.0.grant(Instant::now());
+            tokens.grant(Instant::now());
         }
     }
 }

@@ -1,13 +1,11 @@
 //! Tests of usage scans: the users they find, and their failures.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aws_config::retry::RetryConfig;
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use testkit::simulated_ecs::{
     ACCOUNT, Action, Cluster, Fault, Service, SimulatedEcs, Task, Vanished,
@@ -46,7 +44,8 @@ pub(super) async fn scan_by(transport: in_process::Transport) -> Result<Found, F
 
 fn scanner(transport: in_process::Transport) -> UsageScanner {
     let config = in_process::config(REGION, transport).to_builder();
-    UsageScanner::new(&config.retry_config(RetryConfig::disabled()).build())
+    let ecs = Ecs::new(&config.retry_config(RetryConfig::disabled()).build());
+    UsageScanner::new(Arc::new(ecs), Arc::default())
 }
 
 pub(super) async fn scan(ecs: &SimulatedEcs) -> Result<Found, Failure> {
@@ -230,7 +229,7 @@ pub(super) fn responding(
     let responses = Arc::new(Mutex::new(responses));
     Arc::new(move |request| {
         let target = request.headers.get("x-amz-target").and_then(|it| it.to_str().ok()).unwrap_or_default();
-        let mut responses = responses.lock().expect("lock is not poisoned");
+        let mut responses = responses.lock();
         if !target.ends_with(action) || responses.is_empty() {
             return inner(request);
         }
@@ -244,8 +243,8 @@ async fn usage_scan_fails_if_a_list_repeats_a_page_or_is_missing() {
     let steady = || Service::steady("shop", "web:1");
     let page = || json!({ "clusterArns": [], "nextToken": "again" });
     for (responses, text) in [
-        (vec![page(), page()], "ecs:ListClusters: the same page came twice"),
-        (vec![json!({})], "ecs:ListClusters: the answer has no list"),
+        (vec![page(), page()], "ecs:ListClusters: the response repeats a pagination token"),
+        (vec![json!({})], "ecs:ListClusters: the response has no list"),
     ] {
         let failure =
             scan_with(steady(), "ListClusters", responses).await.expect_err("response is unexpected");

@@ -32,7 +32,7 @@ async fn throttled_deregistration_stops_the_batch_and_delays_other_resources() {
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).times(1).throttle());
     let delay = world.reconcile("web").await.expect("a reconcile");
     assert!(is_about(5, delay), "{delay:?}");
-    assert_eq!(world.called(DescribeTaskDefinition), ["web:1"]);
+    assert_eq!(world.called(DeregisterTaskDefinition), ["web:1"]);
     assert_eq!(world.reasons("web"), [Reason::Throttled, Reason::Pending]);
 
     world.reconcile("other").await.expect("a reconcile");
@@ -62,7 +62,7 @@ async fn outage_of_aws_stops_the_batch() {
     world.ecs.fault(Fault::on(DeregisterTaskDefinition).times(1).unavailable());
     let delay = world.reconcile("web").await.expect("a reconcile");
     assert!(is_about(2, delay), "{delay:?}");
-    assert_eq!(world.called(DescribeTaskDefinition), ["web:1"]);
+    assert_eq!(world.called(DeregisterTaskDefinition), ["web:1"]);
     assert_eq!(world.reasons("web"), [Reason::Unavailable, Reason::Pending]);
 }
 
@@ -119,8 +119,8 @@ async fn inactive_process_completes_the_current_deregistration_and_starts_no_oth
     world.reconcile("web").await.expect("a reconcile");
     assert_eq!(
         world.called(DescribeTaskDefinition),
-        ["web:1", "web:1"],
-        "before and after the deregistration"
+        ["web:1", "web:2", "web:1"],
+        "the batch before, and web:1 after its deregistration"
     );
     assert_eq!(world.reasons("web"), [Reason::Retired, Reason::Pending]);
 }
@@ -140,7 +140,7 @@ async fn shutdown_waits_for_the_response_to_a_deregistration_and_its_status_writ
         pending::<()>().await;
     };
     world.context.shutdown.run(work).await;
-    assert_eq!(world.called(DescribeTaskDefinition), ["web:1"], "only before the deregistration");
+    assert_eq!(world.called(DescribeTaskDefinition), ["web:1", "web:2"], "only before the deregistration");
     assert_eq!(world.reasons("web"), [Reason::Retired, Reason::Pending]);
 }
 

@@ -270,10 +270,8 @@ async fn usage_that_starts_while_a_revision_is_queued_is_found_before_the_deregi
     world.refill_buckets().await;
     let revisions = ["web:1", "web:2", "web:3"];
     world.make("web", &revisions, json!({}));
-    world.session().deregistrations.acquire_unqueued();
-    for _ in 0..40 {
-        world.session().deregistrations.acquire_unqueued();
-    }
+    let deregistrations = world.deregistrations();
+    (0..41).for_each(|_| deregistrations.acquire_unqueued());
     run(&world, "web", 20).await;
     assert_eq!(world.count(DeregisterTaskDefinition), 0);
     world.west.cluster("prod").put_service(Service::steady("late", "web:1"));

@@ -123,7 +123,7 @@ async fn first_status_does_not_wait_for_slow_aws_calls() {
 async fn resource_gets_its_first_status_and_waits_while_no_concurrency_permit_is_free() {
     let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
-    let permits = world.context.slots.acquire_many(CONCURRENCY).await.expect("free permits");
+    let permits = world.context.aws_concurrency.acquire_many(CONCURRENCY).await.expect("free permits");
     let pause = world.reconcile("web").await.expect("a reconcile");
     assert!(is_half_a_second(pause), "{pause:?}");
     assert_eq!(world.reasons("web"), [Reason::Pending]);
@@ -148,7 +148,7 @@ async fn resource_with_a_rate_limit_permit_does_not_wait_for_a_concurrency_permi
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
     queue(&world, "web").await;
     world.until_woken("web").await;
-    let _permits = world.context.slots.acquire_many(CONCURRENCY).await.expect("free permits");
+    let _permits = world.context.aws_concurrency.acquire_many(CONCURRENCY).await.expect("free permits");
     assert_eq!(world.reconcile("web").await.expect("a reconcile"), None);
     assert_eq!(world.reasons("web"), [Reason::Retired]);
 }

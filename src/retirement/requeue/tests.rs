@@ -11,7 +11,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     api::TaskDefinitionRetirementSpec,
-    retirement::{account_guard::AccountGuard, resolve, summary::Summary},
+    retirement::{
+        account_guard::AccountGuard,
+        resolve,
+        summary::Summary,
+        validate::{InvalidSpec, validate},
+    },
 };
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -78,7 +83,7 @@ fn row_that_waits_for_usage_to_end_is_requeued_when_its_cool_down_ends() {
     let now = delay(0, &[Reason::InUse], Progress::Made);
     assert_eq!(now, Some(Duration::ZERO), "it is unused, and not part of this batch");
     let delay = |reason, left: Option<u64>| {
-        let watched = BTreeMap::from([("api:1".to_owned(), left.map(Duration::from_secs))]);
+        let watched = BTreeMap::from([(RevisionKey::new("api:1"), left.map(Duration::from_secs))]);
         requeue_delay(&refused_for(0, &[reason]), &watched, Progress::Made, None, "uid", NOW)
     };
     for (left, expected) in [(60, 60), (0, 1), (3_600, 600)] {
@@ -161,7 +166,7 @@ fn declared(count: usize) -> Vec<Entry> {
     let spec = TaskDefinitionRetirementSpec { revisions, ..Default::default() };
     let allowed = BTreeSet::new();
     let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
-    resolve::entries(&spec, Some(&identity), &guard)
+    resolve::entries(&validate(&spec).expect("a valid spec"), Some(&identity), &guard)
 }
 
 #[test]
@@ -174,7 +179,7 @@ fn refused_entries_do_not_delay_other_entries() {
     let mut selected = BTreeSet::new();
     for round in 0..100 {
         let batch = select_batch(entries.iter(), &rows, Timestamp::from_second(round * 600).expect("a time"));
-        let batch: Vec<String> = batch.iter().map(|entry| entry.revision.clone()).collect();
+        let batch: Vec<String> = batch.iter().map(|entry| entry.key.to_string()).collect();
         assert_eq!(batch[..2], ["api:18", "api:17"]);
         assert_eq!(batch.len(), BATCH_SIZE);
         selected.extend(batch);
@@ -212,7 +217,7 @@ proptest! {
 #[test]
 fn invalid_resource_is_due_after_a_restart() {
     let mut resource = TaskDefinitionRetirement::new("api", TaskDefinitionRetirementSpec::default());
-    let invalid = Summary::invalid(&resolve::InvalidSpec::NoRegion, 1, &[]);
+    let invalid = Summary::invalid(&InvalidSpec::NoRegion, 1, &[]);
     let conditions: Vec<Condition> = invalid.conditions(&[], None, NOW);
     resource.status = Some(TaskDefinitionRetirementStatus { conditions, ..Default::default() });
     assert!(work_is_due(&resource));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::{api::TaskDefinitionRetirementSpec, retirement::validate::validate};
 
 static EVERY_ACCOUNT: BTreeSet<String> = BTreeSet::new();
 
@@ -20,11 +21,10 @@ fn identity() -> Identity {
     }
 }
 
-fn spec(revisions: &[&str]) -> TaskDefinitionRetirementSpec {
-    TaskDefinitionRetirementSpec {
-        revisions: revisions.iter().map(|&text| text.to_owned()).collect(),
-        ..TaskDefinitionRetirementSpec::default()
-    }
+fn spec(revisions: &[&str]) -> ValidatedSpec {
+    let revisions = revisions.iter().map(|&text| text.to_owned()).collect();
+    let spec = TaskDefinitionRetirementSpec { revisions, ..TaskDefinitionRetirementSpec::default() };
+    validate(&spec).expect("a valid spec")
 }
 
 fn reasons(revisions: &[&str], identity: Option<&Identity>, account: Option<&str>) -> Vec<Option<Reason>> {
@@ -43,7 +43,7 @@ const CPU_WAVE: &str = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-w
 fn short_form_and_arn_of_a_revision_are_one_entry() {
     let entries = entries(&spec(&["cpu-wave:1", CPU_WAVE, "cpu-wave:1"]), Some(&identity()), &guard(None));
     assert_eq!(entries.len(), 1);
-    assert_eq!(entries[0].revision, "cpu-wave:1");
+    assert_eq!(entries[0].key.as_str(), "cpu-wave:1");
     assert!(matches!(&entries[0].target, Target::Resolved(arn) if arn.to_string() == CPU_WAVE));
 }
 
@@ -56,7 +56,7 @@ fn arn_of_another_account_or_region_is_rejected_with_the_arn_as_key() {
     ];
     for (arn, expected) in foreign {
         let entries = entries(&spec(&[arn, "cpu-wave:1"]), Some(&identity()), &guard(None));
-        assert_eq!(entries[0].revision, arn);
+        assert_eq!(entries[0].key.as_str(), arn);
         assert!(matches!(&entries[0].target, Target::Rejected { reason, .. } if *reason == expected));
         assert!(matches!(&entries[1].target, Target::Resolved(_)));
     }
@@ -82,20 +82,17 @@ fn invalid_entry_does_not_affect_other_entries() {
 }
 
 #[test]
-fn invalid_spec_is_reported_by_its_field() {
-    let many: Vec<String> = (1..=501).map(|number| format!("api:{number}")).collect();
-    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+fn region_is_declared_or_the_default_and_never_changes() {
     let recorded = TaskDefinitionRetirementStatus {
         region: Some("eu-west-1".to_owned()),
         ..TaskDefinitionRetirementStatus::default()
     };
-    let named =
-        |name: &str| TaskDefinitionRetirementSpec { region: Some(name.to_owned()), ..spec(&["api:1"]) };
-    assert_eq!(region(&spec(&[]), None, Some("us-west-2")), Err(InvalidSpec::Empty));
-    assert_eq!(region(&spec(&many), None, Some("us-west-2")), Err(InvalidSpec::TooMany(501)));
-    assert_eq!(region(&spec(&many[1..]), None, Some("us-west-2")), Ok("us-west-2".to_owned()));
+    let named = |name: &str| ValidatedSpec { region: Some(name.to_owned()), ..spec(&["api:1"]) };
     assert_eq!(region(&spec(&["api:1"]), None, None), Err(InvalidSpec::NoRegion));
-    assert_eq!(region(&named("Oregon"), None, None), Err(InvalidSpec::Region("Oregon".to_owned())));
+    assert_eq!(
+        region(&spec(&["api:1"]), None, Some("Oregon")),
+        Err(InvalidSpec::Region("Oregon".to_owned()))
+    );
     assert!(matches!(
         region(&named("us-west-2"), Some(&recorded), None),
         Err(InvalidSpec::RegionChanged { .. })
@@ -105,23 +102,11 @@ fn invalid_spec_is_reported_by_its_field() {
 }
 
 #[test]
-fn unused_for_is_a_duration_and_requires_in_use_wait() {
-    let region_for = |unused_for: &str, in_use| {
-        let unused_for = Some(unused_for.to_owned());
-        let spec = TaskDefinitionRetirementSpec { in_use, unused_for, ..spec(&["api:1"]) };
-        region(&spec, None, Some("us-west-2"))
-    };
-    assert_eq!(region_for("1h30m", InUse::Wait), Ok("us-west-2".to_owned()));
-    assert_eq!(region_for("soon", InUse::Wait), Err(InvalidSpec::UnusedFor("soon".to_owned())));
-    assert_eq!(region_for("24h", InUse::Retire), Err(InvalidSpec::UnusedForWithoutWait));
-}
-
-#[test]
 fn row_keeps_its_key_when_the_account_changes() {
     let other_arn = "arn:aws:ecs:us-west-2:999999999999:task-definition/cpu-wave:1";
     let keys = |account| {
         let entries = entries(&spec(&["cpu-wave:2", other_arn]), Some(&identity()), &guard(Some(account)));
-        entries.into_iter().map(|entry| entry.revision).collect::<Vec<_>>()
+        entries.into_iter().map(|entry| entry.key.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(keys("999999999999"), ["cpu-wave:2", "cpu-wave:1"], "resolved in this account before");
     assert_eq!(keys("012345678910"), ["cpu-wave:2", other_arn]);
@@ -137,7 +122,7 @@ proptest! {
                 prop_assert_eq!(arn.account(), &identity.account);
                 prop_assert_eq!(arn.region(), &identity.region);
                 prop_assert_eq!(arn.partition(), &identity.partition);
-                prop_assert!(text == entry.revision || text == arn.to_string());
+                prop_assert!(text == entry.key.as_str() || text == arn.to_string());
             }
         }
     }

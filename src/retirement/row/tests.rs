@@ -3,9 +3,16 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::aws::{
-    response::Reply,
-    usage::{User, Users},
+use crate::{
+    api::TaskDefinitionRetirementSpec,
+    aws::{
+        response::Reply,
+        usage::{User, Users},
+    },
+    retirement::{
+        outcome::RevisionKey,
+        validate::{Suspended, validate},
+    },
 };
 
 const API: &str = "arn:aws:ecs:us-west-2:012345678910:task-definition/api:1";
@@ -24,7 +31,7 @@ fn reference() -> Reference {
 
 fn resolved() -> Entry {
     let Reference::Arn(arn) = reference() else { panic!("an ARN") };
-    Entry { revision: "api:1".to_owned(), target: Target::Resolved(arn) }
+    Entry { key: RevisionKey::new("api:1"), target: Target::Resolved(arn) }
 }
 
 fn recorded(reason: Reason) -> RevisionStatus {
@@ -55,17 +62,27 @@ fn seen(status: Status) -> Outcome {
     Outcome::Described(Ok(description(status)))
 }
 
-/// Returns the outcome of a deregistration with the response `answer` and the description `after`
+/// Returns the outcome of a deregistration with the `response` and the description `after`
 /// it.
-fn deregistered(answer: Seen, after: Option<Seen>) -> Outcome {
-    let reply = Reply { request_id: answer.is_ok().then(|| "request".to_owned()), answer };
+fn deregistered(response: DescribeResult, after: Option<DescribeResult>) -> Outcome {
+    let reply = Reply { request_id: response.is_ok().then(|| "request".to_owned()), response };
     Outcome::Deregistered { before: description(Status::Active), reply, after }
 }
 
+/// Returns `spec` with the revision `api:1`.
+fn validated(spec: TaskDefinitionRetirementSpec) -> ValidatedSpec {
+    let revisions = vec!["api:1".to_owned()];
+    validate(&TaskDefinitionRetirementSpec { revisions, ..spec }).expect("a valid spec")
+}
+
+fn default_spec() -> ValidatedSpec {
+    validated(TaskDefinitionRetirementSpec::default())
+}
+
 /// Returns the row of `api:1` after a reconcile with `outcome`.
-fn after(spec: &TaskDefinitionRetirementSpec, before: RevisionStatus, outcome: Outcome) -> RevisionStatus {
-    let outcomes = BTreeMap::from([("api:1".to_owned(), outcome)]);
-    row(&resolved(), spec, &[before], NOT_TRIGGERED, Caller::NotRequested, &outcomes)
+#[expect(clippy::needless_pass_by_value, reason = "tests create outcomes in the call")]
+fn after(spec: &ValidatedSpec, before: RevisionStatus, outcome: Outcome) -> RevisionStatus {
+    new_row(&resolved(), spec, Some(before), NOT_TRIGGERED, Ok(&outcome))
 }
 
 /// Returns the row of `entry` after a reconcile without an outcome.
@@ -73,10 +90,10 @@ fn without_outcome(
     entry: &Entry,
     before: &RevisionStatus,
     trigger: Trigger,
-    caller: Caller<'_>,
+    failure: Option<&Failure>,
 ) -> RevisionStatus {
-    let spec = TaskDefinitionRetirementSpec::default();
-    row(entry, &spec, std::slice::from_ref(before), trigger, caller, &BTreeMap::new())
+    let recorded = recorded_row(entry, std::slice::from_ref(before)).cloned();
+    new_row(entry, &default_spec(), recorded, trigger, Err(failure))
 }
 
 fn report(row: &RevisionStatus) -> (Reason, Option<&str>, &str) {
@@ -88,7 +105,7 @@ fn row_reports_the_response_of_ecs() {
     use FailureKind::{Absent, AccessDenied, Deleted, Refused, ServerFault, Throttled, Unavailable};
     use Status::{Active, DeleteInProgress, Inactive, Other};
 
-    let spec = TaskDefinitionRetirementSpec::default();
+    let spec = default_spec();
     let frozen = "unknown ECS status FROZEN";
     let gone = "ECS has no such revision (no)";
     let (is, no) = (|status| Ok(description(status)), |kind| Err(failure(kind)));
@@ -127,20 +144,20 @@ fn row_reports_the_response_of_ecs() {
 
 #[test]
 fn deregistration_is_recorded_with_its_request_id_and_the_times_of_ecs() {
-    let spec = TaskDefinitionRetirementSpec::default();
-    let answered = Ok(Description { deregistered_at: None, ..description(Status::Inactive) });
-    let with_time = deregistered(answered.clone(), Some(Ok(description(Status::Inactive))));
+    let spec = default_spec();
+    let response = Ok(Description { deregistered_at: None, ..description(Status::Inactive) });
+    let with_time = deregistered(response.clone(), Some(Ok(description(Status::Inactive))));
     let expected = RevisionStatus { message: None, ..retired() };
     assert_eq!(after(&spec, recorded(Reason::Pending), with_time), expected);
 
     for later in [
         None,
         Some(Err(failure(FailureKind::Throttled))),
-        Some(answered.clone()),
+        Some(response.clone()),
         // A description that is older than the response.
         Some(Ok(description(Status::Active))),
     ] {
-        let without = after(&spec, recorded(Reason::Pending), deregistered(answered.clone(), later));
+        let without = after(&spec, recorded(Reason::Pending), deregistered(response.clone(), later));
         let (message, awaits) = (Some(TIME_PENDING.to_owned()), Some(Awaits::DeregisteredAt));
         assert_eq!(without, RevisionStatus { deregistered_at: None, message, awaits, ..retired() });
         assert!(is_due_for_ecs(&without));
@@ -150,7 +167,7 @@ fn deregistration_is_recorded_with_its_request_id_and_the_times_of_ecs() {
 
 #[test]
 fn retired_row_stays_retired() {
-    let spec = TaskDefinitionRetirementSpec::default();
+    let spec = default_spec();
     let (message, awaits) = (Some(DESCRIBE_REQUESTED.to_owned()), Some(Awaits::Description));
     let pending_description = RevisionStatus { message, awaits, ..retired() };
     let no = |kind| Outcome::Described(Err(failure(kind)));
@@ -174,7 +191,7 @@ fn retired_row_stays_retired() {
     let silent = Description { registered_at: None, deregistered_at: None, ..description(Status::Inactive) };
     assert_eq!(after(&spec, retired(), Outcome::Described(Ok(silent))), retired(), "known times are kept");
     for outcome in [seen(Status::Active), no(FailureKind::Absent), no(FailureKind::Refused)] {
-        let spec = TaskDefinitionRetirementSpec { suspend: true, dry_run: true, ..spec.clone() };
+        let spec = ValidatedSpec { suspended: Some(Suspended::BySpec), dry_run: true, ..spec.clone() };
         let row = after(&spec, retired(), outcome);
         assert!(is_retired(&row) && row.request_id.is_some(), "{row:?}");
     }
@@ -183,7 +200,7 @@ fn retired_row_stays_retired() {
 #[test]
 fn active_revision_on_hold_reports_the_reason() {
     let on_hold = |suspend, dry_run| {
-        let spec = TaskDefinitionRetirementSpec { suspend, dry_run, ..Default::default() };
+        let spec = validated(TaskDefinitionRetirementSpec { suspend, dry_run, ..Default::default() });
         let before = RevisionStatus {
             unused_since: Some(Time(time(5))),
             used_by: vec!["service/prod/web".to_owned()],
@@ -203,8 +220,9 @@ fn active_revision_on_hold_reports_the_reason() {
 
 #[test]
 fn row_names_the_users_of_its_revision_or_the_start_of_the_unused_time() {
-    let spec = TaskDefinitionRetirementSpec { unused_for: Some("60s".to_owned()), ..Default::default() };
-    let dry = TaskDefinitionRetirementSpec { dry_run: true, ..spec.clone() };
+    let unused_for = Some("60s".to_owned());
+    let spec = validated(TaskDefinitionRetirementSpec { unused_for, ..Default::default() });
+    let dry = ValidatedSpec { dry_run: true, ..spec.clone() };
     let web = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
     let users = Use::InUse(Users { named: vec![web], more: 2 });
     let used =
@@ -248,35 +266,34 @@ fn row_names_the_users_of_its_revision_or_the_start_of_the_unused_time() {
 fn rejected_entry_reports_the_reason_unless_it_is_retired() {
     let rejected = |revision: &str| {
         let target = Target::Rejected { reason: Reason::WrongAccount, message: "not ours".to_owned() };
-        Entry { revision: revision.to_owned(), target }
+        Entry { key: RevisionKey::new(revision), target }
     };
-    let caller = Caller::NotRequested;
-    let of_arn = without_outcome(&rejected(API), &recorded(Reason::Pending), NOT_TRIGGERED, caller);
+    let of_arn = without_outcome(&rejected(API), &recorded(Reason::Pending), NOT_TRIGGERED, None);
     let expected = RevisionStatus {
         revision: API.to_owned(),
         message: Some("not ours".to_owned()),
         ..recorded(Reason::WrongAccount)
     };
     assert_eq!(of_arn, expected);
-    let short = without_outcome(&rejected("api:1"), &recorded(Reason::Pending), NOT_TRIGGERED, caller);
+    let short = without_outcome(&rejected("api:1"), &recorded(Reason::Pending), NOT_TRIGGERED, None);
     assert_eq!(short, RevisionStatus { revision: "api:1".to_owned(), arn: None, ..expected });
-    assert_eq!(without_outcome(&rejected(API), &retired(), NOT_TRIGGERED, caller), retired());
+    assert_eq!(without_outcome(&rejected(API), &retired(), NOT_TRIGGERED, None), retired());
 }
 
 #[test]
 fn unresolved_entry_keeps_the_form_in_which_it_was_declared() {
     let unresolved = |revision: &str| Entry {
-        revision: revision.to_owned(),
+        key: RevisionKey::new(revision),
         target: Target::Unresolved(revision.parse().expect("a revision")),
     };
     let fresh = |revision: &str| {
         let entry = unresolved(revision);
-        without_outcome(&entry, &RevisionStatus::default(), NOT_TRIGGERED, Caller::NotRequested)
+        without_outcome(&entry, &RevisionStatus::default(), NOT_TRIGGERED, None)
     };
     let pending = RevisionStatus { revision: API.to_owned(), ..recorded(Reason::Pending) };
     assert_eq!(fresh(API), pending);
     assert_eq!(fresh("api:1"), RevisionStatus { revision: "api:1".to_owned(), arn: None, ..pending });
-    let known = without_outcome(&unresolved(API), &retired(), NOT_TRIGGERED, Caller::NotRequested);
+    let known = without_outcome(&unresolved(API), &retired(), NOT_TRIGGERED, None);
     assert_eq!(known, retired(), "a resolved entry keeps its key");
 }
 
@@ -286,8 +303,7 @@ fn change_or_request_makes_a_row_pending_again_and_a_retired_row_is_described() 
         let used_by = vec!["service/prod/web".to_owned()];
         RevisionStatus { message: Some("no".to_owned()), used_by, ..recorded(reason) }
     };
-    let triggered =
-        |row: &RevisionStatus, trigger| without_outcome(&resolved(), row, trigger, Caller::NotRequested);
+    let triggered = |row: &RevisionStatus, trigger| without_outcome(&resolved(), row, trigger, None);
     let pending = recorded(Reason::Pending);
     for reason in [Reason::Refused, Reason::InUse, Reason::NotFound, Reason::Suspended, Reason::DryRun] {
         assert_eq!(triggered(&tried(reason), NOT_TRIGGERED), tried(reason));
@@ -309,8 +325,7 @@ fn change_or_request_makes_a_row_pending_again_and_a_retired_row_is_described() 
 #[test]
 fn unknown_account_is_reported_only_by_rows_that_are_due() {
     let unknown = failure(FailureKind::Unavailable);
-    let report =
-        |row: &RevisionStatus| without_outcome(&resolved(), row, NOT_TRIGGERED, Caller::Unknown(&unknown));
+    let report = |row: &RevisionStatus| without_outcome(&resolved(), row, NOT_TRIGGERED, Some(&unknown));
     let unavailable = RevisionStatus { message: Some("no".to_owned()), ..recorded(Reason::Unavailable) };
     assert_eq!(report(&recorded(Reason::Pending)), unavailable);
     for row in [retired(), recorded(Reason::Suspended), recorded(Reason::NotFound)] {
@@ -324,8 +339,8 @@ fn recorded_row_is_found_by_short_form_and_by_arn() {
         RevisionStatus { revision: "web:1".to_owned(), ..Default::default() },
         RevisionStatus { revision: API.to_owned(), arn: Some(API.to_owned()), ..Default::default() },
     ];
-    let by_arn = Entry { revision: API.to_owned(), target: Target::Unresolved(reference()) };
-    let short = Entry { revision: "api:1".to_owned(), ..by_arn.clone() };
+    let by_arn = Entry { key: RevisionKey::new(API), target: Target::Unresolved(reference()) };
+    let short = Entry { key: RevisionKey::new("api:1"), ..by_arn.clone() };
     assert_eq!(recorded_row(&resolved(), &rows), Some(&rows[1]));
     assert_eq!(recorded_row(&by_arn, &rows), Some(&rows[1]));
     assert_eq!(recorded_row(&by_arn, &[recorded(Reason::Pending)]), Some(&recorded(Reason::Pending)));

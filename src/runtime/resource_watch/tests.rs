@@ -4,12 +4,13 @@ use std::{
     convert::Infallible,
     future::{pending, ready},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use axum::body::{Body, Bytes};
-use hyper::{Request, Response};
+use axum::http::{Request, Response};
 use kube::{Client, runtime::reflector::store};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tower::service_fn;
@@ -97,7 +98,7 @@ async fn time_until(
     let handle = server.clone();
     let service = service_fn(move |request: Request<kube::client::Body>| {
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let (status, body) = handle.lock().unwrap_or_else(PoisonError::into_inner).respond(&query);
+        let (status, body) = handle.lock().respond(&query);
         ready(Response::builder().status(status).body(body))
     });
     let (cache, mut writer) = store();
@@ -113,11 +114,11 @@ async fn time_until(
             }
         } else if let Some(change) = change.take() {
             changed_at = Instant::now();
-            change(&mut server.lock().unwrap_or_else(PoisonError::into_inner));
+            change(&mut server.lock());
         }
         let mut names: Vec<String> = cache.state().iter().map(|object| object.name_any()).collect();
         names.sort();
-        let server = server.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = server.lock();
         if change.is_none() && is_done(&names, &server) {
             return changed_at.elapsed();
         }

@@ -251,7 +251,7 @@ fn unresolved_references_make_the_usage_of_revisions_without_users_unknown() {
     assert!(matches!(of(&first, "web:3"), Some(Use::InUse(_))));
     let Some(Use::Unknown(failure)) = of(&first, "web:4") else { panic!("not unknown") };
     assert_eq!(failure.kind, FailureKind::Unavailable);
-    let text = "task/prod/b: an answer without a task definition is not a task definition revision";
+    let text = "task/prod/b: a response without a task definition is not a task definition revision";
     assert_eq!(failure.message, format!("{text} (and 1 more)"));
     assert_eq!(first.retry(), Some(began + Duration::from_secs(5)), "a second scan follows soon");
     assert_eq!(first.scanned_at(), None);

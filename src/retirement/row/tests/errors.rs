@@ -9,7 +9,7 @@ fn denied(text: &str, code: &str) -> Failure {
 
 #[test]
 fn messages_stay_while_the_error_is_the_same() {
-    let spec = TaskDefinitionRetirementSpec::default();
+    let spec = default_spec();
     let attempt =
         |before: RevisionStatus, failure: Failure| after(&spec, before, Outcome::Described(Err(failure)));
     let first = attempt(recorded(Reason::Pending), denied("session 1", "AccessDeniedException"));
@@ -18,8 +18,8 @@ fn messages_stay_while_the_error_is_the_same() {
 
     let other = attempt(first.clone(), denied("expired", "ExpiredTokenException"));
     assert_eq!(other.message.as_deref(), Some("expired"));
-    let unanswered = attempt(first.clone(), Failure::new(FailureKind::Unavailable, "no answer"));
-    assert_eq!((unanswered.message.as_deref(), &unanswered.error), (Some("no answer"), &None));
+    let without_response = attempt(first.clone(), Failure::new(FailureKind::Unavailable, "no response"));
+    assert_eq!((without_response.message.as_deref(), &without_response.error), (Some("no response"), &None));
     assert_eq!(after(&spec, first.clone(), seen(Status::Active)).error, None);
 
     // A row of the previous version has no error: one write adds it.
@@ -32,13 +32,12 @@ fn messages_stay_while_the_error_is_the_same() {
 #[test]
 fn messages_are_refreshed_when_a_user_asks() {
     let failure = denied("session 1", "AccessDeniedException");
-    let first =
-        without_outcome(&resolved(), &recorded(Reason::Pending), NOT_TRIGGERED, Caller::Unknown(&failure));
+    let first = without_outcome(&resolved(), &recorded(Reason::Pending), NOT_TRIGGERED, Some(&failure));
     let later = denied("session 2", "AccessDeniedException");
-    let kept = without_outcome(&resolved(), &first, NOT_TRIGGERED, Caller::Unknown(&later));
+    let kept = without_outcome(&resolved(), &first, NOT_TRIGGERED, Some(&later));
     assert_eq!(kept, first);
     for trigger in [SPEC_CHANGED, RECONCILE_REQUESTED] {
-        let triggered = without_outcome(&resolved(), &first, trigger, Caller::Unknown(&later));
+        let triggered = without_outcome(&resolved(), &first, trigger, Some(&later));
         assert_eq!(triggered.message.as_deref(), Some("session 2"));
     }
 }

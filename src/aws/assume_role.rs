@@ -1,0 +1,70 @@
+//! Credentials of an IAM role, assumed with the controller's own credentials.
+
+use aws_config::SdkConfig;
+use aws_credential_types::{
+    Credentials,
+    provider::{self, ProvideCredentials, error::CredentialsError, future},
+};
+use aws_sdk_sts::types;
+
+use crate::{
+    CONTROLLER,
+    aws::{
+        credentials_error::{NotLoaded, cannot_assume},
+        response::{Failure, FailureKind},
+    },
+};
+
+/// A role to assume.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AssumedRole {
+    pub arn: String,
+    pub external_id: Option<String>,
+}
+
+/// Credentials provider that calls `sts:AssumeRole`.
+///
+/// The session name is fixed, so that the role's trust policy can require it. The duration is not
+/// set: with role chaining, as with IRSA, AWS allows at most one hour, its default.
+/// Source: `AssumeRole` in the AWS STS API Reference.
+#[derive(Debug)]
+pub(super) struct AssumeRole {
+    sts: aws_sdk_sts::Client,
+    role: AssumedRole,
+}
+
+impl AssumeRole {
+    /// Creates a provider that uses the credentials and the region of `config`.
+    pub(super) fn new(config: &SdkConfig, role: AssumedRole) -> Self {
+        Self { sts: aws_sdk_sts::Client::new(config), role }
+    }
+
+    async fn assume(&self) -> provider::Result {
+        let call = self.sts.assume_role().role_arn(&self.role.arn).role_session_name(CONTROLLER);
+        let response = call.set_external_id(self.role.external_id.clone()).send().await;
+        let response = response.map_err(|error| {
+            let failure = cannot_assume(&error, &self.role.arn);
+            CredentialsError::provider_error(NotLoaded(failure))
+        })?;
+        response.credentials().and_then(credentials).ok_or_else(|| {
+            let text = "the response of sts:AssumeRole has no usable credentials";
+            CredentialsError::provider_error(NotLoaded(Failure::new(FailureKind::Unavailable, text)))
+        })
+    }
+}
+
+fn credentials(assumed: &types::Credentials) -> Option<Credentials> {
+    let expiry = (*assumed.expiration()).try_into().ok()?;
+    let (key, secret) = (assumed.access_key_id(), assumed.secret_access_key());
+    let token = Some(assumed.session_token().to_owned());
+    Some(Credentials::new(key, secret, token, Some(expiry), "AssumeRole"))
+}
+
+impl ProvideCredentials for AssumeRole {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.assume())
+    }
+}
