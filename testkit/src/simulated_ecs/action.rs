@@ -13,6 +13,8 @@ pub enum Action {
     RegisterTaskDefinition,
     /// ECS: lists the ARNs of the revisions of one status, in pages.
     ListTaskDefinitions,
+    /// ECS: lists the names of the families that start with a prefix, in pages.
+    ListTaskDefinitionFamilies,
     /// ECS: moves INACTIVE revisions to `DELETE_IN_PROGRESS`.
     DeleteTaskDefinitions,
     /// ECS: lists the ARNs of the clusters, in pages.
@@ -40,11 +42,12 @@ pub enum Action {
 }
 
 impl Action {
-    const KNOWN: [Self; 15] = [
+    const KNOWN: [Self; 16] = [
         Self::DescribeTaskDefinition,
         Self::DeregisterTaskDefinition,
         Self::RegisterTaskDefinition,
         Self::ListTaskDefinitions,
+        Self::ListTaskDefinitionFamilies,
         Self::DeleteTaskDefinitions,
         Self::ListClusters,
         Self::ListServices,
@@ -66,6 +69,7 @@ impl Action {
             Self::DeregisterTaskDefinition => "DeregisterTaskDefinition",
             Self::RegisterTaskDefinition => "RegisterTaskDefinition",
             Self::ListTaskDefinitions => "ListTaskDefinitions",
+            Self::ListTaskDefinitionFamilies => "ListTaskDefinitionFamilies",
             Self::DeleteTaskDefinitions => "DeleteTaskDefinitions",
             Self::ListClusters => "ListClusters",
             Self::ListServices => "ListServices",
@@ -107,7 +111,9 @@ impl Action {
         match self {
             Self::DeregisterTaskDefinition | Self::RegisterTaskDefinition => Some(Bucket::Modify),
             Self::DeleteTaskDefinitions => Some(Bucket::Delete),
-            Self::DescribeTaskDefinition | Self::ListTaskDefinitions => Some(Bucket::Read),
+            Self::DescribeTaskDefinition | Self::ListTaskDefinitions | Self::ListTaskDefinitionFamilies => {
+                Some(Bucket::Read)
+            }
             Self::ListClusters => Some(Bucket::ClusterRead),
             Self::ListServices | Self::DescribeServices => Some(Bucket::ServiceRead),
             Self::ListTasks | Self::DescribeTasks => Some(Bucket::ClusterResourceRead),

@@ -228,6 +228,7 @@ impl State {
             }
             Action::RegisterTaskDefinition => task_definitions::register(store, caller, input, now.time),
             Action::ListTaskDefinitions => task_definition_list::list(store, caller, input),
+            Action::ListTaskDefinitionFamilies => task_definition_list::list_families(store, input),
             Action::DeleteTaskDefinitions => task_definitions::delete(store, caller, input, now.time),
             Action::ListClusters => clusters::list(self.clusters(caller), caller, input),
             Action::ListServices => services::list(self.clusters(caller), caller, input),
