@@ -35,6 +35,8 @@ pub enum Action {
     DescribeServiceRevisions,
     /// STS: returns the identity of the caller.
     GetCallerIdentity,
+    /// STS: returns credentials of a role to a trusted caller.
+    AssumeRole,
     /// STS: returns credentials of a role for a token; needs no signature.
     AssumeRoleWithWebIdentity,
     /// Any unsupported call, which is rejected.
@@ -42,7 +44,7 @@ pub enum Action {
 }
 
 impl Action {
-    const KNOWN: [Self; 16] = [
+    const KNOWN: [Self; 17] = [
         Self::DescribeTaskDefinition,
         Self::DeregisterTaskDefinition,
         Self::RegisterTaskDefinition,
@@ -58,6 +60,7 @@ impl Action {
         Self::DescribeServiceDeployments,
         Self::DescribeServiceRevisions,
         Self::GetCallerIdentity,
+        Self::AssumeRole,
         Self::AssumeRoleWithWebIdentity,
     ];
 
@@ -80,6 +83,7 @@ impl Action {
             Self::DescribeServiceDeployments => "DescribeServiceDeployments",
             Self::DescribeServiceRevisions => "DescribeServiceRevisions",
             Self::GetCallerIdentity => "GetCallerIdentity",
+            Self::AssumeRole => "AssumeRole",
             Self::AssumeRoleWithWebIdentity => "AssumeRoleWithWebIdentity",
             Self::Unknown => "Unknown",
         }
@@ -99,9 +103,15 @@ impl Action {
             .unwrap_or(Self::Unknown)
     }
 
+    /// Returns true for calls of ECS, false for calls of STS. An unsupported call counts as ECS.
+    #[must_use]
+    pub const fn is_ecs(self) -> bool {
+        matches!(self.service(), Service::Ecs)
+    }
+
     const fn service(self) -> Service {
         match self {
-            Self::GetCallerIdentity | Self::AssumeRoleWithWebIdentity => Service::Sts,
+            Self::GetCallerIdentity | Self::AssumeRole | Self::AssumeRoleWithWebIdentity => Service::Sts,
             _ => Service::Ecs,
         }
     }
@@ -121,7 +131,9 @@ impl Action {
                 Some(Bucket::ServiceDeployment)
             }
             Self::DescribeServiceRevisions => Some(Bucket::ServiceRevision),
-            Self::GetCallerIdentity | Self::AssumeRoleWithWebIdentity | Self::Unknown => None,
+            Self::GetCallerIdentity | Self::AssumeRole | Self::AssumeRoleWithWebIdentity | Self::Unknown => {
+                None
+            }
         }
     }
 }

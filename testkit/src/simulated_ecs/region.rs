@@ -44,8 +44,7 @@ pub struct Record {
 
 impl Region {
     pub(super) fn new(simulation: Arc<Simulation>, account: &str, region: &str) -> Self {
-        let caller = Caller { account: account.to_owned(), region: region.to_owned() };
-        Self { simulation, caller }
+        Self { simulation, caller: Caller::of(account, region) }
     }
 
     /// Registers a revision with [`SECRET`] in its environment, and returns its number.
@@ -192,6 +191,6 @@ impl Region {
 
 impl fmt::Debug for Region {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.caller.fmt(formatter)
+        self.caller.location().fmt(formatter)
     }
 }

@@ -70,8 +70,8 @@ pub(super) struct Listing {
 #[derive(Default)]
 pub(super) struct TaskDefinitions(BTreeMap<String, Family>);
 
-/// The revisions of a family by number, and the numbers of each status, to list a page of a large
-/// family without reading the rest.
+/// The revisions of a family by number, and an index of the numbers by status. With the index, the
+/// cost of a page does not depend on the size of the family.
 #[derive(Default)]
 struct Family {
     revisions: BTreeMap<i32, Revision>,

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn west() -> Caller {
-        Caller { account: "012345678910".to_owned(), region: "us-west-2".to_owned() }
+        Caller::of("012345678910", "us-west-2")
     }
 
     /// Returns a store with revisions 1 to 5 of `cpu`, the last two INACTIVE.
