@@ -13,6 +13,8 @@ pub enum Action {
     RegisterTaskDefinition,
     /// ECS: lists the ARNs of the revisions of one status, in pages.
     ListTaskDefinitions,
+    /// ECS: lists the names of the families that start with a prefix, in pages.
+    ListTaskDefinitionFamilies,
     /// ECS: moves INACTIVE revisions to `DELETE_IN_PROGRESS`.
     DeleteTaskDefinitions,
     /// ECS: lists the ARNs of the clusters, in pages.
@@ -33,6 +35,8 @@ pub enum Action {
     DescribeServiceRevisions,
     /// STS: returns the identity of the caller.
     GetCallerIdentity,
+    /// STS: returns credentials of a role to a trusted caller.
+    AssumeRole,
     /// STS: returns credentials of a role for a token; needs no signature.
     AssumeRoleWithWebIdentity,
     /// Any unsupported call, which is rejected.
@@ -40,11 +44,12 @@ pub enum Action {
 }
 
 impl Action {
-    const KNOWN: [Self; 15] = [
+    const KNOWN: [Self; 17] = [
         Self::DescribeTaskDefinition,
         Self::DeregisterTaskDefinition,
         Self::RegisterTaskDefinition,
         Self::ListTaskDefinitions,
+        Self::ListTaskDefinitionFamilies,
         Self::DeleteTaskDefinitions,
         Self::ListClusters,
         Self::ListServices,
@@ -55,6 +60,7 @@ impl Action {
         Self::DescribeServiceDeployments,
         Self::DescribeServiceRevisions,
         Self::GetCallerIdentity,
+        Self::AssumeRole,
         Self::AssumeRoleWithWebIdentity,
     ];
 
@@ -66,6 +72,7 @@ impl Action {
             Self::DeregisterTaskDefinition => "DeregisterTaskDefinition",
             Self::RegisterTaskDefinition => "RegisterTaskDefinition",
             Self::ListTaskDefinitions => "ListTaskDefinitions",
+            Self::ListTaskDefinitionFamilies => "ListTaskDefinitionFamilies",
             Self::DeleteTaskDefinitions => "DeleteTaskDefinitions",
             Self::ListClusters => "ListClusters",
             Self::ListServices => "ListServices",
@@ -76,6 +83,7 @@ impl Action {
             Self::DescribeServiceDeployments => "DescribeServiceDeployments",
             Self::DescribeServiceRevisions => "DescribeServiceRevisions",
             Self::GetCallerIdentity => "GetCallerIdentity",
+            Self::AssumeRole => "AssumeRole",
             Self::AssumeRoleWithWebIdentity => "AssumeRoleWithWebIdentity",
             Self::Unknown => "Unknown",
         }
@@ -95,9 +103,15 @@ impl Action {
             .unwrap_or(Self::Unknown)
     }
 
+    /// Returns true for calls of ECS, false for calls of STS. An unsupported call counts as ECS.
+    #[must_use]
+    pub const fn is_ecs(self) -> bool {
+        matches!(self.service(), Service::Ecs)
+    }
+
     const fn service(self) -> Service {
         match self {
-            Self::GetCallerIdentity | Self::AssumeRoleWithWebIdentity => Service::Sts,
+            Self::GetCallerIdentity | Self::AssumeRole | Self::AssumeRoleWithWebIdentity => Service::Sts,
             _ => Service::Ecs,
         }
     }
@@ -107,7 +121,9 @@ impl Action {
         match self {
             Self::DeregisterTaskDefinition | Self::RegisterTaskDefinition => Some(Bucket::Modify),
             Self::DeleteTaskDefinitions => Some(Bucket::Delete),
-            Self::DescribeTaskDefinition | Self::ListTaskDefinitions => Some(Bucket::Read),
+            Self::DescribeTaskDefinition | Self::ListTaskDefinitions | Self::ListTaskDefinitionFamilies => {
+                Some(Bucket::Read)
+            }
             Self::ListClusters => Some(Bucket::ClusterRead),
             Self::ListServices | Self::DescribeServices => Some(Bucket::ServiceRead),
             Self::ListTasks | Self::DescribeTasks => Some(Bucket::ClusterResourceRead),
@@ -115,7 +131,9 @@ impl Action {
                 Some(Bucket::ServiceDeployment)
             }
             Self::DescribeServiceRevisions => Some(Bucket::ServiceRevision),
-            Self::GetCallerIdentity | Self::AssumeRoleWithWebIdentity | Self::Unknown => None,
+            Self::GetCallerIdentity | Self::AssumeRole | Self::AssumeRoleWithWebIdentity | Self::Unknown => {
+                None
+            }
         }
     }
 }

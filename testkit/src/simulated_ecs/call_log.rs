@@ -18,8 +18,14 @@ pub struct Call {
     pub time: Timestamp,
     /// The action.
     pub action: Action,
-    /// The account of the access key; `None` if the key is unknown.
+    /// The account in which the caller acts; `None` if its credentials are not valid.
     pub account: Option<String>,
+    /// The ARN of the caller; `None` if its credentials are not valid.
+    pub caller: Option<String>,
+    /// The ARN of the role of the caller; `None` for a user, or if its credentials are not valid.
+    pub role: Option<String>,
+    /// The ARN of the role that the call asks to assume.
+    pub role_to_assume: Option<String>,
     /// The region that the call was signed for; empty without a signature.
     pub region: String,
     /// The access key that signed the call; empty without a signature.

@@ -1,6 +1,11 @@
 //! Faults of calls, and which calls they apply to. No I/O.
 
-use super::{action::Action, caller::Caller, reply::Failure, request::Request};
+use super::{
+    action::Action,
+    caller::{Caller, account_of},
+    reply::Failure,
+    request::Request,
+};
 use std::time::Duration;
 
 /// A fault of some calls of an action.
@@ -18,6 +23,9 @@ pub struct Fault {
 #[must_use = "the fault needs an effect"]
 pub struct Target {
     action: Action,
+    account: Option<String>,
+    region: Option<String>,
+    role: Option<String>,
     revision: Option<String>,
     calls: Calls,
 }
@@ -50,11 +58,50 @@ pub(super) enum Refusal {
 impl Fault {
     /// Matches every call of the action, unless the methods of [`Target`] restrict it.
     pub fn on(action: Action) -> Target {
-        Target { action, revision: None, calls: Calls::Always }
+        Target { action, account: None, region: None, role: None, revision: None, calls: Calls::Always }
+    }
+}
+
+/// The properties of a call that a fault can be restricted by.
+pub(super) struct Subject<'a> {
+    action: Action,
+    account: &'a str,
+    region: &'a str,
+    role: Option<String>,
+    task_definitions: Vec<&'a str>,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn new(request: &'a Request, caller: &'a Caller) -> Self {
+        let role_to_assume = request.role_to_assume();
+        Self {
+            action: request.action,
+            account: role_to_assume.and_then(account_of).unwrap_or(&caller.account),
+            region: &caller.region,
+            role: role_to_assume.map(str::to_owned).or_else(|| caller.role()),
+            task_definitions: request.task_definitions(),
+        }
     }
 }
 
 impl Target {
+    /// Matches only calls of callers that act in this account. For a call that assumes a role, the
+    /// account is the one in the ARN of that role.
+    pub fn account(self, account: impl Into<String>) -> Self {
+        Self { account: Some(account.into()), ..self }
+    }
+
+    /// Matches only calls that are signed for this region.
+    pub fn region(self, region: impl Into<String>) -> Self {
+        Self { region: Some(region.into()), ..self }
+    }
+
+    /// Matches only calls of sessions of the role of this ARN. For a call that assumes a role, the
+    /// role is the one to assume.
+    pub fn role(self, arn: impl Into<String>) -> Self {
+        Self { role: Some(arn.into()), ..self }
+    }
+
     /// Matches only calls that name this `family:revision`, in short or as an ARN.
     pub fn revision(self, revision: impl Into<String>) -> Self {
         Self { revision: Some(revision.into()), ..self }
@@ -132,11 +179,15 @@ impl Target {
         Fault { target: self, effect }
     }
 
-    fn matches(&self, action: Action, task_definitions: &[&str]) -> bool {
-        self.action == action
-            && self.revision.as_ref().is_none_or(|revision| {
-                task_definitions.iter().any(|named| named.rsplit('/').next() == Some(revision))
-            })
+    fn matches(&self, subject: &Subject<'_>) -> bool {
+        let names = |revision: &String| {
+            subject.task_definitions.iter().any(|named| named.rsplit('/').next() == Some(revision))
+        };
+        self.action == subject.action
+            && self.account.as_ref().is_none_or(|account| account == subject.account)
+            && self.region.as_ref().is_none_or(|region| region == subject.region)
+            && (self.role.is_none() || self.role == subject.role)
+            && self.revision.as_ref().is_none_or(names)
     }
 }
 
@@ -160,10 +211,9 @@ impl Faults {
     }
 
     /// Returns the effect of the first fault that applies to this call, if any.
-    pub(super) fn effect_of(&mut self, action: Action, task_definitions: &[&str]) -> Option<Effect> {
+    pub(super) fn effect_of(&mut self, subject: &Subject<'_>) -> Option<Effect> {
         let mut effect = None;
-        let matching =
-            self.0.iter_mut().filter(|injected| injected.fault.target.matches(action, task_definitions));
+        let matching = self.0.iter_mut().filter(|injected| injected.fault.target.matches(subject));
         for injected in matching {
             injected.matched += 1;
             if effect.is_none() && injected.is_due() {
@@ -208,7 +258,16 @@ mod tests {
     fn applied_to(faults: impl IntoIterator<Item = Fault>, revisions: [&str; 5]) -> [bool; 5] {
         let mut injected = Faults::default();
         faults.into_iter().for_each(|fault| injected.inject(fault));
-        revisions.map(|revision| injected.effect_of(DEREGISTER, &[revision]).is_some())
+        revisions.map(|revision| {
+            let subject = Subject {
+                action: DEREGISTER,
+                account: "012345678910",
+                region: "us-west-2",
+                role: None,
+                task_definitions: vec![revision],
+            };
+            injected.effect_of(&subject).is_some()
+        })
     }
 
     #[test]

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn caller(region: &str) -> Caller {
-        Caller { account: "012345678910".to_owned(), region: region.to_owned() }
+        Caller::of("012345678910", region)
     }
 
     fn refusal(text: &str) -> String {

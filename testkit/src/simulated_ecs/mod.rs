@@ -1,19 +1,24 @@
 //! A simulated Amazon ECS, with the STS calls that a controller makes: an HTTP server for the AWS
 //! SDK.
 
+mod account;
 mod action;
 mod batch;
 mod call_log;
 mod caller;
 mod cluster;
 mod clusters;
+mod credentials;
 mod fault;
+mod form;
 mod hooks;
 mod identifier;
 pub mod in_process;
 mod region;
 mod reply;
 mod request;
+mod role;
+mod roles;
 mod security_token;
 mod server;
 mod service;
@@ -28,18 +33,21 @@ mod tasks;
 mod throttling;
 
 pub use self::{
+    account::Account,
     action::Action,
     call_log::{Call, Outcome},
     cluster::Cluster,
     clusters::Vanished,
     fault::{Fault, Target},
     region::{Record, Region},
+    role::Role,
     service::Service,
     store::Status,
     task::Task,
 };
 
 use self::{
+    caller::{Principal, account_of},
     server::Server,
     simulation::{Moment, Simulation},
     throttling::Throttling,
@@ -97,15 +105,42 @@ impl SimulatedEcs {
         format!("http://{}", server.address)
     }
 
-    /// Assigns an access key to an account, from the next call on.
+    /// Assigns an access key to a session of the role `controller` of an account, from the next
+    /// call on.
     pub fn set_account(&self, access_key: &str, account: &str) {
-        let mut state = self.simulation.lock();
-        state.accounts.insert(access_key.to_owned(), account.to_owned());
+        self.simulation.lock().credentials.assign(access_key, account, Principal::Default, None);
+    }
+
+    /// Assigns an access key to an IAM user, given by its ARN, from the next call on.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the ARN has no account.
+    pub fn set_user(&self, access_key: &str, arn: &str) {
+        let account = account_of(arn).unwrap_or_else(|| panic!("{arn} has no account"));
+        let user = Principal::User(arn.to_owned());
+        self.simulation.lock().credentials.assign(access_key, account, user, None);
     }
 
     /// Revokes an access key: from the next call on it is unknown to AWS.
     pub fn revoke(&self, access_key: &str) {
-        self.simulation.lock().accounts.remove(access_key);
+        self.simulation.lock().credentials.revoke(access_key);
+    }
+
+    /// Returns a role, which is created if it does not exist. A new role trusts no principal.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the ARN is not that of a role.
+    #[expect(clippy::must_use_candidate, reason = "tests may only need the role to exist")]
+    pub fn role(&self, arn: &str) -> Role {
+        Role::new(Arc::clone(&self.simulation), arn)
+    }
+
+    /// Returns an account.
+    #[must_use]
+    pub fn account(&self, id: &str) -> Account {
+        Account::new(Arc::clone(&self.simulation), id)
     }
 
     /// Returns a region of an account, to modify and inspect without calls.

@@ -10,9 +10,9 @@ use super::{
     store::{Key, Revision, Status, TaskDefinitions},
     task_definitions,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use std::{fmt, sync::Arc};
+use std::{fmt, iter, sync::Arc};
 
 /// One region of one account. Cheap to clone, for use in hooks.
 ///
@@ -44,8 +44,7 @@ pub struct Record {
 
 impl Region {
     pub(super) fn new(simulation: Arc<Simulation>, account: &str, region: &str) -> Self {
-        let caller = Caller { account: account.to_owned(), region: region.to_owned() };
-        Self { simulation, caller }
+        Self { simulation, caller: Caller::of(account, region) }
     }
 
     /// Registers a revision with [`SECRET`] in its environment, and returns its number.
@@ -58,20 +57,32 @@ impl Region {
     /// is 0.
     #[expect(clippy::must_use_candidate, reason = "tests know the number of the first revision")]
     pub fn register_many(&self, family: &str, count: usize) -> i32 {
-        let input = json!({
-            "containerDefinitions": [{
-                "name": family,
-                "image": "public.ecr.aws/docker/library/busybox:latest",
-                "environment": [{"name": "DATABASE_PASSWORD", "value": SECRET}],
-            }],
-            "cpu": "256",
-            "memory": "512",
-            "networkMode": "awsvpc",
-            "requiresCompatibilities": ["FARGATE"],
-        });
-        let definition = Arc::new(task_definitions::definition(&self.caller, &input));
-        let now = self.simulation.now().time;
-        self.with_store(|store| (0..count).fold(0, |_, _| store.add(family, Arc::clone(&definition), now)))
+        let now = self.now();
+        self.with_store(|store| self.add_equal(store, family, iter::repeat_n(now, count)))
+    }
+
+    /// Registers `count` equal revisions, the first one at `first` and each other one `step` after
+    /// the one before. Returns the number of the last one, or 0 if `count` is 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a registration time would be earlier than that of the revision before.
+    #[expect(clippy::must_use_candidate, reason = "tests know the number of the first revision")]
+    pub fn register_many_at(
+        &self,
+        family: &str,
+        count: usize,
+        first: Timestamp,
+        step: SignedDuration,
+    ) -> i32 {
+        assert!(!step.is_negative(), "registration times rise with the revision number");
+        let times = iter::successors(Some(first), |time| time.checked_add(step).ok()).take(count);
+        let latest = self.with_store(|store| store.latest(family).map(|latest| latest.registered_at));
+        assert!(
+            latest.is_none_or(|latest| latest <= first),
+            "{first} is earlier than the registration of the revision before"
+        );
+        self.with_store(|store| self.add_equal(store, family, times))
     }
 
     /// Returns all facts about a revision, or `None` if it does not exist.
@@ -102,8 +113,8 @@ impl Region {
     pub fn set_status(&self, revision: &str, status: Status) {
         let key = self.key(revision);
         let now = self.simulation.now().time;
-        let found = self.with_store(|store| store.get_mut(&key).map(|found| found.set_status(status, now)));
-        assert!(found.is_some(), "{revision} does not exist");
+        let exists = self.with_store(|store| store.set_status(&key, status, now).is_some());
+        assert!(exists, "{revision} does not exist");
     }
 
     /// Removes a revision. Its number is never reused.
@@ -143,6 +154,28 @@ impl Region {
         run(self.simulation.lock().task_definitions(&self.caller))
     }
 
+    /// Adds one revision for each registration time; all share one definition.
+    fn add_equal(
+        &self,
+        store: &mut TaskDefinitions,
+        family: &str,
+        times: impl Iterator<Item = Timestamp>,
+    ) -> i32 {
+        let input = json!({
+            "containerDefinitions": [{
+                "name": family,
+                "image": "public.ecr.aws/docker/library/busybox:latest",
+                "environment": [{"name": "DATABASE_PASSWORD", "value": SECRET}],
+            }],
+            "cpu": "256",
+            "memory": "512",
+            "networkMode": "awsvpc",
+            "requiresCompatibilities": ["FARGATE"],
+        });
+        let definition = Arc::new(task_definitions::definition(&self.caller, &input));
+        times.fold(0, |_, time| store.add(family, Arc::clone(&definition), time))
+    }
+
     fn record(&self, (family, number): &Key, found: &Revision) -> Record {
         Record {
             arn: self.caller.task_definition_arn(family, *number),
@@ -158,6 +191,6 @@ impl Region {
 
 impl fmt::Debug for Region {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.caller.fmt(formatter)
+        self.caller.location().fmt(formatter)
     }
 }

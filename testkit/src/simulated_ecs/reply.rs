@@ -28,7 +28,7 @@ pub(super) struct Done {
 }
 
 /// A failure with an AWS error code.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) status: StatusCode,
     pub(super) code: String,
@@ -91,6 +91,9 @@ impl Failure {
     }
 
     pub(super) fn access_denied(request: &Request, caller: &Caller) -> Self {
+        if let (Action::AssumeRole, Some(role)) = (request.action, request.role_to_assume()) {
+            return Self::not_authorized_to_assume(role, caller);
+        }
         let permission = format!("{}:{}", request.service.name(), request.action.name());
         let message = format!(
             "User: {} is not authorized to perform: {permission} on resource: {} \
@@ -105,6 +108,34 @@ impl Failure {
             }
             Service::Ecs => Self::new("AccessDeniedException", message),
             Service::Sts => Self::new("AccessDenied", message).with_status(StatusCode::FORBIDDEN),
+        }
+    }
+
+    /// Creates the error for a role that does not exist or does not trust the caller.
+    pub(super) fn not_authorized_to_assume(role: &str, caller: &Caller) -> Self {
+        let message = format!(
+            "User: {} is not authorized to perform: sts:AssumeRole on resource: {role}",
+            caller.arn()
+        );
+        Self::new("AccessDenied", message).with_status(StatusCode::FORBIDDEN)
+    }
+
+    pub(super) fn validation(message: impl Into<String>) -> Self {
+        Self::new("ValidationError", message)
+    }
+
+    /// Creates the error for a field of an STS call with an invalid value.
+    pub(super) fn constraint(field: &str, value: &str, constraint: &str) -> Self {
+        Self::validation(format!(
+            "1 validation error detected: Value '{value}' at '{field}' failed to satisfy constraint: {constraint}"
+        ))
+    }
+
+    pub(super) fn expired_token(service: Service) -> Self {
+        let message = "The security token included in the request is expired";
+        match service {
+            Service::Ecs => Self::new("ExpiredTokenException", message),
+            Service::Sts => Self::new("ExpiredToken", message).with_status(StatusCode::FORBIDDEN),
         }
     }
 

@@ -2,11 +2,12 @@
 
 use super::{
     action::{Action, Service},
-    caller::Caller,
+    caller::{Caller, account_of},
     clusters::cluster_name,
+    form,
 };
 use axum::http::{HeaderMap, header::AUTHORIZATION};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const TARGET_PREFIX: &str = "AmazonEC2ContainerServiceV20141113.";
 
@@ -17,7 +18,9 @@ pub(super) struct Request {
     pub(super) action_name: String,
     /// `None` without a signature.
     pub(super) scope: Option<CredentialScope>,
-    /// `None` if the body is not a JSON object. For STS, the role of a web identity.
+    /// The token of temporary credentials.
+    pub(super) session_token: Option<String>,
+    /// `None` if the body is not a JSON object. For STS, the fields of the form.
     pub(super) input: Option<Value>,
 }
 
@@ -32,31 +35,35 @@ impl Request {
     pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Self {
         let scope =
             headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(CredentialScope::parse);
-        let target = headers.get("x-amz-target").map(|value| value.to_str().unwrap_or_default());
-        let (service, action_name, input) = if let Some(target) = target {
-            (
-                Service::Ecs,
-                target.strip_prefix(TARGET_PREFIX).unwrap_or(target),
-                serde_json::from_slice(body).ok().filter(Value::is_object),
-            )
+        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        let (service, action_name, input) = if let Some(target) = text("x-amz-target") {
+            let name = target.strip_prefix(TARGET_PREFIX).unwrap_or(target).to_owned();
+            (Service::Ecs, name, serde_json::from_slice(body).ok().filter(Value::is_object))
         } else {
-            let role = form_field(body, "RoleArn=").replace("%3A", ":").replace("%2F", "/");
-            (Service::Sts, form_field(body, "Action="), Some(json!({ "RoleArn": role })))
+            let fields = Value::Object(form::parse(body));
+            let name = fields["Action"].as_str().unwrap_or_default().to_owned();
+            (Service::Sts, name, Some(fields))
         };
         Self {
             service,
-            action: Action::of(service, action_name),
-            action_name: action_name.to_owned(),
+            action: Action::of(service, &action_name),
+            action_name,
             scope,
+            session_token: text("x-amz-security-token").map(str::to_owned),
             input,
         }
     }
 
     /// Returns the caller of `AssumeRoleWithWebIdentity`, which has no signature, from the role.
     pub(super) fn web_identity(&self) -> Option<Caller> {
-        let role = self.input.as_ref()?["RoleArn"].as_str()?;
-        let account = role.split(':').nth(4).filter(|_| self.action == Action::AssumeRoleWithWebIdentity)?;
-        Some(Caller { account: account.to_owned(), region: String::new() })
+        let role = self.role_to_assume().filter(|_| self.action == Action::AssumeRoleWithWebIdentity)?;
+        Some(Caller::of(account_of(role)?, ""))
+    }
+
+    /// Returns the ARN of the role that an STS call asks for.
+    pub(super) fn role_to_assume(&self) -> Option<&str> {
+        let assumes = [Action::AssumeRole, Action::AssumeRoleWithWebIdentity].contains(&self.action);
+        self.input.as_ref().filter(|_| assumes)?["RoleArn"].as_str()
     }
 
     /// Returns the resource of the IAM check: the first one that the call names, or `*` if IAM does
@@ -106,12 +113,4 @@ impl CredentialScope {
             service: service.to_owned(),
         })
     }
-}
-
-fn form_field<'body>(body: &'body [u8], field: &str) -> &'body str {
-    std::str::from_utf8(body)
-        .unwrap_or_default()
-        .split('&')
-        .find_map(|pair| pair.strip_prefix(field))
-        .unwrap_or_default()
 }

@@ -3,12 +3,14 @@
 use super::{
     action::Action,
     call_log::{Call, Outcome},
-    caller::Caller,
+    caller::{Caller, Location},
     clusters::{self, Clusters},
-    fault::{Effect, Faults},
+    credentials::Credentials,
+    fault::{Effect, Faults, Subject},
     hooks::Hooks,
     reply::{CallResult, Done, Failure, Reply},
     request::Request,
+    roles::Roles,
     security_token, service_deployments, services,
     store::TaskDefinitions,
     task_definition_list, task_definitions, tasks,
@@ -37,9 +39,10 @@ pub(super) struct Simulation {
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) accounts: HashMap<String, String>,
-    pub(super) regions: HashMap<Caller, TaskDefinitions>,
-    pub(super) clusters: HashMap<Caller, Clusters>,
+    pub(super) credentials: Credentials,
+    pub(super) roles: Roles,
+    pub(super) task_definitions: HashMap<Location, TaskDefinitions>,
+    pub(super) clusters: HashMap<Location, Clusters>,
     pub(super) throttling: Option<Throttling>,
     pub(super) refuse_repeated_deregistration: bool,
     pub(super) faults: Faults,
@@ -98,7 +101,7 @@ impl Simulation {
     pub(super) async fn process(self: Arc<Self>, request: Request) -> Delivery {
         let hooks = {
             let mut state = self.lock();
-            match state.authenticate(&request) {
+            match state.credentials.authenticate(&request, self.now().at) {
                 Ok(_) => state.hooks.take_due(request.action),
                 Err(_) => Vec::new(),
             }
@@ -131,26 +134,25 @@ fn http_date(time: Timestamp) -> String {
 
 impl State {
     pub(super) fn task_definitions(&mut self, caller: &Caller) -> &mut TaskDefinitions {
-        self.regions.entry(caller.clone()).or_default()
+        self.task_definitions.entry(caller.location()).or_default()
     }
 
     pub(super) fn clusters(&mut self, caller: &Caller) -> &mut Clusters {
-        self.clusters.entry(caller.clone()).or_default()
+        self.clusters.entry(caller.location()).or_default()
     }
 
     /// Processes a call under one lock, so that calls take effect one at a time.
     fn carry_out(&mut self, request: &Request, now: Moment) -> Delivery {
         let task_definitions = request.task_definitions();
-        let caller = self.authenticate(request);
-        let account = caller.as_ref().ok().map(|caller| caller.account.clone());
-        let (effect, result) = match caller {
-            Err(failure) => (None, Err(failure)),
+        let caller = self.credentials.authenticate(request, now.at);
+        let (effect, result) = match &caller {
+            Err(failure) => (None, Err(failure.clone())),
             Ok(caller) => {
-                let effect = self.faults.effect_of(request.action, &task_definitions);
+                let effect = self.faults.effect_of(&Subject::new(request, caller));
                 let result = match &effect {
-                    Some(Effect::Refuse(refusal)) => Err(refusal.failure(request, &caller)),
+                    Some(Effect::Refuse(refusal)) => Err(refusal.failure(request, caller)),
                     Some(Effect::Hang) => Ok(Done::empty()),
-                    Some(Effect::DropReply | Effect::Delay(_)) | None => self.perform(request, &caller, now),
+                    Some(Effect::DropReply | Effect::Delay(_)) | None => self.perform(request, caller, now),
                 };
                 (effect, result)
             }
@@ -181,7 +183,10 @@ impl State {
             at: now.at,
             time: now.time,
             action: request.action,
-            account,
+            account: caller.as_ref().ok().map(|caller| caller.account.clone()),
+            caller: caller.as_ref().ok().map(Caller::arn),
+            role: caller.as_ref().ok().and_then(Caller::role),
+            role_to_assume: request.role_to_assume().map(str::to_owned),
             region,
             access_key,
             task_definition: (!task_definitions.is_empty()).then(|| task_definitions.join(",")),
@@ -192,26 +197,9 @@ impl State {
         delivery
     }
 
-    fn authenticate(&self, request: &Request) -> Result<Caller, Failure> {
-        let service = request.service;
-        if let Some(caller) = request.web_identity() {
-            return Ok(caller);
-        }
-        let Some(scope) = &request.scope else {
-            return Err(Failure::unsigned(service));
-        };
-        if scope.service != service.name() {
-            return Err(Failure::signed_for_another_service(service));
-        }
-        match self.accounts.get(&scope.access_key) {
-            Some(account) => Ok(Caller { account: account.clone(), region: scope.region.clone() }),
-            None => Err(Failure::unknown_access_key(service)),
-        }
-    }
-
     fn perform(&mut self, request: &Request, caller: &Caller, now: Moment) -> CallResult {
         if let (Some(throttling), Some(bucket)) = (&mut self.throttling, request.action.bucket())
-            && !throttling.try_take(caller, bucket, now.at)
+            && !throttling.try_take(&caller.location(), bucket, now.at)
         {
             return Err(Failure::throttled(request.service));
         }
@@ -228,6 +216,7 @@ impl State {
             }
             Action::RegisterTaskDefinition => task_definitions::register(store, caller, input, now.time),
             Action::ListTaskDefinitions => task_definition_list::list(store, caller, input),
+            Action::ListTaskDefinitionFamilies => task_definition_list::list_families(store, input),
             Action::DeleteTaskDefinitions => task_definitions::delete(store, caller, input, now.time),
             Action::ListClusters => clusters::list(self.clusters(caller), caller, input),
             Action::ListServices => services::list(self.clusters(caller), caller, input),
@@ -241,11 +230,20 @@ impl State {
             Action::DescribeServiceRevisions => {
                 service_deployments::describe_revisions(self.clusters(caller), caller, input)
             }
-            Action::AssumeRoleWithWebIdentity => {
-                let access_key = format!("ASIASIMULATED{:07}", self.call_count);
-                self.accounts.insert(access_key.clone(), caller.account.clone());
-                Ok(security_token::assume_role_with_web_identity(caller, &access_key, now.time))
-            }
+            Action::AssumeRole => security_token::assume_role(
+                &self.roles,
+                &mut self.credentials,
+                caller,
+                input,
+                now,
+                self.call_count,
+            ),
+            Action::AssumeRoleWithWebIdentity => Ok(security_token::assume_role_with_web_identity(
+                &mut self.credentials,
+                caller,
+                now,
+                self.call_count,
+            )),
             Action::GetCallerIdentity => Ok(security_token::get_caller_identity(caller)),
             Action::Unknown => Err(Failure::unknown_action(request.service, &request.action_name)),
         }

@@ -4,7 +4,7 @@ use super::caller::Caller;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::Arc,
 };
@@ -66,18 +66,24 @@ pub(super) struct Listing {
     pub(super) limit: usize,
 }
 
-/// All revisions, and the last number of each family.
+/// All families by name, including those of which all revisions were removed.
 #[derive(Default)]
-pub(super) struct TaskDefinitions {
-    revisions: BTreeMap<Key, Revision>,
-    last_numbers: HashMap<String, i32>,
+pub(super) struct TaskDefinitions(BTreeMap<String, Family>);
+
+/// The revisions of a family by number, and an index of the numbers by status. With the index, the
+/// cost of a page does not depend on the size of the family.
+#[derive(Default)]
+struct Family {
+    revisions: BTreeMap<i32, Revision>,
+    numbers: [BTreeSet<i32>; 3],
+    last_number: i32,
 }
 
 impl TaskDefinitions {
     /// Adds a revision and returns its number, which is never reused, even after a removal.
     pub(super) fn add(&mut self, family: &str, definition: Arc<Definition>, now: Timestamp) -> i32 {
-        let last = self.last_numbers.entry(family.to_owned()).or_insert(0);
-        *last += 1;
+        let family = self.0.entry(family.to_owned()).or_default();
+        family.last_number += 1;
         let revision = Revision {
             status: Status::Active,
             registered_at: now,
@@ -85,57 +91,93 @@ impl TaskDefinitions {
             delete_requested_at: None,
             definition,
         };
-        self.revisions.insert((family.to_owned(), *last), revision);
-        *last
+        family.numbers[Status::Active as usize].insert(family.last_number);
+        family.revisions.insert(family.last_number, revision);
+        family.last_number
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<&Revision> {
-        self.revisions.get(key)
+    pub(super) fn get(&self, (family, number): &Key) -> Option<&Revision> {
+        self.0.get(family)?.revisions.get(number)
     }
 
-    pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Revision> {
-        self.revisions.get_mut(key)
+    /// Sets the status of a revision, and returns the revision if it exists.
+    pub(super) fn set_status(
+        &mut self,
+        (family, number): &Key,
+        status: Status,
+        now: Timestamp,
+    ) -> Option<&Revision> {
+        let family = self.0.get_mut(family)?;
+        let revision = family.revisions.get_mut(number)?;
+        family.numbers[revision.status as usize].remove(number);
+        family.numbers[status as usize].insert(*number);
+        revision.set_status(status, now);
+        Some(revision)
     }
 
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Revision> {
-        self.revisions.remove(key)
+    pub(super) fn remove(&mut self, (family, number): &Key) -> Option<Revision> {
+        let family = self.0.get_mut(family)?;
+        let removed = family.revisions.remove(number)?;
+        family.numbers[removed.status as usize].remove(number);
+        Some(removed)
     }
 
-    pub(super) fn latest_active(&self, family: &str) -> Option<(&Key, &Revision)> {
-        self.revisions
-            .range(whole_family(family))
-            .rev()
-            .find(|(_, revision)| revision.status == Status::Active)
+    /// Returns the number of the latest ACTIVE revision of a family.
+    pub(super) fn latest_active(&self, family: &str) -> Option<i32> {
+        self.0.get(family)?.numbers_of(Status::Active).last().copied()
+    }
+
+    /// Returns the last revision of a family that was not removed, whatever its status.
+    pub(super) fn latest(&self, family: &str) -> Option<&Revision> {
+        self.0.get(family)?.revisions.values().next_back()
+    }
+
+    /// Returns the names of the families with revisions, and whether one of these is ACTIVE.
+    pub(super) fn families(&self) -> impl Iterator<Item = (&str, bool)> {
+        let existing = self.0.iter().filter(|(_, family)| !family.revisions.is_empty());
+        existing.map(|(name, family)| (name.as_str(), !family.numbers_of(Status::Active).is_empty()))
     }
 
     /// Returns one page, and its last key if there are more revisions.
-    pub(super) fn page(&self, listing: &Listing) -> (Vec<&Key>, Option<&Key>) {
-        let (start, end) = match &listing.family {
-            Some(family) => whole_family(family),
-            None => (Bound::Unbounded, Bound::Unbounded),
+    pub(super) fn page(&self, listing: &Listing) -> (Vec<Key>, Option<Key>) {
+        let families: Box<dyn Iterator<Item = _>> = match (&listing.family, &listing.after) {
+            (Some(name), _) => Box::new(self.0.get_key_value(name).into_iter()),
+            (None, None) => Box::new(in_order(self.0.iter(), listing.descending)),
+            (None, Some((name, _))) if listing.descending => Box::new(self.0.range(..=name.clone()).rev()),
+            (None, Some((name, _))) => Box::new(self.0.range(name.clone()..)),
         };
-        let range = self.revisions.range(match (&listing.after, listing.descending) {
-            (None, _) => (start, end),
-            (Some(after), false) => (Bound::Excluded(after.clone()), end),
-            (Some(after), true) => (start, Bound::Excluded(after.clone())),
+        let mut keys = families.flat_map(|(name, family)| {
+            let after = listing.after.as_ref().filter(|(after, _)| after == name).map(|(_, number)| *number);
+            let bounds = match after {
+                None => (Bound::Unbounded, Bound::Unbounded),
+                Some(number) if listing.descending => (Bound::Unbounded, Bound::Excluded(number)),
+                Some(number) => (Bound::Excluded(number), Bound::Unbounded),
+            };
+            let numbers = family.numbers_of(listing.status).range(bounds);
+            in_order(numbers, listing.descending).map(|number| (name.clone(), *number))
         });
-        let ordered: Box<dyn Iterator<Item = _>> =
-            if listing.descending { Box::new(range.rev()) } else { Box::new(range) };
-        let mut matching =
-            ordered.filter(|(_, revision)| revision.status == listing.status).map(|(key, _)| key);
-        let page: Vec<&Key> = matching.by_ref().take(listing.limit).collect();
-        let last = matching.next().and_then(|_| page.last().copied());
+        let page: Vec<Key> = keys.by_ref().take(listing.limit).collect();
+        let last = keys.next().and_then(|_| page.last().cloned());
         (page, last)
     }
 }
 
-fn whole_family(family: &str) -> (Bound<Key>, Bound<Key>) {
-    (Bound::Included((family.to_owned(), 0)), Bound::Included((family.to_owned(), i32::MAX)))
+impl Family {
+    fn numbers_of(&self, status: Status) -> &BTreeSet<i32> {
+        &self.numbers[status as usize]
+    }
+}
+
+fn in_order<'a, T: 'a>(
+    items: impl DoubleEndedIterator<Item = T> + 'a,
+    descending: bool,
+) -> Box<dyn Iterator<Item = T> + 'a> {
+    if descending { Box::new(items.rev()) } else { Box::new(items) }
 }
 
 impl Revision {
     /// Sets the status, and the times that ECS records with it.
-    pub(super) fn set_status(&mut self, status: Status, now: Timestamp) {
+    fn set_status(&mut self, status: Status, now: Timestamp) {
         self.status = status;
         (self.deregistered_at, self.delete_requested_at) = match status {
             Status::Active => (None, None),

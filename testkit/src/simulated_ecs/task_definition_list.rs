@@ -1,6 +1,7 @@
-//! `ListTaskDefinitions`, with the semantics of ECS. No I/O.
+//! `ListTaskDefinitions` and `ListTaskDefinitionFamilies`, with the semantics of ECS. No I/O.
 
 use super::{
+    batch,
     caller::Caller,
     reply::{CallResult, Done, Failure},
     store::{Key, Listing, Status, TaskDefinitions},
@@ -12,12 +13,34 @@ const MAX_PAGE_SIZE: usize = 100;
 pub(super) fn list(store: &TaskDefinitions, caller: &Caller, input: &Value) -> CallResult {
     let (keys, last) = store.page(&parse_listing(input)?);
     let arns: Vec<String> =
-        keys.into_iter().map(|(family, number)| caller.task_definition_arn(family, *number)).collect();
+        keys.iter().map(|(family, number)| caller.task_definition_arn(family, *number)).collect();
     let mut body = json!({"taskDefinitionArns": arns});
     if let Some((family, number)) = last {
         body["nextToken"] = json!(format!("{family}:{number}"));
     }
     Ok(Done { body: body.to_string(), changed: false })
+}
+
+/// Lists the names of the families that start with `familyPrefix`. An INACTIVE family has no ACTIVE
+/// revision; the default is both.
+/// Source: `ListTaskDefinitionFamilies`, Amazon ECS API Reference.
+pub(super) fn list_families(store: &TaskDefinitions, input: &Value) -> CallResult {
+    let status = input["status"].as_str().unwrap_or("ALL");
+    if !["ACTIVE", "INACTIVE", "ALL"].contains(&status) {
+        let message = format!("Invalid task definition family status: {status}");
+        return Err(Failure::invalid_parameter(message));
+    }
+    let prefix = input["familyPrefix"].as_str().unwrap_or_default();
+    let matching = store.families().filter(|(name, is_active)| {
+        let matches_status = match status {
+            "ACTIVE" => *is_active,
+            "INACTIVE" => !is_active,
+            _ => true,
+        };
+        matches_status && name.starts_with(prefix)
+    });
+    let names = matching.map(|(name, _)| (name.to_owned(), json!(name)));
+    batch::list(input, "families", &format!("{status}/{prefix}"), MAX_PAGE_SIZE, names)
 }
 
 fn parse_listing(input: &Value) -> Result<Listing, Failure> {
@@ -70,7 +93,7 @@ mod tests {
     use std::sync::Arc;
 
     fn west() -> Caller {
-        Caller { account: "012345678910".to_owned(), region: "us-west-2".to_owned() }
+        Caller::of("012345678910", "us-west-2")
     }
 
     /// Returns a store with revisions 1 to 5 of `cpu`, the last two INACTIVE, and `cpu-wave:1`.
@@ -82,8 +105,7 @@ mod tests {
             store.add(family, Arc::clone(&definition), Timestamp::UNIX_EPOCH);
         }
         for number in [4, 5] {
-            let found = store.get_mut(&("cpu".to_owned(), number)).expect("the revision was added");
-            found.set_status(Status::Inactive, Timestamp::UNIX_EPOCH);
+            store.set_status(&("cpu".to_owned(), number), Status::Inactive, Timestamp::UNIX_EPOCH);
         }
         store
     }

@@ -15,14 +15,9 @@ const MAX_DELETIONS: usize = 10;
 pub(super) fn describe(store: &TaskDefinitions, caller: &Caller, input: &Value) -> CallResult {
     let missing = || Failure::client("Unable to describe task definition.");
     let Identifier { family, revision } = parse_identifier(&input["taskDefinition"], caller)?;
-    let (key, found) = match revision {
-        Some(number) => {
-            let key = (family, number);
-            let found = store.get(&key).ok_or_else(missing)?;
-            (key, found)
-        }
-        None => store.latest_active(&family).map(|(key, found)| (key.clone(), found)).ok_or_else(missing)?,
-    };
+    let number = revision.or_else(|| store.latest_active(&family)).ok_or_else(missing)?;
+    let key = (family, number);
+    let found = store.get(&key).ok_or_else(missing)?;
     let mut body = json!({"taskDefinition": found.describe(&key, caller)});
     let wants_tags = input["include"].as_array().is_some_and(|include| include.contains(&json!("TAGS")));
     if wants_tags {
@@ -42,12 +37,11 @@ pub(super) fn deregister(
     let Identifier { family, revision } = parse_identifier(&input["taskDefinition"], caller)?;
     let number = revision.ok_or_else(|| Failure::client("Revision is missing."))?;
     let key = (family, number);
-    let found = store
-        .get_mut(&key)
-        .ok_or_else(|| Failure::client("The specified task definition does not exist."))?;
+    let missing = || Failure::client("The specified task definition does not exist.");
+    let mut found = store.get(&key).ok_or_else(missing)?;
     let changed = found.status == Status::Active;
     if changed {
-        found.set_status(Status::Inactive, now);
+        found = store.set_status(&key, Status::Inactive, now).ok_or_else(missing)?;
     } else if refuse_repeated {
         return Err(Failure::client("The specified task definition is already INACTIVE."));
     }
@@ -121,14 +115,14 @@ pub(super) fn delete(
 /// Requests the deletion of a revision. Returns true for the first request, or the reason if it is
 /// rejected.
 fn request_deletion(store: &mut TaskDefinitions, key: &Key, now: Timestamp) -> Result<bool, &'static str> {
-    let Some(found) = store.get_mut(key) else {
+    let Some(found) = store.get(key) else {
         return Err("The specified task definition does not exist.");
     };
     match found.status {
         Status::Active => Err("The specified task definition is still in ACTIVE status. \
              Please deregister the target and try again."),
         Status::Inactive => {
-            found.set_status(Status::DeleteInProgress, now);
+            store.set_status(key, Status::DeleteInProgress, now);
             Ok(true)
         }
         Status::DeleteInProgress => Ok(false),
@@ -172,7 +166,7 @@ mod tests {
     use super::*;
 
     fn west() -> Caller {
-        Caller { account: "012345678910".to_owned(), region: "us-west-2".to_owned() }
+        Caller::of("012345678910", "us-west-2")
     }
 
     /// Returns a store with revisions 1 to 5 of `cpu`, the last two INACTIVE.
@@ -182,11 +176,8 @@ mod tests {
         let definition = Arc::new(definition(&west(), &input));
         for number in 1..=5 {
             store.add("cpu", Arc::clone(&definition), Timestamp::UNIX_EPOCH);
-            let added = store.get_mut(&("cpu".to_owned(), number)).expect("the revision was added");
-            added.set_status(
-                if number > 3 { Status::Inactive } else { Status::Active },
-                Timestamp::UNIX_EPOCH,
-            );
+            let status = if number > 3 { Status::Inactive } else { Status::Active };
+            store.set_status(&("cpu".to_owned(), number), status, Timestamp::UNIX_EPOCH);
         }
         store
     }

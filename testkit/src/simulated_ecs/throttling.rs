@@ -1,6 +1,6 @@
 //! The token buckets of ECS, per account and region. No I/O; the time is an argument.
 
-use super::caller::Caller;
+use super::caller::Location;
 use std::{collections::HashMap, time::Instant};
 
 /// A group of calls that share a token bucket.
@@ -37,7 +37,7 @@ impl Bucket {
 /// The token buckets of all accounts and regions. Each starts full.
 pub(super) struct Throttling {
     speed: f64,
-    levels: HashMap<(Caller, Bucket), Level>,
+    levels: HashMap<(Location, Bucket), Level>,
 }
 
 struct Level {
@@ -52,9 +52,11 @@ impl Throttling {
     }
 
     /// Takes a token if there is one. A throttled call costs nothing.
-    pub(super) fn try_take(&mut self, caller: &Caller, bucket: Bucket, now: Instant) -> bool {
-        let level =
-            self.levels.entry((caller.clone(), bucket)).or_insert(Level { tokens: bucket.burst(), at: now });
+    pub(super) fn try_take(&mut self, location: &Location, bucket: Bucket, now: Instant) -> bool {
+        let level = self
+            .levels
+            .entry((location.clone(), bucket))
+            .or_insert(Level { tokens: bucket.burst(), at: now });
         let elapsed = now.saturating_duration_since(level.at).as_secs_f64() * self.speed;
         level.tokens = (level.tokens + elapsed * bucket.refill_per_second()).min(bucket.burst());
         level.at = now;
@@ -73,12 +75,12 @@ mod tests {
 
     const MODIFY: Bucket = Bucket::Modify;
 
-    fn caller(account: &str, region: &str) -> Caller {
-        Caller { account: account.to_owned(), region: region.to_owned() }
+    fn location(account: &str, region: &str) -> Location {
+        Location { account: account.to_owned(), region: region.to_owned() }
     }
 
     fn count_taken(throttling: &mut Throttling, bucket: Bucket, attempts: usize, now: Instant) -> usize {
-        let west = caller("012345678910", "us-west-2");
+        let west = location("012345678910", "us-west-2");
         (0..attempts).filter(|_| throttling.try_take(&west, bucket, now)).count()
     }
 
@@ -116,8 +118,8 @@ mod tests {
         let now = Instant::now();
         let mut throttling = Throttling::new(1.0);
         count_taken(&mut throttling, MODIFY, 20, now);
-        assert!(throttling.try_take(&caller("012345678910", "us-east-1"), MODIFY, now));
-        assert!(throttling.try_take(&caller("999999999999", "us-west-2"), MODIFY, now));
-        assert!(!throttling.try_take(&caller("012345678910", "us-west-2"), MODIFY, now));
+        assert!(throttling.try_take(&location("012345678910", "us-east-1"), MODIFY, now));
+        assert!(throttling.try_take(&location("999999999999", "us-west-2"), MODIFY, now));
+        assert!(!throttling.try_take(&location("012345678910", "us-west-2"), MODIFY, now));
     }
 }
