@@ -4,8 +4,8 @@ use serde_json::json;
 use testkit::simulated_ecs::{Action, Fault, Service, Status, Task, Vanished};
 
 use crate::{
+    in_use::NOTICED,
     support::{Seen, World},
-    what_is_in_use_waits::NOTICED,
 };
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;

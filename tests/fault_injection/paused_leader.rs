@@ -136,6 +136,6 @@ async fn leader_paused_at_any_answer_deregisters_nothing_after_it_resumes() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_paused_when_its_lease_has_nearly_run_out_deregisters_nothing() {
+async fn leader_paused_shortly_before_its_lease_expires_deregisters_nothing() {
     check("a leader paused that cannot renew", vec![LAST_READ], false).await;
 }

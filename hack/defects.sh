@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Applies each defect in testkit/planted to a copy of the tree, one at a time. Fails if the fault tests do not catch it.
-# Usage: hack/planted.sh [NAME...]
+# Applies each defect in testkit/defects to a copy of the tree, one at a time. Fails if the fault tests do not catch it.
+# Usage: hack/defects.sh [NAME...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
-work=$root/target/planted
+work=$root/target/defects
 tree=$work/tree
 export CARGO_TARGET_DIR=$work/target
 # Git must not treat the copy as a part of this repository.
@@ -21,7 +21,7 @@ field() { sed -n "s/^$2: //p" "$1"; }
 
 missed=0
 table=""
-for patch in testkit/planted/*.patch; do
+for patch in testkit/defects/*.patch; do
   name=$(basename "$patch" .patch)
   [[ $# -eq 0 || " $* " == *" $name "* ]] || continue
   copy

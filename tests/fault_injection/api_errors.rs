@@ -84,7 +84,7 @@ fn request(verb: Verb, resource: &str, count: u32) -> Vec<Failure> {
 }
 
 #[tokio::test]
-async fn whatever_aws_answers_the_end_is_the_same() {
+async fn end_state_is_unchanged_if_an_aws_call_fails() {
     let cells = OPERATIONS.into_iter().flat_map(|action| {
         let errors = ERRORS.into_iter().filter(move |(name, _)| !changes_the_end(action, name));
         errors.map(move |(name, error)| Failure::Aws {
@@ -109,7 +109,7 @@ async fn end_state_is_unchanged_if_an_aws_operation_fails_repeatedly() {
 }
 
 #[tokio::test]
-async fn whatever_becomes_of_a_status_write_the_end_is_the_same() {
+async fn end_state_is_unchanged_if_a_status_write_fails() {
     let cells = request(Verb::Patch, "taskdefinitionretirements/status", 2);
     all("cells, Kubernetes error x patch status", runs(false, cells).await).await;
 }

@@ -86,7 +86,7 @@ fn fill(cluster: &Cluster) {
 }
 
 #[tokio::test]
-async fn vanished_cluster_holds_nothing_up_whenever_it_vanishes() {
+async fn usage_scan_skips_a_cluster_that_disappears_at_any_call() {
     let at = SCAN.into_iter().flat_map(|action| [(action, Vanished::NotFound), (action, Vanished::Inactive)]);
     let runs = at.map(|(action, vanished)| async move {
         let world = World::new().await;

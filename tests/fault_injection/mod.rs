@@ -1,15 +1,14 @@
 //! Exhaustive fault injection: each test injects one kind of failure at every possible point and
 //! checks the run against the oracle.
 
+mod api_errors;
+mod crashes;
 mod oracle;
+mod paused_leader;
 mod run;
+mod soak;
 mod state;
 mod tally;
-mod workload;
-
-mod a_crash_at_every_side_effect;
-mod every_error_of_aws_and_kubernetes;
-mod every_event_of_the_watch;
 mod unclear_usage;
-mod a_leader_paused_at_every_call;
-mod a_soak;
+mod watch_events;
+mod workload;

@@ -54,11 +54,11 @@ async fn entries_removed_midway_stay_untouched_after_a_crash_anywhere() {
 }
 
 #[tokio::test]
-async fn what_is_suspended_midway_stays_so_after_a_crash_anywhere() {
+async fn suspended_resource_stays_suspended_after_a_crash_anywhere() {
     all("crashes, suspended", crashes(Workload::Suspended, false).await).await;
 }
 
 #[tokio::test]
-async fn a_resource_made_again_survives_a_crash_anywhere() {
+async fn recreated_resource_survives_a_crash_anywhere() {
     all("crashes, recreated", crashes(Workload::Recreated, false).await).await;
 }

@@ -10,8 +10,8 @@ use testkit::{
 };
 
 use crate::{
+    in_use::{NOTICED, wait_in_use},
     support::{Seen, World, stop, wait_for_page},
-    what_is_in_use_waits::{NOTICED, wait_in_use},
 };
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;

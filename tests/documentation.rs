@@ -7,8 +7,8 @@ use testkit::{control_plane::ControlPlane, simulated_ecs::ACCOUNT, simulated_ecs
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    architecture::{files, root},
     support::{CRD, DEADLINE, HEALTH_CHECK, World, api_reference},
-    the_house_is_in_order::{files, root},
 };
 
 /// Reads a document of the repository.
