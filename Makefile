@@ -87,13 +87,17 @@ bench: tools ## Benchmark the release binary into docs/benchmarks.md (10 minutes
 ##@ Before a pull request
 
 .PHONY: verify
-verify: fmt-check lint deny drift ## Run everything that continuous integration runs
+verify: fmt-check words lint deny drift ## Run everything that continuous integration runs
 	$(MAKE) --no-print-directory test
 	$(MAKE) --no-print-directory chaos
 
 .PHONY: fmt-check
 fmt-check:
 	cargo fmt --all --check
+
+.PHONY: words
+words: ## Check that names and texts use the standard terms
+	@hack/words.py
 
 .PHONY: lint
 lint: ## Check the code with clippy

@@ -220,7 +220,7 @@ async fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
         let runbook =
             OPERATIONS.split(&format!("\n### {name}\n")).nth(1).expect("a section in docs/operations.md");
         let runbook = runbook.split("\n#").next().unwrap_or_default();
-        for part in ["**Means:**", "**Look at:**", "**Do:**"] {
+        for part in ["**Means:**", "**Check:**", "**Do:**"] {
             assert!(runbook.contains(part), "{name}: {part}");
         }
     }

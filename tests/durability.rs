@@ -166,7 +166,7 @@ async fn call_that_is_denied_and_later_allowed_succeeds() {
 }
 
 #[tokio::test]
-async fn call_without_an_answer_times_out_and_is_retried() {
+async fn call_without_a_response_times_out_and_is_retried() {
     assert_eq!(retire_despite(vec![Fault::on(DEREGISTER).nth(1).hang()]).await.1, 2);
 }
 

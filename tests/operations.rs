@@ -251,7 +251,7 @@ async fn hanging_region_delays_no_other_and_recovers_within_10_s() {
         let began = Instant::now();
         world.wait_ready(&name).await;
         println!("another region, while one hangs: {:.1} s", began.elapsed().as_secs_f64());
-        let (status, text) = page(&format!("{}/healthz", served.probes)).await.expect("it answers");
+        let (status, text) = page(&format!("{}/healthz", served.probes)).await.expect("the page is served");
         assert_eq!((status, text.as_str()), (200, "ok\n"), "each call ends in time");
     }
 

@@ -45,7 +45,7 @@ const ERRORS: [(&str, Error); 9] = [
     ("unavailable", Target::unavailable),
     ("access denied", Target::access_denied),
     ("client error", |target| target.error("InvalidParameterException", "Not like this.")),
-    ("never answered", Target::hang),
+    ("no response", Target::hang),
     ("carried out, reply lost", Target::drop_reply),
     ("slow", |target| target.delay(Duration::from_secs(2))),
     ("refused credentials", |target| target.error("ExpiredTokenException", "The token is expired.")),
@@ -61,7 +61,7 @@ const EFFECTS: [Effect; 10] = [
     Effect::Hang,
     Effect::CutBefore,
     Effect::CutAfter,
-    Effect::HoldAnswer,
+    Effect::HoldResponse,
     Effect::Delay(Duration::from_secs(2)),
 ];
 

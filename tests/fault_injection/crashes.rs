@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The side effects of the large workload at which each pull request crashes: the first ones, those
-/// around the end of a slice, and a few later ones.
+/// around the end of a batch, and a few later ones.
 const SAMPLED: [u32; 9] = [1, 2, 3, 9, 10, 11, 15, 20, 40];
 
 /// Returns one run for each side effect of the run without failures, and crashes at that side

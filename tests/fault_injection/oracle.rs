@@ -84,7 +84,7 @@ fn declared_when_read(evidence: &Evidence) -> Vec<String> {
                 && it.ended.is_some_and(|ended| ended <= call.at)
         };
         let mut reads = evidence.exchanges.iter().filter(is_read).filter(was_between);
-        if !reads.any(|it| it.status == Some(200) && declares(&it.answer, arn)) {
+        if !reads.any(|it| it.status == Some(200) && declares(&it.response, arn)) {
             violations.push(format!("I1: {arn} deregistered without a fresh read that declares it"));
         }
         if evidence.protected.iter().any(|it| it == short(arn)) {
@@ -117,9 +117,9 @@ fn was_reported(calls: &[Call], arn: &str, until: Instant) -> bool {
     let calls_of_arn =
         || calls.iter().filter(|call| call.task_definition.as_deref() == Some(arn) && call.at <= until);
     let Some(done) = calls_of_arn().find(|call| call.changed) else { return false };
-    let answers = [Action::DeregisterTaskDefinition, Action::DescribeTaskDefinition];
+    let reads = [Action::DeregisterTaskDefinition, Action::DescribeTaskDefinition];
     calls_of_arn().any(|call| {
-        answers.contains(&call.action) && call.sequence >= done.sequence && call.outcome == Outcome::Ok
+        reads.contains(&call.action) && call.sequence >= done.sequence && call.outcome == Outcome::Ok
     })
 }
 

@@ -1,4 +1,4 @@
-//! A leader paused at every call: it is stopped while it waits for an answer, the standby takes
+//! A leader paused at every call: it is stopped while it waits for an response, the standby takes
 //! over, and then the paused leader resumes.
 
 use std::{
@@ -19,40 +19,40 @@ use crate::support::{DEADLINE, World};
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
-/// Delay of the answer. The leader is stopped before the answer arrives.
-const ANSWER_DELAY: Duration = Duration::from_secs(1);
+/// Delay of the response. The leader is stopped before the response arrives.
+const RESPONSE_DELAY: Duration = Duration::from_secs(1);
 
 /// Access keys, which distinguish the replicas in the call log.
 const FIRST: &str = "AKIAFIRSTREPLICA0000";
 const SECOND: &str = "AKIASECONDREPLICA000";
 
-/// The answer at which the leader is stopped.
+/// The response at which the leader is stopped.
 #[derive(Clone, Copy, Debug)]
-enum Answer {
+enum Response {
     Aws(Action),
     Kubernetes(Verb, &'static str, u32),
 }
 
 /// The last read of a reconcile before it deregisters. It is stale by the time the leader resumes.
-const LAST_READ: Answer = Answer::Kubernetes(Verb::Get, "taskdefinitionretirements", 2);
+const LAST_READ: Response = Response::Kubernetes(Verb::Get, "taskdefinitionretirements", 2);
 
 /// Lease renewals that fail before the resource is created. They are one to two seconds apart, so
 /// that little remains of the lease duration of ten seconds.
 const FAILED_RENEWALS: usize = 7;
 
-const ANSWERS: [Answer; 7] = [
-    Answer::Aws(Action::DescribeTaskDefinition),
-    Answer::Aws(DEREGISTER),
-    Answer::Kubernetes(Verb::Get, "taskdefinitionretirements", 1),
+const RESPONSES: [Response; 7] = [
+    Response::Aws(Action::DescribeTaskDefinition),
+    Response::Aws(DEREGISTER),
+    Response::Kubernetes(Verb::Get, "taskdefinitionretirements", 1),
     LAST_READ,
-    Answer::Kubernetes(Verb::Patch, "taskdefinitionretirements/status", 1),
-    Answer::Kubernetes(Verb::Patch, "taskdefinitionretirements/status", 2),
-    Answer::Kubernetes(Verb::Create, "events", 1),
+    Response::Kubernetes(Verb::Patch, "taskdefinitionretirements/status", 1),
+    Response::Kubernetes(Verb::Patch, "taskdefinitionretirements/status", 2),
+    Response::Kubernetes(Verb::Create, "events", 1),
 ];
 
 /// Returns the number of `DeregisterTaskDefinition` calls for the revision: the calls of both
 /// replicas, and the calls of the first replica after it was stopped.
-async fn deregistrations(answer: Answer, renews: bool) -> (usize, usize) {
+async fn deregistrations(response: Response, renews: bool) -> (usize, usize) {
     let world = World::new().await;
     let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("the proxy starts");
     let kubeconfig = proxy.kubeconfig().display().to_string();
@@ -71,25 +71,27 @@ async fn deregistrations(answer: Answer, renews: bool) -> (usize, usize) {
         proxy.fault(Fault::request(Verb::Update, "leases", 1, Effect::Refuse(503)).times(1000));
         assert!(proxy.wait_until_faults_applied(FAILED_RENEWALS, DEADLINE).await, "{}", first.log());
     }
-    match answer {
-        Answer::Aws(action) => world.ecs.fault(simulated_ecs::Fault::on(action).nth(1).delay(ANSWER_DELAY)),
-        Answer::Kubernetes(verb, resource, nth) => {
-            proxy.fault(Fault::request(verb, resource, nth, Effect::Delay(ANSWER_DELAY)));
+    match response {
+        Response::Aws(action) => {
+            world.ecs.fault(simulated_ecs::Fault::on(action).nth(1).delay(RESPONSE_DELAY))
+        }
+        Response::Kubernetes(verb, resource, nth) => {
+            proxy.fault(Fault::request(verb, resource, nth, Effect::Delay(RESPONSE_DELAY)));
         }
     }
     let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
     world.apply("web", spec).await.expect("the resource is admitted");
-    let is_delayed = || match answer {
-        Answer::Aws(action) => !world.ecs.calls_of(action).is_empty(),
-        Answer::Kubernetes(..) => proxy.log().iter().any(|it| matches!(it.effect, Some(Effect::Delay(_)))),
+    let is_delayed = || match response {
+        Response::Aws(action) => !world.ecs.calls_of(action).is_empty(),
+        Response::Kubernetes(..) => proxy.log().iter().any(|it| matches!(it.effect, Some(Effect::Delay(_)))),
     };
     wait_until(is_delayed).await;
     first.signal(Signal::STOP).expect("a signal can be sent");
     let stopped = Instant::now();
     second.wait_for_log(" leading", DEADLINE).await.expect("the second replica becomes leader");
-    match answer {
-        Answer::Aws(DEREGISTER) => drop(world.wait_ready("web").await),
-        // Resume the first replica as soon as the second has acted, while its answer is still
+    match response {
+        Response::Aws(DEREGISTER) => drop(world.wait_ready("web").await),
+        // Resume the first replica as soon as the second has acted, while its response is still
         // recent.
         _ => wait_until(|| !world.ecs.calls_of(DEREGISTER).is_empty()).await,
     }
@@ -117,10 +119,10 @@ async fn wait_until(condition: impl Fn() -> bool) {
     }
 }
 
-async fn check(what: &str, answers: Vec<Answer>, renews: bool) {
-    let (start, runs) = (Instant::now(), answers.len());
-    let results: Vec<_> = stream::iter(answers)
-        .map(|answer| async move { (answer, deregistrations(answer, renews).await) })
+async fn check(what: &str, responses: Vec<Response>, renews: bool) {
+    let (start, runs) = (Instant::now(), responses.len());
+    let results: Vec<_> = stream::iter(responses)
+        .map(|response| async move { (response, deregistrations(response, renews).await) })
         .buffer_unordered(runs)
         .collect()
         .await;
@@ -131,8 +133,8 @@ async fn check(what: &str, answers: Vec<Answer>, renews: bool) {
 }
 
 #[tokio::test]
-async fn leader_paused_at_any_answer_deregisters_nothing_after_it_resumes() {
-    check("a leader paused", ANSWERS.to_vec(), true).await;
+async fn leader_paused_at_any_response_deregisters_nothing_after_it_resumes() {
+    check("a leader paused", RESPONSES.to_vec(), true).await;
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ impl Run {
                 world.ecs.fault(if *is_carried_out { target.delay(past_the_end) } else { target.hang() });
             }
             Failure::CrashAtWrite { nth, is_carried_out } => {
-                let effect = if *is_carried_out { Effect::HoldAnswer } else { Effect::Hang };
+                let effect = if *is_carried_out { Effect::HoldResponse } else { Effect::Hang };
                 proxy.fault(api_proxy::Fault::write(*nth, effect));
             }
             Failure::Aws { fault, .. } => world.ecs.fault(fault.clone()),

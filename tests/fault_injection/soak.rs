@@ -34,7 +34,7 @@ const KUBERNETES: [(Verb, &str, Effect); 6] = [
     (Verb::Get, "taskdefinitionretirements", Effect::Hang),
     (Verb::Patch, "taskdefinitionretirements/status", Effect::Refuse(500)),
     (Verb::Patch, "taskdefinitionretirements/status", Effect::CutAfter),
-    (Verb::Create, "events", Effect::HoldAnswer),
+    (Verb::Create, "events", Effect::HoldResponse),
     (Verb::Update, "leases", Effect::Refuse(409)),
     (Verb::Watch, "taskdefinitionretirements", Effect::CutBefore),
 ];

@@ -82,7 +82,7 @@ pub struct Journal {
     pub paused: Vec<(Slot, Duration, Duration)>,
     pub crashes: u32,
     pub handovers: u32,
-    /// The longest time that a replica waited for an answer.
+    /// The longest time that a replica waited for a response.
     pub longest_wait: Duration,
     /// Number of deploys, and number of throttled deploys.
     pub deploys: (u64, u64),

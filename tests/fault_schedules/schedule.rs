@@ -16,15 +16,15 @@ pub type Slot = usize;
 pub enum Effect {
     /// The request is delayed.
     Slow(Duration),
-    /// The request is carried out, and the answer is delayed.
+    /// The request is carried out, and the response is delayed.
     SlowReply(Duration),
-    /// The request is carried out, and the connection is cut before the answer.
+    /// The request is carried out, and the connection is cut before the response.
     LoseReply,
     /// The connection is cut before the request is carried out.
     LoseRequest,
-    /// The request is never answered.
+    /// The request gets no response.
     Hang,
-    /// The API server answers with this status.
+    /// The API server responds with this status.
     Refuse(u16),
     /// ECS throttles the call.
     Throttle,

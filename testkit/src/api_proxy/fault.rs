@@ -33,7 +33,7 @@ pub enum Effect {
     /// Forwards the request, then closes the connection instead of responding.
     CutAfter,
     /// Forwards the request and never responds.
-    HoldAnswer,
+    HoldResponse,
     /// Delays the response, or an event and those after it.
     Delay(Duration),
     /// Forwards an event twice.

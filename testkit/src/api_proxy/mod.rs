@@ -59,7 +59,7 @@ struct State {
     server: Client,
     faults: Mutex<Faults>,
     log: Log,
-    /// Number of upcoming watch requests to answer with 410 Gone.
+    /// Number of upcoming watch requests to response with 410 Gone.
     expired_watches: Mutex<u32>,
     faults_applied: signal::Sender<usize>,
     is_cut: signal::Sender<bool>,
@@ -173,7 +173,7 @@ impl State {
     fn request_effect(&self, request: &Request) -> Option<Effect> {
         let effect = self.lock().request_effect(request);
         // A fault of a forwarded request counts as applied once the request has been forwarded.
-        if effect.as_ref().is_some_and(|effect| !matches!(effect, Effect::HoldAnswer)) {
+        if effect.as_ref().is_some_and(|effect| !matches!(effect, Effect::HoldResponse)) {
             self.count_applied();
         }
         effect
@@ -218,7 +218,7 @@ impl State {
         let kept = headers.into_iter().filter_map(|(name, value)| Some((name?, value)));
         request.headers_mut().extend(kept.filter(|(name, _)| name != "host"));
         match self.server.send(request).await {
-            Ok(answer) => answer.map(Body::new),
+            Ok(response) => response.map(Body::new),
             Err(error) => error_response(502, &error.to_string()),
         }
     }
@@ -257,33 +257,33 @@ async fn handle(
         let state = state.clone();
         tokio::spawn(async move { state.forward(method, uri, headers, body).await })
     };
-    let Ok(answer) = forwarding.await else { return error_response(502, "the proxy is shutting down") };
-    if is_watch && answer.status() == StatusCode::OK {
+    let Ok(response) = forwarding.await else { return error_response(502, "the proxy is shutting down") };
+    if is_watch && response.status() == StatusCode::OK {
         open.record_response(200, Value::Null);
-        let (parts, body) = answer.into_parts();
+        let (parts, body) = response.into_parts();
         let events = watch::events(state, body, open);
         return with_type(Response::builder().status(parts.status), &parts.headers)
             .body(Body::from_stream(events))
             .expect("the response is valid");
     }
-    let answer = read_body(answer).await;
+    let response = read_body(response).await;
     match effect {
         Some(Effect::CutAfter) => {
             connection.cut();
             return pending().await;
         }
-        Some(Effect::HoldAnswer) => {
+        Some(Effect::HoldResponse) => {
             state.count_applied();
             return pending().await;
         }
         Some(Effect::Delay(delay)) => sleep(delay).await,
         _ => {}
     }
-    respond(answer, &open)
+    respond(response, &open)
 }
 
-async fn read_body(answer: Response<Body>) -> (StatusCode, HeaderMap, Bytes) {
-    let (parts, body) = answer.into_parts();
+async fn read_body(response: Response<Body>) -> (StatusCode, HeaderMap, Bytes) {
+    let (parts, body) = response.into_parts();
     (parts.status, parts.headers, to_bytes(body, usize::MAX).await.unwrap_or_default())
 }
 
