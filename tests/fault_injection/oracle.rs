@@ -1,5 +1,5 @@
 //! The oracle: checks the invariants of each run, whatever failed in it, from externally observed
-//! evidence. Pure functions.
+//! evidence. Pure.
 
 use std::{
     collections::HashMap,
@@ -9,14 +9,13 @@ use std::{
 use serde_json::Value;
 use testkit::{
     api_proxy::{Exchange, Verb},
-    simulated_ecs::{ACCOUNT, Action, Call, Outcome},
+    simulated_ecs::{Action, Call, Outcome},
 };
+
+use crate::support::invariants::{self, Deregistered, Entry, MAX_PENDING, Operation, short};
 
 const RESOURCE: &str = "taskdefinitionretirements";
 const STATUS: &str = "taskdefinitionretirements/status";
-
-/// Maximum time that a request may be pending, watches included.
-const MAX_PENDING: Duration = Duration::from_secs(30);
 
 /// Minimum time between the second-last failure and the next attempt.
 const MIN_BACKOFF: Duration = Duration::from_millis(1500);
@@ -39,15 +38,53 @@ pub struct Evidence {
 
 /// Returns every violation of an invariant.
 pub fn violations(evidence: &Evidence) -> Vec<String> {
-    let checks = [
-        declared_when_read,
-        inactive_only_as_reported,
-        deregistered_once,
-        retired_rows_unchanged,
-        backed_off,
-        completed_in_time,
-    ];
-    checks.iter().flat_map(|check| check(evidence)).collect()
+    let mut violations = invariants::violations(&entries(evidence), 0);
+    let checks = [protected_kept, retired_rows_unchanged, backed_off, completed_in_time];
+    violations.extend(checks.iter().flat_map(|check| check(evidence)));
+    violations
+}
+
+/// Returns the requests that the invariants are about, in order. A read counts once it is complete,
+/// and a write from its beginning.
+fn entries(evidence: &Evidence) -> Vec<Entry> {
+    let calls = evidence.calls.iter().filter_map(|call| {
+        let (arn, outcome) = (call.task_definition.clone()?, call.outcome.clone());
+        let operation = match call.action {
+            Action::DescribeTaskDefinition => Operation::Described { arn, outcome },
+            Action::DeregisterTaskDefinition => Operation::Deregistered(Deregistered {
+                arn,
+                outcome,
+                changed: call.changed,
+                lease_holder: None,
+                used_for: None,
+            }),
+            _ => return None,
+        };
+        Some((call.at, operation))
+    });
+    let start = evidence.exchanges.first().map_or_else(Instant::now, |first| first.at);
+    let exchanges = evidence.exchanges.iter().filter_map(|it| {
+        let name = it.request.name.clone();
+        match (it.request.verb, it.request.resource.as_str()) {
+            (Verb::Get, RESOURCE) if it.status == Some(200) => {
+                let (began, object) = (it.at.saturating_duration_since(start), Some(it.response.clone()));
+                Some((it.ended?, Operation::Read { name, began, object }))
+            }
+            (_, STATUS) => {
+                let (status, code) = (it.body["status"].clone(), it.status.unwrap_or_default());
+                Some((it.at, Operation::Wrote { name, status, code }))
+            }
+            _ => None,
+        }
+    });
+    let mut operations: Vec<(Instant, Operation)> = calls.chain(exchanges).collect();
+    operations.sort_by_key(|(at, _)| *at);
+    let entry = |(at, operation): (Instant, _)| Entry {
+        at: at.saturating_duration_since(start),
+        by: (0, 0),
+        operation,
+    };
+    operations.into_iter().map(entry).collect()
 }
 
 fn deregistrations(evidence: &Evidence) -> impl Iterator<Item = (&Call, &str)> {
@@ -55,84 +92,11 @@ fn deregistrations(evidence: &Evidence) -> impl Iterator<Item = (&Call, &str)> {
     calls.map(|call| (call, call.task_definition.as_deref().unwrap_or_default()))
 }
 
-fn short(arn: &str) -> &str {
-    arn.rsplit('/').next().unwrap_or(arn)
-}
-
-fn declares(resource: &Value, arn: &str) -> bool {
-    let spec = &resource["spec"];
-    let is_set = |field: &str| spec[field] == true;
-    resource["metadata"]["deletionTimestamp"].is_null()
-        && !is_set("suspend")
-        && !is_set("dryRun")
-        && spec["revisions"].as_array().is_some_and(|all| all.iter().any(|it| it == arn || it == short(arn)))
-}
-
-/// I1: each `DeregisterTaskDefinition` call follows a `DescribeTaskDefinition` call for the revision
-/// and then an uncached read of a resource that declares it.
-fn declared_when_read(evidence: &Evidence) -> Vec<String> {
-    let mut violations = Vec::new();
-    for (call, arn) in deregistrations(evidence) {
-        let describes = evidence.calls.iter().filter(|it| it.action == Action::DescribeTaskDefinition);
-        let described_at = describes
-            .filter(|it| it.task_definition.as_deref() == Some(arn) && it.sequence < call.sequence)
-            .map(|it| it.at)
-            .max();
-        let is_read = |it: &&Exchange| it.request.verb == Verb::Get && it.request.resource == RESOURCE;
-        let was_between = |it: &&Exchange| {
-            described_at.is_some_and(|described_at| described_at <= it.at)
-                && it.ended.is_some_and(|ended| ended <= call.at)
-        };
-        let mut reads = evidence.exchanges.iter().filter(is_read).filter(was_between);
-        if !reads.any(|it| it.status == Some(200) && declares(&it.response, arn)) {
-            violations.push(format!("I1: {arn} deregistered without a fresh read that declares it"));
-        }
-        if evidence.protected.iter().any(|it| it == short(arn)) {
-            violations.push(format!("I1: {arn} deregistered, but is protected"));
-        }
-    }
-    let named = evidence.calls.iter().filter_map(|call| call.task_definition.as_deref());
-    let foreign = named.filter(|arn| !arn.starts_with(&format!("arn:aws:ecs:us-west-2:{ACCOUNT}:")));
-    violations
-        .extend(foreign.map(|arn| format!("I1: {arn} called, but belongs to another account or region")));
-    violations
-}
-
-/// I3: a status reports INACTIVE only after ECS has reported it for that revision.
-fn inactive_only_as_reported(evidence: &Evidence) -> Vec<String> {
-    let mut violations = Vec::new();
-    for write in evidence.exchanges.iter().filter(|it| it.request.resource == STATUS) {
-        for row in write.body["status"]["revisions"].as_array().into_iter().flatten() {
-            let arn = row["arn"].as_str().unwrap_or_default();
-            let is_retired = row["status"] == "INACTIVE" || row["reason"] == "Retired";
-            if is_retired && !was_reported(&evidence.calls, arn, write.at) {
-                violations.push(format!("I3: {arn} reported INACTIVE before ECS did"));
-            }
-        }
-    }
-    violations
-}
-
-fn was_reported(calls: &[Call], arn: &str, until: Instant) -> bool {
-    let calls_of_arn =
-        || calls.iter().filter(|call| call.task_definition.as_deref() == Some(arn) && call.at <= until);
-    let Some(done) = calls_of_arn().find(|call| call.changed) else { return false };
-    let reads = [Action::DeregisterTaskDefinition, Action::DescribeTaskDefinition];
-    calls_of_arn().any(|call| {
-        reads.contains(&call.action) && call.sequence >= done.sequence && call.outcome == Outcome::Ok
-    })
-}
-
-/// I4: a revision is deregistered once, and no further call is made afterwards.
-fn deregistered_once(evidence: &Evidence) -> Vec<String> {
-    let mut carried_out: HashMap<&str, usize> = HashMap::new();
-    for (call, arn) in deregistrations(evidence) {
-        if matches!(call.outcome, Outcome::Ok | Outcome::Dropped) {
-            *carried_out.entry(arn).or_default() += 1;
-        }
-    }
-    let twice = carried_out.into_iter().filter(|(_, times)| *times > 1);
-    twice.map(|(arn, times)| format!("I4: {arn} deregistered {times} times")).collect()
+/// I1: no revision is deregistered that no resource declares at the time.
+fn protected_kept(evidence: &Evidence) -> Vec<String> {
+    let is_protected = |arn: &&str| evidence.protected.iter().any(|it| it == short(arn));
+    let protected = deregistrations(evidence).map(|(_, arn)| arn).filter(is_protected);
+    protected.map(|arn| format!("I1: {arn} deregistered, but is protected")).collect()
 }
 
 /// The row of a retired revision never changes, and its request ID is the one that ECS

@@ -26,10 +26,10 @@ use tokio::{
 };
 
 use super::{
-    journal::Process,
     schedule::{Effect, Halt, Target, When, Window},
     world::World,
 };
+use crate::support::invariants::Process;
 
 /// Minimum duration of a request to Kubernetes and of a call to AWS.
 const LATENCY: Duration = Duration::from_millis(2);

@@ -3,19 +3,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use testkit::simulated_ecs::{Action, Outcome};
 
 use super::{
-    journal::{Deregistered, Journal, Operation, Process},
+    journal::Journal,
     replica::identity,
     run::Run,
     users::Users,
     world::{RETIREMENTS, World},
 };
-
-/// Maximum time that a request may be pending.
-const MAX_PENDING: Duration = Duration::from_secs(30);
+use crate::support::invariants::{self, Deregistered, MAX_PENDING, Operation, Process, deregistrations};
 
 /// Time after a pause within which a call of the paused process may still take effect.
 const PAUSE_MARGIN: Duration = Duration::from_secs(30);
@@ -31,10 +29,10 @@ const MAX_USAGE_AGE: Duration = Duration::from_mins(3);
 pub fn violations(run: &Run, users: &Users, baseline: &Run) -> Vec<String> {
     let journal = run.world.journal();
     let mut violations = journal.violations.clone();
-    violations.extend(undeclared_deregistrations(&journal));
+    let interruptions = journal.crashes + u32::try_from(journal.paused.len()).unwrap_or(u32::MAX);
+    violations.extend(invariants::violations(&journal.entries, interruptions));
     violations.extend(deregistrations_without_lease(&run.world, &journal));
     violations.extend(deregistrations_in_use(&journal));
-    violations.extend(excess_deregistrations(&journal));
     violations.extend(status_mismatches(&run.world));
     violations.extend(hot_loop(&journal));
     if journal.longest_wait > MAX_PENDING {
@@ -47,47 +45,6 @@ pub fn violations(run: &Run, users: &Users, baseline: &Run) -> Vec<String> {
     violations
 }
 
-fn deregistrations(journal: &Journal) -> impl Iterator<Item = (usize, Process, &Deregistered)> {
-    journal.entries.iter().enumerate().filter_map(|(index, entry)| match &entry.operation {
-        Operation::Deregistered(call) => Some((index, entry.by, call)),
-        _ => None,
-    })
-}
-
-/// I1: between its last `DescribeTaskDefinition` call for a revision and the deregistration, the
-/// process reads a resource that declares the revision.
-fn undeclared_deregistrations(journal: &Journal) -> Vec<String> {
-    let is_undeclared = |(index, by, call): &(usize, Process, &Deregistered)| {
-        let before = journal.entries[..*index].iter().rev().filter(|entry| entry.by == *by);
-        let is_describe = |operation: &Operation| match operation {
-            Operation::Described { revision, .. } => *revision == call.revision,
-            _ => false,
-        };
-        let is_declaring_read = |operation: &Operation| match operation {
-            Operation::Read { object: Some(object), .. } => declares(object, &call.revision),
-            _ => false,
-        };
-        let since_describe = before.take_while(|entry| !is_describe(&entry.operation));
-        !since_describe.into_iter().any(|entry| is_declaring_read(&entry.operation))
-    };
-    deregistrations(journal)
-        .filter(is_undeclared)
-        .map(|(index, by, call)| {
-            let at = journal.entries[index].at;
-            format!("I1: {by:?} deregistered {} at {at:?} without a read that declares it", call.revision)
-        })
-        .collect()
-}
-
-fn declares(object: &Value, revision: &str) -> bool {
-    let spec = &object["spec"];
-    let is_on_hold = spec["suspend"] == json!(true)
-        || spec["dryRun"] == json!(true)
-        || !object["metadata"]["deletionTimestamp"].is_null();
-    let mut revisions = spec["revisions"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    !is_on_hold && revisions.any(|it| it.rsplit('/').next() == Some(revision))
-}
-
 /// A process deregisters only while it holds the lease, unless it was paused between its last check
 /// and the call.
 fn deregistrations_without_lease(world: &World, journal: &Journal) -> Vec<String> {
@@ -97,13 +54,13 @@ fn deregistrations_without_lease(world: &World, journal: &Journal) -> Vec<String
             && call.lease_holder.as_ref() != Some(&identity(*by))
             && !journal.was_paused(by.0, at.saturating_sub(PAUSE_MARGIN), at)
     };
-    deregistrations(journal)
+    deregistrations(&journal.entries)
         .filter(has_no_lease)
         .map(|(index, by, call)| {
             let at = journal.entries[index].at;
             format!(
                 "leader: {by:?} deregistered {} at {at:?} while {:?} held the lease",
-                call.revision, call.lease_holder
+                call.arn, call.lease_holder
             )
         })
         .collect()
@@ -115,27 +72,8 @@ fn deregistrations_in_use(journal: &Journal) -> Vec<String> {
         let from_the_start = call.used_for == Some(journal.entries[*index].at);
         from_the_start || call.used_for.is_some_and(|used| used > MAX_USAGE_AGE)
     };
-    let used = deregistrations(journal).filter(is_used);
-    used.map(|(_, by, call)| {
-        format!("use: {by:?} deregistered {}, in use for {:?}", call.revision, call.used_for)
-    })
-    .collect()
-}
-
-/// I4: a revision is deregistered once, plus at most once for each interruption of a process.
-fn excess_deregistrations(journal: &Journal) -> Vec<String> {
-    let mut carried_out: BTreeMap<&str, u32> = BTreeMap::new();
-    for (_, _, call) in deregistrations(journal) {
-        if matches!(call.outcome, Outcome::Ok | Outcome::Dropped) {
-            *carried_out.entry(&call.revision).or_default() += 1;
-        }
-    }
-    let interruptions = journal.crashes + u32::try_from(journal.paused.len()).unwrap_or(u32::MAX);
-    let excess = carried_out.into_iter().filter(|(_, count)| *count > 1 + interruptions);
-    excess
-        .map(|(revision, count)| {
-            format!("I4: {revision} was deregistered {count} times, with {interruptions} interruptions")
-        })
+    let used = deregistrations(&journal.entries).filter(is_used);
+    used.map(|(_, by, call)| format!("use: {by:?} deregistered {}, in use for {:?}", call.arn, call.used_for))
         .collect()
 }
 
@@ -156,7 +94,7 @@ fn hot_loop(journal: &Journal) -> Option<String> {
 
 /// Returns the number of deregistrations of revisions that were no longer ACTIVE.
 pub fn repeats(journal: &Journal) -> usize {
-    deregistrations(journal)
+    deregistrations(&journal.entries)
         .filter(|(_, _, call)| !call.changed && matches!(call.outcome, Outcome::Ok | Outcome::Dropped))
         .count()
 }

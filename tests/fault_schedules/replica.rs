@@ -23,12 +23,12 @@ use tokio::{
 use tower::service_fn;
 
 use super::{
-    journal::Process,
     link::Link,
     schedule::Halt,
     users::REGION,
     world::{NAMESPACE, World},
 };
+use crate::support::invariants::Process;
 
 pub struct Running {
     runtime: Runtime,

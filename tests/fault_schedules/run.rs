@@ -7,12 +7,12 @@ use ecs_retirement_controller::aws::permit_queue::Pacing;
 use serde_json::Value;
 
 use super::{
-    journal::Operation,
     replica::Running,
     schedule::{Halt, Schedule, Slot, When},
     users::{UserAction, Users},
     world::{RETIREMENTS, World},
 };
+use crate::support::invariants::Operation;
 
 /// Length of a step before and after convergence.
 const STEP: Duration = Duration::from_millis(200);

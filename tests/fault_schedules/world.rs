@@ -12,17 +12,18 @@ use serde_json::{Value, json};
 use testkit::{
     model_api::{Answer, Asked, ModelApi, Verb},
     simulated_ecs::{
-        ACCESS_KEY, ACCOUNT, Action, Fault, Outcome, Region, Service, SimulatedEcs, Status, Task, Vanished,
+        ACCESS_KEY, ACCOUNT, Action, Fault, Outcome, Region, Service, SimulatedEcs, Task, Vanished,
         in_process::{self, Sent},
     },
 };
 
 use super::{
-    journal::{Deregistered, Entry, Journal, Operation, Process},
+    journal::Journal,
     schedule::{Effect, Halt, Schedule, Slot, When},
     time::Time,
     users::{REGION, UserAction},
 };
+use crate::support::invariants::{Deregistered, Entry, Operation, Process, short};
 
 pub const NAMESPACE: &str = "platform";
 pub const RETIREMENTS: &str = "taskdefinitionretirements";
@@ -115,36 +116,16 @@ impl World {
             match request.verb {
                 Verb::Get => {
                     let object = (*status == 200).then(|| body.clone());
-                    self.record(by, Operation::Read { name, object });
+                    self.record(by, Operation::Read { name, began: self.time.now(), object });
                 }
                 Verb::ApplyStatus => {
-                    if *status == 200 {
-                        self.check_written(&name, &request.body["status"]);
-                    }
-                    self.record(by, Operation::Wrote { name, code: *status });
+                    let written = request.body["status"].clone();
+                    self.record(by, Operation::Wrote { name, status: written, code: *status });
                 }
                 _ => {}
             }
         }
         answer
-    }
-
-    /// I3: a status reports INACTIVE only if ECS does so for the same ARN.
-    fn check_written(&self, name: &str, status: &Value) {
-        for row in status["revisions"].as_array().into_iter().flatten() {
-            let claimed = row["status"].as_str().unwrap_or_default();
-            if claimed != "INACTIVE" && row["reason"] != "Retired" {
-                continue;
-            }
-            let arn = row["arn"].as_str().unwrap_or_default();
-            let actual = self.west.status(arn.rsplit('/').next().unwrap_or_default());
-            if actual != Some(Status::Inactive)
-                || self.west.arn(arn.rsplit('/').next().unwrap_or_default()) != arn
-            {
-                let detail = format!("the status of {name} reports {claimed} for {arn}, which is {actual:?}");
-                self.journal().record_violation("I3", &detail);
-            }
-        }
     }
 
     /// Carries out a call to AWS. `effect` may inject an error.
@@ -162,22 +143,15 @@ impl World {
         let answer = self.ecs.answer(sent);
         self.ecs.clear_faults();
         let call = self.ecs.last_call().expect("every call is logged");
-        let arn = input["taskDefinition"].as_str().unwrap_or_default();
-        let revision = arn.rsplit('/').next().unwrap_or_default().to_owned();
-        let reply_is_lost = matches!(effect, Some(Effect::LoseReply));
+        let arn = input["taskDefinition"].as_str().unwrap_or_default().to_owned();
+        let reply_is_lost = matches!(effect, Some(Effect::LoseReply)) && call.outcome == Outcome::Ok;
+        let outcome = if reply_is_lost { Outcome::Dropped } else { call.outcome };
         let operation = match call.action {
-            Action::DescribeTaskDefinition => Operation::Described {
-                actual: format!("{:?} {:?}", self.west.status(&revision), call.outcome),
-                revision,
-            },
+            Action::DescribeTaskDefinition => Operation::Described { arn, outcome },
             Action::DeregisterTaskDefinition => Operation::Deregistered(Deregistered {
-                used_for: self.used_for(&revision),
-                revision,
-                outcome: if reply_is_lost && call.outcome == Outcome::Ok {
-                    Outcome::Dropped
-                } else {
-                    call.outcome
-                },
+                used_for: self.used_for(short(&arn)),
+                arn,
+                outcome,
                 changed: call.changed,
                 lease_holder: self.lease_holder(),
             }),

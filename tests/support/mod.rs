@@ -1,6 +1,7 @@
 //! Support for the end-to-end tests: a namespace, a simulated ECS, and the real binary.
 
 pub mod api_reference;
+pub mod invariants;
 pub mod peer;
 mod seen;
 
