@@ -120,56 +120,6 @@ async fn rejected_revisions_report_the_error_of_ecs_and_all_others_are_retired()
     assert!(seen.ready_message().starts_with("37 of 40 revisions retired, 3 rejected: api:2: "), "{seen}");
 }
 
-/// Retires `web:1` with `faults` injected. Returns the resource and the number of
-/// `DeregisterTaskDefinition` calls.
-async fn retire_despite(faults: Vec<Fault>) -> (Seen, usize) {
-    let world = World::new().await;
-    world.west.register("web");
-    for fault in faults {
-        world.ecs.fault(fault);
-    }
-    world.declare("web", &["web:1"]).await;
-    let _controller = world.start();
-    let seen = world
-        .wait("web", "time of deregistration", |seen| !seen.row("web:1")["deregisteredAt"].is_null())
-        .await;
-    assert_eq!((seen.reason("web:1"), seen.ready()), ("Retired", "True"), "{seen}");
-    assert_times(&world, &seen, "web:1");
-    (seen, world.ecs.calls_of(DEREGISTER).len())
-}
-
-#[tokio::test]
-async fn call_with_a_lost_reply_is_verified_and_not_repeated() {
-    let (_, calls) = retire_despite(vec![Fault::on(DEREGISTER).nth(1).drop_reply()]).await;
-    assert_eq!(calls, 1);
-}
-
-#[tokio::test]
-async fn throttled_call_is_retried() {
-    let (seen, calls) = retire_despite(vec![Fault::on(DEREGISTER).times(1).throttle()]).await;
-    assert_eq!(calls, 2);
-    assert!(!seen.row("web:1")["requestId"].is_null(), "{seen}");
-}
-
-#[tokio::test]
-async fn server_error_of_ecs_is_retried() {
-    let faults =
-        vec![Fault::on(DESCRIBE).times(1).unavailable(), Fault::on(DEREGISTER).times(1).server_error()];
-    assert_eq!(retire_despite(faults).await.1, 2);
-}
-
-#[tokio::test]
-async fn call_that_is_denied_and_later_allowed_succeeds() {
-    let faults =
-        vec![Fault::on(DESCRIBE).times(1).access_denied(), Fault::on(DEREGISTER).times(1).access_denied()];
-    assert_eq!(retire_despite(faults).await.1, 2);
-}
-
-#[tokio::test]
-async fn call_without_a_response_times_out_and_is_retried() {
-    assert_eq!(retire_despite(vec![Fault::on(DEREGISTER).nth(1).hang()]).await.1, 2);
-}
-
 #[tokio::test]
 async fn refusal_because_another_caller_was_faster_is_success() {
     let world = World::new().await;
@@ -203,25 +153,6 @@ async fn deregistration_time_is_read_until_ecs_reports_it() {
     let seen = world.wait("web", "time", |seen| !seen.row("web:1")["deregisteredAt"].is_null()).await;
     assert!(!seen.row("web:1")["requestId"].is_null() && seen.row("web:1")["message"].is_null(), "{seen}");
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
-}
-
-#[tokio::test]
-async fn crash_during_a_call_repeats_nothing_and_loses_nothing() {
-    let world = World::new().await;
-    world.west.register_many("web", 3);
-    world.declare("web", &["web:1", "web:2", "web:3"]).await;
-    world.ecs.fault(Fault::on(DEREGISTER).nth(2).delay(Duration::from_mins(1)));
-    let mut controller = world.start();
-    world.ecs.wait_for_calls(DEREGISTER, 2, DEADLINE).await;
-    controller.kill();
-
-    let _controller = world.start();
-    let seen = world.wait_ready("web").await;
-    assert_eq!(seen.text("progress"), "3/3");
-    for revision in ["web:1", "web:2", "web:3"] {
-        assert_times(&world, &seen, revision);
-    }
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 3, "one call per revision");
 }
 
 /// Makes the API server refuse statuses with a retired revision. Returns the name of the policy.

@@ -70,25 +70,6 @@ async fn cool_down_starts_at_the_first_scan_and_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn renewed_use_restarts_the_cool_down() {
-    let world = World::new().await;
-    world.west.register("web");
-    let cluster = world.west.cluster("prod");
-    let spec = json!({ "revisions": ["web:1"], "unusedFor": "90s" });
-    world.apply("web", spec).await.expect("admitted");
-    let _controller = world.start();
-    let first = world.wait("web", "CoolingDown", |seen| seen.ready_reason() == "CoolingDown").await;
-    cluster.put_task(Task::running("a1", "web:1"));
-    let seen = wait_in_use(&world, "web").await;
-    assert_eq!(seen.row("web:1")["unusedSince"], Value::Null);
-    cluster.remove_task("a1");
-    let seen =
-        world.wait_for("web", "CoolingDown", NOTICED, |seen| seen.ready_reason() == "CoolingDown").await;
-    assert!(seen.row("web:1")["unusedSince"].as_str() > first.row("web:1")["unusedSince"].as_str());
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
-}
-
-#[tokio::test]
 async fn revisions_that_become_unused_together_are_retired_together() {
     let world = World::new().await;
     world.west.register_many("web", 25);
@@ -111,22 +92,6 @@ async fn revisions_that_become_unused_together_are_retired_together() {
     }
     assert!(began.elapsed() <= NOTICED, "{:?}", began.elapsed());
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 25);
-}
-
-#[tokio::test]
-async fn revision_retired_by_another_resource_is_reported_by_the_waiting_one() {
-    let world = World::new().await;
-    world.west.register("web");
-    world.west.cluster("prod").put_service(Service::steady("web", "web:1"));
-    world.declare("patient", &["web:1"]).await;
-    let _controller = world.start();
-    wait_in_use(&world, "patient").await;
-    let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
-    world.apply("impatient", spec).await.expect("admitted");
-    world.wait_ready("impatient").await;
-    let seen = world.wait_ready("patient").await;
-    assert_eq!((seen.reason("web:1"), &seen.row("web:1")["usedBy"]), ("Retired", &Value::Null));
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1);
 }
 
 #[tokio::test]
@@ -206,49 +171,6 @@ async fn cool_down_is_measured_by_the_clock_of_aws_even_if_it_is_hours_off() {
         let warnings = log.matches("the clock of this pod differs from that of AWS").count();
         assert_eq!(warnings, 1, "{log}");
     }
-}
-
-#[tokio::test]
-async fn cool_down_starts_only_after_aws_has_reported_the_time() {
-    let world = World::new().await;
-    world.west.register_many("web", 2);
-    world.ecs.hide_date(true);
-    world.apply("web", json!({ "revisions": ["web:1"], "unusedFor": "1s" })).await.expect("admitted");
-    world.declare("other", &["web:2"]).await;
-    let _controller = world.start();
-    world.wait_ready("other").await;
-    let seen = world.wait("web", "CoolingDown", |seen| seen.ready_reason() == "CoolingDown").await;
-    assert_eq!(seen.row("web:1")["unusedSince"], Value::Null, "{seen}");
-    assert!(seen.message("web:1").contains("once AWS has reported the time"), "{seen}");
-    world.wait_until_all_is_seen().await;
-    let calls = world.ecs.calls_of(DEREGISTER);
-    let called = |name: &str| {
-        calls.iter().any(|it| it.task_definition.as_deref().is_some_and(|it| it.ends_with(name)))
-    };
-    assert!(!called("web:1"), "{calls:?}");
-    world.ecs.hide_date(false);
-    world.wait_for("web", "Ready=True", 2 * NOTICED, |seen| seen.ready() == "True").await;
-}
-
-#[tokio::test]
-async fn cool_down_restarts_once_a_dry_run_ends() {
-    let world = World::new().await;
-    world.west.register("web");
-    let spec = |dry_run| json!({ "revisions": ["web:1"], "unusedFor": "10s", "dryRun": dry_run });
-    world.apply("web", spec(true)).await.expect("admitted");
-    let _controller = world.start();
-    let seen = world.wait("web", "DryRun", |seen| seen.reason("web:1") == "DryRun").await;
-    let since = seen.row("web:1")["unusedSince"].clone();
-    assert!(seen.message("web:1").contains(since.as_str().expect("a time")), "{seen}");
-    world.wait("web", "the elapsed time", |seen| is_past(&seen.row("web:1")["unusedSince"], 12)).await;
-    let ended = Instant::now();
-    world.apply("web", spec(false)).await.expect("admitted");
-    let seen = world
-        .wait("web", "CoolingDown", |seen| seen.is_current() && seen.ready_reason() == "CoolingDown")
-        .await;
-    assert_ne!(seen.row("web:1")["unusedSince"], since, "{seen}");
-    world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
-    assert!(ended.elapsed() >= Duration::from_secs(10), "{:?}", ended.elapsed());
 }
 
 #[tokio::test]

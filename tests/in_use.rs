@@ -186,38 +186,6 @@ async fn usage_is_unknown_if_any_call_of_the_scan_fails() {
 }
 
 #[tokio::test]
-async fn usage_that_starts_while_a_permit_is_awaited_prevents_the_retirement() {
-    let world = World::new().await;
-    world.west.register("web");
-    let cluster = world.west.cluster("prod");
-    world.declare("web", &["web:1"]).await;
-    // The first permit is available after 80 s, which is after the second scan.
-    let _controller =
-        world.start_with(&[("DEREGISTRATIONS_PER_SECOND", "0.0125"), ("DEREGISTRATION_BURST", "1")]);
-    world
-        .wait("web", "a queue position", |seen| {
-            seen.ready_message().contains("queued for deregistration at position")
-        })
-        .await;
-    cluster.put_task(Task::running("late", "web:1"));
-    let seen = wait_in_use(&world, "web").await;
-    assert_eq!(seen.row("web:1")["usedBy"], json!(["task/prod/late"]));
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
-}
-
-#[tokio::test]
-async fn in_use_retire_causes_no_usage_scan() {
-    let world = World::new().await;
-    world.west.register("web");
-    world.west.cluster("prod").put_service(Service::steady("web", "web:1"));
-    let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
-    world.apply("web", spec).await.expect("admitted");
-    let _controller = world.start();
-    world.wait_ready("web").await;
-    assert!(scan_calls(&world).iter().all(|(_, calls)| *calls == 0), "{:?}", scan_calls(&world));
-}
-
-#[tokio::test]
 async fn retired_suspended_and_missing_revisions_cause_no_usage_scan() {
     let world = World::new().await;
     world.west.register_many("web", 2);

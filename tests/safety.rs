@@ -1,10 +1,9 @@
 //! Only revisions that a current resource declares, and does not suspend, are deregistered.
 
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use testkit::simulated_ecs::{ACCESS_KEY, ACCOUNT, Action, Fault, Status};
 
-use crate::support::{DEADLINE, Seen, World, stop};
+use crate::support::{Seen, World, stop};
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
@@ -134,103 +133,4 @@ async fn suspend_and_dry_run_deregister_nothing_and_report_what_would_happen() {
         .expect("admitted");
     world.wait_ready("suspended").await;
     assert_eq!(world.west.status("web:1"), Some(Status::Inactive));
-}
-
-#[tokio::test]
-async fn two_resources_that_declare_one_revision_cause_one_call() {
-    let world = World::new().await;
-    world.west.register_many("web", 20);
-    let short: Vec<String> = (1..=20).map(|number| format!("web:{number}")).collect();
-    let arns: Vec<String> = short.iter().map(|revision| world.west.arn(revision)).collect();
-    for (name, declared) in [("short", short), ("arns", arns)] {
-        world.apply(name, json!({ "revisions": declared })).await.expect("admitted");
-    }
-    let _controller = world.start();
-    for name in ["short", "arns"] {
-        let seen = world.wait_ready(name).await;
-        assert_eq!(seen.text("progress"), "20/20");
-        assert_eq!(seen.reason("web:7"), "Retired", "the short form is the key: {seen}");
-    }
-    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 20);
-}
-
-/// A change by a user to the resource `web` during the deregistration of its first revision.
-#[derive(Clone, Copy, Debug)]
-enum Meanwhile {
-    RemovesTheOthers,
-    Suspends,
-    Deletes,
-    Replaces,
-}
-
-/// Declares five revisions, and makes the change before ECS carries out the first call.
-async fn change_midway(meanwhile: Meanwhile) -> World<'static> {
-    let world = World::new().await;
-    world.west.register_many("web", 6);
-    let api = world.api();
-    world.ecs.before(DEREGISTER, 1, async move {
-        let spec = match meanwhile {
-            Meanwhile::RemovesTheOthers => json!({ "revisions": ["web:1"] }),
-            Meanwhile::Suspends => json!({ "suspend": true }),
-            Meanwhile::Deletes | Meanwhile::Replaces => {
-                let old = api.get("web").await.expect("the resource is there");
-                api.delete("web", &DeleteParams::default()).await.expect("the resource can be deleted");
-                if let Meanwhile::Replaces = meanwhile {
-                    let mut new = kube::api::DynamicObject::new("web", &crate::support::kind());
-                    new.data = json!({ "spec": { "revisions": ["web:6"] } });
-                    let new = api.create(&PostParams::default(), &new).await.expect("it can be recreated");
-                    assert_ne!(new.metadata.uid, old.metadata.uid);
-                }
-                return;
-            }
-        };
-        let patch = Patch::Merge(json!({ "spec": spec }));
-        api.patch("web", &PatchParams::default(), &patch).await.expect("it can be changed");
-    });
-    world.declare("web", &["web:1", "web:2", "web:3", "web:4", "web:5"]).await;
-    world
-}
-
-fn still_active(world: &World<'_>) -> Vec<u32> {
-    let is_active = |number: &u32| world.west.status(&format!("web:{number}")) == Some(Status::Active);
-    (1..=6).filter(is_active).collect()
-}
-
-#[tokio::test]
-async fn entry_removed_midway_is_not_deregistered() {
-    let world = change_midway(Meanwhile::RemovesTheOthers).await;
-    let _controller = world.start();
-    let seen = world.wait_ready("web").await;
-    assert_eq!(seen.text("progress"), "1/1");
-    assert!(!seen.row("web:1")["requestId"].is_null(), "{seen}");
-    assert_eq!(still_active(&world), [2, 3, 4, 5, 6]);
-}
-
-#[tokio::test]
-async fn resource_suspended_midway_deregisters_nothing_more() {
-    let world = change_midway(Meanwhile::Suspends).await;
-    let _controller = world.start();
-    let seen = world.wait("web", "suspended rows", |seen| seen.reason("web:5") == "Suspended").await;
-    assert_eq!(seen.text("progress"), "1/5");
-    assert!(!seen.row("web:1")["requestId"].is_null(), "{seen}");
-    assert_eq!(still_active(&world), [2, 3, 4, 5, 6]);
-}
-
-#[tokio::test]
-async fn resource_deleted_midway_deregisters_nothing_more() {
-    let world = change_midway(Meanwhile::Deletes).await;
-    let _controller = world.start();
-    world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;
-    world.wait_until_all_is_seen().await;
-    assert_eq!(still_active(&world), [2, 3, 4, 5, 6]);
-}
-
-#[tokio::test]
-async fn resource_recreated_with_the_same_name_retires_only_what_it_declares_now() {
-    let world = change_midway(Meanwhile::Replaces).await;
-    let _controller = world.start();
-    world.ecs.wait_for_calls(DEREGISTER, 1, DEADLINE).await;
-    let seen = world.wait_ready("web").await;
-    assert_eq!(seen.text("progress"), "1/1");
-    assert_eq!(still_active(&world), [2, 3, 4, 5]);
 }
