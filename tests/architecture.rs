@@ -1,6 +1,7 @@
 //! Architecture rules, checked on the source: module boundaries, file size and names.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -33,6 +34,9 @@ const CLOCK_MODULES: [&str; 13] = [
     "src/retirement/observe.rs",
     "src/runtime/",
 ];
+
+/// The crates whose top-level modules must not import each other in a cycle.
+const ACYCLIC: [&str; 1] = ["testkit/src"];
 
 const MAX_LINES: usize = 350;
 
@@ -94,6 +98,26 @@ fn mentions(sources: &[Source], word: &str) -> Vec<String> {
     found.map(|(path, number, line)| format!("{path}:{number}: {}", line.trim())).collect()
 }
 
+/// Returns the modules that a file imports from the root of its crate.
+fn imports(text: &str) -> BTreeSet<String> {
+    let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let code = product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<String>();
+    let mut names = BTreeSet::new();
+    for tree in code.split("crate::").skip(1) {
+        let end = if tree.starts_with('{') { tree.find(';') } else { tree.find([':', ';', ' ', '{', '(']) };
+        let mut depth = 0;
+        let flat = tree[..end.unwrap_or(tree.len())].chars().filter(|letter| {
+            depth += i32::from(*letter == '{') - i32::from(*letter == '}');
+            depth < 2 && !"{}".contains(*letter)
+        });
+        let flat: String = flat.collect();
+        names.extend(
+            flat.split(',').filter_map(|item| item.split("::").next()).map(|it| it.trim().to_owned()),
+        );
+    }
+    names
+}
+
 /// Asserts that only files of `src` in `allowed` contain `word`, and that at least one does.
 fn assert_only(allowed: &[&str], word: &str) {
     let is_allowed = |mention: &String| allowed.iter().any(|prefix| mention.starts_with(prefix));
@@ -126,6 +150,35 @@ fn clock_is_read_only_by_the_listed_modules() {
 #[test]
 fn deregistration_is_created_only_by_the_plan() {
     assert_only(&["src/retirement/plan.rs"], "Deregistration {");
+}
+
+#[test]
+fn top_level_modules_do_not_import_each_other_in_a_cycle() {
+    for root in ACYCLIC {
+        let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for source in sources(&[root]).into_iter().filter(|source| !source.path.ends_with("/tests.rs")) {
+            let path = source.path.trim_start_matches(root).trim_matches('/');
+            let module = path.split('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned();
+            // The roots of the crates and the binaries import everything.
+            if !["lib", "main", "bin"].contains(&module.as_str()) {
+                let imported = imports(&source.text).into_iter().filter(|name| *name != module);
+                graph.entry(module.clone()).or_default().extend(imported);
+            }
+        }
+        assert!(
+            graph.values().any(|imported| !imported.is_empty()),
+            "no import in {root}: a defect of this test"
+        );
+        // Removes modules that import none of the others, until only cycles are left.
+        while let Some(leaf) = graph
+            .iter()
+            .find(|(_, imported)| imported.iter().all(|name| !graph.contains_key(name)))
+            .map(|(module, _)| module.clone())
+        {
+            graph.remove(&leaf);
+        }
+        assert!(graph.is_empty(), "modules of {root} import each other in a cycle: {graph:?}");
+    }
 }
 
 #[test]
