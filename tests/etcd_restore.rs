@@ -72,7 +72,7 @@ async fn resources_are_seen_after_a_restore_of_etcd() {
 #[tokio::test]
 async fn resources_are_seen_although_every_watch_is_rejected_with_504() {
     let world = World::new().await;
-    let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("a proxy");
+    let proxy = ApiProxy::in_front_of(world.namespace.control_plane()).await.expect("a proxy");
     proxy.fault(
         Fault::request(Verb::Watch, "taskdefinitionretirements", 1, Effect::Refuse(504)).times(u32::MAX - 1),
     );

@@ -157,7 +157,7 @@ async fn leader_that_resumes_after_a_minute_repeats_nothing() {
 async fn leader_without_a_connection_to_the_api_server_stops_acting() {
     let plane = testkit::control_plane::ControlPlane::shared().await;
     let server = plane.url().trim_start_matches("https://");
-    let proxy = Proxy::before(server).await.expect("a proxy");
+    let proxy = Proxy::in_front_of(server).await.expect("a proxy");
     let kubeconfig = fs::read_to_string(plane.kubeconfig()).expect("a kubeconfig");
     let folder = testkit::process::Folder::create().expect("a folder");
     let path = folder.join("through-the-proxy.kubeconfig");

@@ -78,7 +78,7 @@ async fn shutdown_abandons_requests_to_kubernetes_that_hang() {
     for (verb, resource) in requests {
         let world = World::new().await;
         world.west.register("web");
-        let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("a proxy");
+        let proxy = ApiProxy::in_front_of(world.namespace.control_plane()).await.expect("a proxy");
         proxy.fault(ApiFault::request(verb, resource, 1, Effect::Hang).times(1_000));
         let kubeconfig = proxy.kubeconfig().display().to_string();
         world.declare("web", &["web:1"]).await;

@@ -59,9 +59,9 @@ const EFFECTS: [Effect; 10] = [
     Effect::Refuse(500),
     Effect::Refuse(503),
     Effect::Hang,
-    Effect::CutBefore,
-    Effect::CutAfter,
-    Effect::HoldResponse,
+    Effect::DropRequest,
+    Effect::DropReply,
+    Effect::HangReply,
     Effect::Delay(Duration::from_secs(2)),
 ];
 

@@ -54,7 +54,7 @@ const RESPONSES: [Response; 7] = [
 /// replicas, and the calls of the first replica after it was stopped.
 async fn deregistrations(response: Response, renews: bool) -> (usize, usize) {
     let world = World::new().await;
-    let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("the proxy starts");
+    let proxy = ApiProxy::in_front_of(world.namespace.control_plane()).await.expect("the proxy starts");
     let kubeconfig = proxy.kubeconfig().display().to_string();
     world.west.register("web");
     let replica = |key: &'static str, extra: &[(&str, &str)]| {

@@ -104,7 +104,7 @@ impl Run {
     pub async fn judge(&self) -> Verdict {
         let start = Instant::now();
         let world = World::new().await;
-        let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("the proxy starts");
+        let proxy = ApiProxy::in_front_of(world.namespace.control_plane()).await.expect("the proxy starts");
         let versions = Versions::collect(world.api());
         self.inject(&world, &proxy);
         self.workload.begin(&world).await;
@@ -158,7 +158,7 @@ impl Run {
                 world.ecs.fault(if *is_carried_out { target.delay(past_the_end) } else { target.hang() });
             }
             Failure::CrashAtWrite { nth, is_carried_out } => {
-                let effect = if *is_carried_out { Effect::HoldResponse } else { Effect::Hang };
+                let effect = if *is_carried_out { Effect::HangReply } else { Effect::Hang };
                 proxy.fault(api_proxy::Fault::write(*nth, effect));
             }
             Failure::Aws { fault, .. } => world.ecs.fault(fault.clone()),

@@ -33,12 +33,12 @@ const ACTIONS: [Action; 3] =
 const KUBERNETES: [(Verb, &str, Effect); 6] = [
     (Verb::Get, "taskdefinitionretirements", Effect::Hang),
     (Verb::Patch, "taskdefinitionretirements/status", Effect::Refuse(500)),
-    (Verb::Patch, "taskdefinitionretirements/status", Effect::CutAfter),
-    (Verb::Create, "events", Effect::HoldResponse),
+    (Verb::Patch, "taskdefinitionretirements/status", Effect::DropReply),
+    (Verb::Create, "events", Effect::HangReply),
     (Verb::Update, "leases", Effect::Refuse(409)),
-    (Verb::Watch, "taskdefinitionretirements", Effect::CutBefore),
+    (Verb::Watch, "taskdefinitionretirements", Effect::DropRequest),
 ];
-const EVENTS: [Effect; 3] = [Effect::Lose, Effect::CutWatch, Effect::Repeat];
+const EVENTS: [Effect; 3] = [Effect::DropEvent, Effect::CutWatch, Effect::Repeat];
 
 /// Memory, open files and threads of a process at one point in time.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ async fn round(world: &World<'_>, proxy: &ApiProxy, number: usize) {
 async fn soak_keeps_memory_files_and_threads_flat() {
     let seconds = env::var("SOAK_SECONDS").ok().and_then(|it| it.parse().ok()).unwrap_or(600);
     let (world, start) = (World::new().await, Instant::now());
-    let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("the proxy starts");
+    let proxy = ApiProxy::in_front_of(world.namespace.control_plane()).await.expect("the proxy starts");
     let mut controller = world.start_with(&[
         ("KUBECONFIG", &proxy.kubeconfig().display().to_string()),
         ("LEADER_ELECT", "true"),

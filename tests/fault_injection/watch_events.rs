@@ -11,7 +11,7 @@ use super::{
 };
 
 const EFFECTS: [Effect; 4] =
-    [Effect::Lose, Effect::Delay(Duration::from_secs(1)), Effect::Repeat, Effect::CutWatch];
+    [Effect::DropEvent, Effect::Delay(Duration::from_secs(1)), Effect::Repeat, Effect::CutWatch];
 
 #[tokio::test]
 async fn end_state_is_unchanged_if_a_watch_event_fails() {

@@ -116,16 +116,16 @@ impl Link {
         self.checkpoint(When::Before(nth)).await;
         sleep(if target == Target::Aws { AWS_LATENCY } else { LATENCY }).await;
         match effect {
-            Some(Effect::Slow(delay)) => sleep(delay).await,
+            Some(Effect::Delay(delay)) => sleep(delay).await,
             Some(Effect::Hang) => pending().await,
-            Some(Effect::LoseRequest) => return None,
+            Some(Effect::DropRequest) => return None,
             _ => {}
         }
         let answer = act(effect);
         self.checkpoint(When::After(nth)).await;
         match effect {
-            Some(Effect::SlowReply(delay)) => sleep(delay).await,
-            Some(Effect::LoseReply) => return None,
+            Some(Effect::DelayReply(delay)) => sleep(delay).await,
+            Some(Effect::DropReply) => return None,
             _ => {}
         }
         drop(wait);
@@ -238,21 +238,21 @@ impl Events {
             return Some(repeated);
         }
         match self.effect {
-            Some(Effect::Cut(count)) if self.delivered >= count => {
+            Some(Effect::CutWatch(count)) if self.delivered >= count => {
                 // Events of these two seconds are lost with the connection. The next watch delivers
                 // them.
                 sleep(Duration::from_secs(2)).await;
                 return None;
             }
-            Some(Effect::Gone) => {
-                self.effect = Some(Effect::Cut(0));
+            Some(Effect::ExpireWatch) => {
+                self.effect = Some(Effect::CutWatch(0));
                 let (_, status) = model_api::failure(410, "Expired", "too old resource version");
                 return Some(json!({ "type": "ERROR", "object": status }));
             }
             _ => {}
         }
         let event = self.watch.next().await?;
-        if let Some(Effect::Late(delay)) = self.effect {
+        if let Some(Effect::DelayEvents(delay)) = self.effect {
             sleep(delay).await;
         }
         // A disconnected replica receives no events.
@@ -261,7 +261,7 @@ impl Events {
         }
         self.delivered += 1;
         self.link.world.journal().events += 1;
-        if self.effect == Some(Effect::Repeat) {
+        if self.effect == Some(Effect::RepeatEvents) {
             self.repeated = Some(event.clone());
         }
         Some(event)
@@ -272,7 +272,7 @@ impl Events {
         let disconnects = |window: &&Window| {
             window.target == Target::Kubernetes
                 && window.percent == 100
-                && matches!(window.effect, Effect::Hang | Effect::LoseRequest)
+                && matches!(window.effect, Effect::Hang | Effect::DropRequest)
                 && window.slot.is_none_or(|it| it == slot)
                 && (window.from..window.until).contains(&now)
         };

@@ -15,13 +15,13 @@ pub type Slot = usize;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// The request is delayed.
-    Slow(Duration),
+    Delay(Duration),
     /// The request is carried out, and the response is delayed.
-    SlowReply(Duration),
+    DelayReply(Duration),
     /// The request is carried out, and the connection is cut before the response.
-    LoseReply,
+    DropReply,
     /// The connection is cut before the request is carried out.
-    LoseRequest,
+    DropRequest,
     /// The request gets no response.
     Hang,
     /// The API server responds with this status.
@@ -32,13 +32,13 @@ pub enum Effect {
     Unavailable,
     AccessDenied,
     /// The watch is cut after this many events. Pending events are lost.
-    Cut(u32),
+    CutWatch(u32),
     /// Each event of the watch is delayed.
-    Late(Duration),
+    DelayEvents(Duration),
     /// Each event of the watch is delivered twice.
-    Repeat,
+    RepeatEvents,
     /// The watch fails because its resource version has expired.
-    Gone,
+    ExpireWatch,
 }
 
 /// The requests that a fault applies to.
@@ -146,24 +146,24 @@ fn window(rng: &mut Rng, replicas: usize, end: Duration) -> Window {
     let slow = seconds(rng, 0.05, 12.0);
     let effect = match target {
         Target::Kubernetes => match rng.u8(..10) {
-            0 => Effect::Slow(slow),
-            1 => Effect::SlowReply(slow),
-            2 | 3 => Effect::LoseReply,
-            4 => Effect::LoseRequest,
+            0 => Effect::Delay(slow),
+            1 => Effect::DelayReply(slow),
+            2 | 3 => Effect::DropReply,
+            4 => Effect::DropRequest,
             5 => Effect::Hang,
             _ => Effect::Refuse([409, 429, 500, 503, 410][rng.usize(..5)]),
         },
         Target::Watches => match rng.u8(..5) {
-            0 => Effect::Cut(rng.u32(..4)),
-            1 | 2 => Effect::Late(slow),
-            3 => Effect::Repeat,
-            _ => Effect::Gone,
+            0 => Effect::CutWatch(rng.u32(..4)),
+            1 | 2 => Effect::DelayEvents(slow),
+            3 => Effect::RepeatEvents,
+            _ => Effect::ExpireWatch,
         },
         Target::Aws => match rng.u8(..10) {
-            0 => Effect::Slow(slow),
-            1 => Effect::SlowReply(slow),
-            2 | 3 => Effect::LoseReply,
-            4 => Effect::LoseRequest,
+            0 => Effect::Delay(slow),
+            1 => Effect::DelayReply(slow),
+            2 | 3 => Effect::DropReply,
+            4 => Effect::DropRequest,
             5 => Effect::Hang,
             6 => Effect::Throttle,
             7 => Effect::ServerError,

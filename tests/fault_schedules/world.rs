@@ -144,7 +144,7 @@ impl World {
         self.ecs.clear_faults();
         let call = self.ecs.last_call().expect("every call is logged");
         let arn = input["taskDefinition"].as_str().unwrap_or_default().to_owned();
-        let reply_is_lost = matches!(effect, Some(Effect::LoseReply)) && call.outcome == Outcome::Ok;
+        let reply_is_lost = matches!(effect, Some(Effect::DropReply)) && call.outcome == Outcome::Ok;
         let outcome = if reply_is_lost { Outcome::Dropped } else { call.outcome };
         let operation = match call.action {
             Action::DescribeTaskDefinition => Operation::Described { arn, outcome },
