@@ -73,7 +73,7 @@ async fn deregistrations(response: Response, renews: bool) -> (usize, usize) {
     }
     match response {
         Response::Aws(action) => {
-            world.ecs.fault(simulated_ecs::Fault::on(action).nth(1).delay(RESPONSE_DELAY))
+            world.ecs.fault(simulated_ecs::Fault::on(action).nth(1).delay(RESPONSE_DELAY));
         }
         Response::Kubernetes(verb, resource, nth) => {
             proxy.fault(Fault::request(verb, resource, nth, Effect::Delay(RESPONSE_DELAY)));

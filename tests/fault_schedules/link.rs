@@ -16,7 +16,7 @@ use axum::{
 use futures::{FutureExt, future::pending, stream};
 use serde_json::{Value, json};
 use testkit::{
-    model_api::{self, Asked, Verb, Watch},
+    model_api::{self, ApiRequest, Verb, Watch},
     simulated_ecs::in_process::{self, Received, Sent, Transport},
 };
 use tokio::{
@@ -121,7 +121,7 @@ impl Link {
             Some(Effect::DropRequest) => return None,
             _ => {}
         }
-        let answer = act(effect);
+        let response = act(effect);
         self.checkpoint(When::After(nth)).await;
         match effect {
             Some(Effect::DelayReply(delay)) => sleep(delay).await,
@@ -129,7 +129,7 @@ impl Link {
             _ => {}
         }
         drop(wait);
-        Some(answer)
+        Some(response)
     }
 
     /// Sends a request to the API server.
@@ -140,7 +140,7 @@ impl Link {
         self: Arc<Self>,
         request: Request<kube::client::Body>,
     ) -> Result<Response<Body>, BoxError> {
-        let request = Asked::receive(request).await?;
+        let request = ApiRequest::receive(request).await?;
         let name = format!("{:?} {} {:?}", request.verb, request.plural, request.name);
         let rejection_of = |effect| match effect {
             // Only writes can conflict, and only lists and watches use a version that can expire.
@@ -152,13 +152,13 @@ impl Link {
         let act = |effect: Option<Effect>| {
             effect.and_then(rejection_of).unwrap_or_else(|| self.world.kubernetes(self.by, &request))
         };
-        let answer = self.carry(Target::Kubernetes, &name, act).await;
-        match answer.ok_or("the connection broke")? {
-            model_api::Answer::Whole(status, body) => {
+        let response = self.carry(Target::Kubernetes, &name, act).await;
+        match response.ok_or("the connection broke")? {
+            model_api::ApiResponse::Whole(status, body) => {
                 let response = Response::builder().status(status).header("content-type", "application/json");
                 Ok(response.body(Body::from(body.to_string()))?)
             }
-            model_api::Answer::Watch(watch) => {
+            model_api::ApiResponse::Watch(watch) => {
                 let effect = self.next_fault(Target::Watches, "watch");
                 let events = Events { link: self.clone(), watch, effect, delivered: 0, repeated: None };
                 let chunks = stream::unfold(events, |mut events| async {
@@ -193,7 +193,7 @@ impl Link {
     }
 }
 
-fn rejection(code: u16) -> model_api::Answer {
+fn rejection(code: u16) -> model_api::ApiResponse {
     let reason = match code {
         409 => "Conflict",
         410 => "Expired",
@@ -202,7 +202,7 @@ fn rejection(code: u16) -> model_api::Answer {
         _ => "InternalError",
     };
     let (code, body) = model_api::failure(code, reason, "injected by the schedule");
-    model_api::Answer::Whole(code, body)
+    model_api::ApiResponse::Whole(code, body)
 }
 
 /// A pending request, which records its duration when dropped.

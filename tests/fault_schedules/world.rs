@@ -10,7 +10,7 @@ use std::{
 use axum::{body::Bytes, http::HeaderMap};
 use serde_json::{Value, json};
 use testkit::{
-    model_api::{Answer, Asked, ModelApi, Verb},
+    model_api::{ApiRequest, ApiResponse, ModelApi, Verb},
     simulated_ecs::{
         ACCESS_KEY, ACCOUNT, Action, Fault, Outcome, Region, Service, SimulatedEcs, Task, Vanished,
         in_process::{self, Sent},
@@ -107,10 +107,10 @@ impl World {
     }
 
     /// Carries out a request to the API server.
-    pub fn kubernetes(&self, by: Process, request: &Asked) -> Answer {
-        let answer = self.api.answer(request);
-        if let (Answer::Whole(status, body), Some(name), RETIREMENTS) =
-            (&answer, &request.name, request.plural.as_str())
+    pub fn kubernetes(&self, by: Process, request: &ApiRequest) -> ApiResponse {
+        let response = self.api.respond(request);
+        if let (ApiResponse::Whole(status, body), Some(name), RETIREMENTS) =
+            (&response, &request.name, request.plural.as_str())
         {
             let name = name.clone();
             match request.verb {
@@ -125,7 +125,7 @@ impl World {
                 _ => {}
             }
         }
-        answer
+        response
     }
 
     /// Carries out a call to AWS. `effect` may inject an error.
@@ -140,7 +140,7 @@ impl World {
         if let Some(fault) = Action::named(action).and_then(|action| fault(Fault::on(action), effect?)) {
             self.ecs.fault(fault);
         }
-        let answer = self.ecs.answer(sent);
+        let response = self.ecs.answer(sent);
         self.ecs.clear_faults();
         let call = self.ecs.last_call().expect("every call is logged");
         let arn = input["taskDefinition"].as_str().unwrap_or_default().to_owned();
@@ -158,7 +158,7 @@ impl World {
             other => Operation::Called(other.name()),
         };
         self.record(by, operation);
-        answer
+        response
     }
 
     fn used_for(&self, revision: &str) -> Option<Duration> {
@@ -235,8 +235,8 @@ impl World {
         headers.insert("authorization", credential.parse().expect("the header value is valid"));
         headers.insert("x-amz-target", target.parse().expect("the header value is valid"));
         let body = json!({ "family": "deployed", "containerDefinitions": [{ "name": "web" }] }).to_string();
-        let answer = self.ecs.answer(&Sent { headers, body: Bytes::from(body) });
-        let is_throttled = !matches!(answer, in_process::Answer::Now(received) if received.status == 200);
+        let response = self.ecs.answer(&Sent { headers, body: Bytes::from(body) });
+        let is_throttled = !matches!(response, in_process::Answer::Now(received) if received.status == 200);
         let mut journal = self.journal();
         journal.deploys.0 += 1;
         journal.deploys.1 += u64::from(is_throttled);
