@@ -1,18 +1,18 @@
 //! ECS responses are recorded, and no crash, lost reply or failed write changes the outcome.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use kube::{
     Api,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, PostParams},
 };
 use serde_json::{Value, json};
 use testkit::simulated_ecs::{Action, Fault, Status};
 
-use crate::support::{DEADLINE, Seen, World, stop};
+use crate::support::{DEADLINE, Seen, World};
 
 const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
@@ -232,49 +232,4 @@ async fn status_written_by_another_client_meanwhile_is_corrected() {
     let _controller = world.start();
     let seen = world.wait_ready("web").await;
     assert_eq!((seen.text("progress"), seen.number("retired")), ("1/1", 1));
-}
-
-#[tokio::test]
-async fn restart_with_300_final_resources_makes_no_calls_and_no_writes() {
-    let world = World::new().await;
-    world.west.register_many("web", 299);
-    for number in 1..=300 {
-        // The last revision is missing, which is final as well.
-        world.declare(&format!("web-{number}"), &[&format!("web:{number}")]).await;
-    }
-    let mut controller = world.start();
-    for number in 1..=299 {
-        world
-            .wait_for(&format!("web-{number}"), "Ready=True", Duration::from_mins(2), |seen| {
-                seen.ready() == "True"
-            })
-            .await;
-    }
-    world.wait_stalled("web-300").await;
-    stop(&mut controller).await;
-    let before = versions(&world).await;
-    world.ecs.clear_log();
-
-    let _controller = world.start();
-    world.wait_until_all_is_seen().await;
-    let mut after = versions(&world).await;
-    after.retain(|name, _| !name.starts_with("fence"));
-    assert_eq!(after, before);
-    let fence = world.west.arn("fence:1");
-    let calls = world.ecs.calls();
-    assert!(
-        calls
-            .iter()
-            .all(|call| call.task_definition.is_none() || call.task_definition.as_ref() == Some(&fence))
-    );
-    let others: Vec<Action> =
-        calls.iter().filter(|it| it.task_definition.is_none()).map(|it| it.action).collect();
-    assert_eq!(others, [Action::GetCallerIdentity, Action::ListClusters], "only for the fence");
-}
-
-async fn versions(world: &World<'_>) -> HashMap<String, String> {
-    let list = world.api().list(&ListParams::default()).await.expect("they can be listed");
-    let version =
-        |object: kube::api::DynamicObject| Some((object.metadata.name?, object.metadata.resource_version?));
-    list.items.into_iter().filter_map(version).collect()
 }

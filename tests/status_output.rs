@@ -33,21 +33,6 @@ async fn first_status_is_written_soon_while_ecs_is_slow_and_all_workers_are_busy
     assert_eq!(seen.ready_reason(), "Pending");
 }
 
-#[tokio::test]
-async fn first_status_does_not_wait_for_ecs() {
-    let world = World::new().await;
-    world.ecs.fault(Fault::on(Action::GetCallerIdentity).hang());
-    let _controller = world.start();
-    world.declare("web", &["web:1", "web:2"]).await;
-    let seen = world.wait("web", "Ready", |seen| !seen.ready().is_empty()).await;
-    assert_eq!((seen.ready(), seen.ready_reason()), ("False", "Pending"));
-    assert_eq!(seen.text("progress"), "0/2");
-    let age = seen.condition("Ready").expect("it exists")["lastTransitionTime"].as_str().map(str::parse);
-    let written: k8s_openapi::jiff::Timestamp = age.expect("a time").expect("a time");
-    let made = seen.0.metadata.creation_timestamp.as_ref().expect("the API server sets it").0;
-    assert!(written.duration_since(made).as_secs() <= 1, "{seen}");
-}
-
 /// Covers the verdicts of Flux, kubectl and Argo CD.
 #[tokio::test]
 async fn kstatus_and_argo_cd_conclude_the_right_verdict_in_every_state() {
