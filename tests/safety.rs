@@ -83,30 +83,6 @@ async fn credentials_that_move_to_another_account_retire_nothing_there() {
 }
 
 #[tokio::test]
-async fn missing_revision_that_is_registered_later_is_retired_only_on_request() {
-    let world = World::new().await;
-    world.declare("api", &["api:1"]).await;
-    let mut controller = world.start();
-    let seen = world.wait_stalled("api").await;
-    assert_eq!(seen.reason("api:1"), "NotFound");
-    assert!(seen.message("api:1").contains("ClientException: Unable to describe task definition."), "{seen}");
-
-    world.west.register("api");
-    stop(&mut controller).await;
-    world.ecs.clear_log();
-    let _controller = world.start();
-    world.wait_until_all_is_seen().await;
-    let arn = world.west.arn("api:1");
-    assert!(world.ecs.calls().iter().all(|call| call.task_definition.as_ref() != Some(&arn)));
-    assert_eq!(world.seen("api").await.reason("api:1"), "NotFound");
-
-    world.request("api", "now").await;
-    let seen = world.wait_ready("api").await;
-    assert_eq!(seen.text("lastHandledReconcileAt"), "now");
-    assert_eq!(world.west.status("api:1"), Some(Status::Inactive));
-}
-
-#[tokio::test]
 async fn suspend_and_dry_run_deregister_nothing_and_report_what_would_happen() {
     let world = World::new().await;
     world.west.register_many("web", 2);
