@@ -41,19 +41,19 @@ test: tools ## Run every test, including those on the real API server
 
 .PHONY: chaos
 chaos: ## Run randomized fault schedules; `SEEDS=50000` for a nightly run, `SEED=7` to replay one
-	SEEDS='$(SEEDS)' $(if $(SEED),SEED='$(SEED)') cargo test --profile chaos --test promises --locked -- --nocapture whatever_fails_by_seed
+	SEEDS='$(SEEDS)' $(if $(SEED),SEED='$(SEED)') cargo test --profile chaos --test e2e --locked -- --nocapture fault_schedules
 
 .PHONY: faults
 faults: tools ## Inject faults at every point of the controller's work; `make faults FULL=1` disables sampling
 	FAULTS_FULL='$(FULL)' cargo test --locked --test faults -- --nocapture
 
-.PHONY: planted
-planted: tools ## Inject defects into a copy of the code, one at a time, and check that the fault tests catch them
-	@hack/planted.sh
+.PHONY: defects
+defects: tools ## Inject defects into a copy of the code, one at a time, and check that the fault tests catch them
+	@hack/defects.sh
 
 .PHONY: soak
 soak: tools ## Soak test: ten minutes of work and faults; memory, open files and threads must stay flat
-	cargo test --locked --test faults -- --ignored --nocapture a_soak
+	cargo test --locked --test faults -- --ignored --nocapture soak
 
 .PHONY: mutants
 mutants: ## Run cargo-mutants on the core modules and list the mutants that no unit test catches (hours)
@@ -72,7 +72,7 @@ manifests: ## Generate config/ and dist/install.yaml from the chart
 
 .PHONY: api-docs
 api-docs: ## Generate docs/api.md from crds/
-	WRITE_API_REFERENCE=1 cargo test --quiet --locked --test promises api_reference_matches
+	WRITE_API_REFERENCE=1 cargo test --quiet --locked --test e2e api_reference_matches
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -87,13 +87,17 @@ bench: tools ## Benchmark the release binary into docs/benchmarks.md (10 minutes
 ##@ Before a pull request
 
 .PHONY: verify
-verify: fmt-check lint deny drift ## Run everything that continuous integration runs
+verify: fmt-check words lint deny drift ## Run everything that continuous integration runs
 	$(MAKE) --no-print-directory test
 	$(MAKE) --no-print-directory chaos
 
 .PHONY: fmt-check
 fmt-check:
 	cargo fmt --all --check
+
+.PHONY: words
+words: ## Check that names and texts use the standard terms
+	@hack/words.py
 
 .PHONY: lint
 lint: ## Check the code with clippy

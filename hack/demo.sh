@@ -91,12 +91,12 @@ match sys.argv[1:]:
             ecs.register_task_definition(family=family, containerDefinitions=[container])
     case ["status", *revisions]:
         for revision in revisions:
-            answer = ecs.describe_task_definition(taskDefinition=revision)
-            print(f"{revision} {answer['taskDefinition']['status']}")
+            response = ecs.describe_task_definition(taskDefinition=revision)
+            print(f"{revision} {response['taskDefinition']['status']}")
 PYTHON
 }
 
-tell() { printf '\n# %s\n' "$*"; }
+explain() { printf '\n# %s\n' "$*"; }
 
 fit() { fold -s -w 100 | sed 's/ *$//'; }
 
@@ -126,11 +126,11 @@ expect() {
 
 # show_ecs STATUS...: prints the status of revisions in moto and checks it, such as `cpu-wave:1 INACTIVE`.
 show_ecs() {
-  local answers expected
+  local actual expected
   expected=$(printf '%s\n' "$@")
-  answers=$(ecs status "${@% *}") || fail "moto does not respond"
-  printf '\nAsked directly, ECS says:\n  %s\n' "${answers//$'\n'/$'\n  '}"
-  [[ $answers == "$expected" ]] || fail "ECS should report: ${expected//$'\n'/, }"
+  actual=$(ecs status "${@% *}") || fail "moto does not respond"
+  printf '\nECS itself reports:\n  %s\n' "${actual//$'\n'/$'\n  '}"
+  [[ $actual == "$expected" ]] || fail "ECS should report: ${expected//$'\n'/, }"
 }
 
 hack/tools.sh kubernetes helm moto
@@ -138,13 +138,13 @@ step "building the controller (about 4 minutes the first time)" cargo build --wo
 start_servers
 step "registering two revisions of the family cpu-wave in ECS" ecs register cpu-wave 2
 
-tell "The chart installs the CRD and the RBAC rules; the controller runs with its ServiceAccount."
+explain "The chart installs the CRD and the RBAC rules; the controller runs with its ServiceAccount."
 show helm install ecs-retirement-controller charts/ecs-retirement-controller --namespace ecs-retirement --create-namespace --hide-notes
 "${isolated[@]}" kubectl wait --for=condition=Established -f crds/ --timeout=30s >/dev/null ||
   fail "the API server does not serve the CRD"
 start_controller
 
-tell "ECS has two revisions, and the first one must be retired."
+explain "ECS has two revisions, and the first one must be retired."
 show_ecs "cpu-wave:1 ACTIVE" "cpu-wave:2 ACTIVE"
 show kubectl apply -f examples/cpu-wave.yaml
 show kubectl wait --for=condition=Ready tdr/cpu-wave --timeout=30s
@@ -155,16 +155,16 @@ expect cpu-wave '{.status.revisions[0].status}' INACTIVE
 expect cpu-wave '{.status.revisions[0].reason}' Retired
 show_ecs "cpu-wave:1 INACTIVE" "cpu-wave:2 ACTIVE"
 
-tell "A revision that does not exist is reported, and not retried automatically."
+explain "A revision that does not exist is reported, and not retried automatically."
 show kubectl apply -f examples/missing-revision.yaml
 show kubectl wait --for=condition=Stalled tdr/missing-revision --timeout=30s
 show kubectl describe tdr missing-revision
 expect missing-revision '{.status.revisions[0].reason}' NotFound
 
-tell "A family without a revision number could mean any revision: rejected at admission."
+explain "A family without a revision number could mean any revision: rejected at admission."
 show_refusal "write family:revision" kubectl apply -f examples/refused.yaml
 
-tell "A suspended resource and a dry run: neither deregisters anything."
+explain "A suspended resource and a dry run: neither deregisters anything."
 show kubectl apply -f examples/suspend.yaml -f examples/dry-run.yaml
 expect suspend '{.status.revisions[0].reason}' Suspended
 expect dry-run '{.status.revisions[1].reason}' DryRun

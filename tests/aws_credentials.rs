@@ -127,7 +127,7 @@ async fn missing_token_file_is_access_denied_until_it_exists() {
 #[tokio::test]
 async fn refusal_by_a_credentials_endpoint_is_access_denied() {
     let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    let agent = Peer::answering(Some(refusal)).await;
+    let agent = Peer::responding(Some(refusal)).await;
     let world = World::new().await;
     world.west.register("web");
     world.declare("web", &["web:1"]).await;

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Number of consecutive attempts that must be reported with the same text.
 const ATTEMPTS: u32 = 4;
 
-/// Returns the number of calls without an answer.
+/// Returns the number of calls without a response.
 async fn unanswered(metrics: &str) -> u32 {
     let (_, text) = page(&format!("{metrics}/metrics")).await.expect("metrics are served");
     let lines = text.lines().filter(|line| line.starts_with("ecs_retirement_aws_calls_total"));
@@ -103,7 +103,7 @@ async fn certificate_of_an_unknown_ca_is_trusted_only_if_the_ca_bundle_contains_
 #[tokio::test]
 async fn refusal_by_a_proxy_is_reported_and_the_api_server_is_reached_without_the_proxy() {
     let world = World::new().await;
-    let proxy = Peer::answering(Some(REFUSAL_OF_PROXY)).await;
+    let proxy = Peer::responding(Some(REFUSAL_OF_PROXY)).await;
     let url = format!("http://localhost:{}", proxy.port());
     let environment = [
         ("AWS_ENDPOINT_URL", ""),
@@ -128,7 +128,7 @@ async fn endpoint_settings_apply_to_web_identity_too() {
         ("AWS_USE_DUALSTACK_ENDPOINT", "sts.us-west-2.api.aws"),
     ] {
         let world = World::new().await;
-        let proxy = Peer::answering(Some(REFUSAL_OF_PROXY)).await;
+        let proxy = Peer::responding(Some(REFUSAL_OF_PROXY)).await;
         let url = format!("http://localhost:{}", proxy.port());
         world.west.register("web");
         world.declare("web", &["web:1"]).await;
@@ -153,7 +153,7 @@ async fn endpoint_settings_apply_to_web_identity_too() {
 #[tokio::test]
 async fn endpoints_on_loopback_are_called_without_a_proxy() {
     let world = World::new().await;
-    let proxy = Peer::answering(Some(REFUSAL_OF_PROXY)).await;
+    let proxy = Peer::responding(Some(REFUSAL_OF_PROXY)).await;
     let url = format!("http://localhost:{}", proxy.port());
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
@@ -166,7 +166,7 @@ async fn endpoints_on_loopback_are_called_without_a_proxy() {
 #[tokio::test]
 async fn hanging_server_is_reported_as_no_response_in_time() {
     let world = World::new().await;
-    let server = Peer::answering(None).await;
+    let server = Peer::responding(None).await;
     let endpoint = format!("http://127.0.0.1:{}", server.port());
     expect_outage(&world, &[("AWS_ENDPOINT_URL", &endpoint)], "no response in time").await;
 }
@@ -174,7 +174,7 @@ async fn hanging_server_is_reported_as_no_response_in_time() {
 #[tokio::test]
 async fn server_that_hangs_up_is_reported_as_connection_closed() {
     let world = World::new().await;
-    let server = Peer::answering(Some("")).await;
+    let server = Peer::responding(Some("")).await;
     let endpoint = format!("http://127.0.0.1:{}", server.port());
     expect_outage(&world, &[("AWS_ENDPOINT_URL", &endpoint)], "connection closed").await;
 }
@@ -204,7 +204,7 @@ async fn unreadable_ca_bundle_ends_the_process_with_its_path() {
 }
 
 #[tokio::test]
-async fn readiness_returns_once_aws_answers() {
+async fn readiness_returns_once_aws_responds() {
     let world = World::new().await;
     world.ecs.fault(Fault::on(IDENTITY).page(503));
     let probes = format!("127.0.0.1:{}", free_port().expect("a port"));

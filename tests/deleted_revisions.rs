@@ -1,6 +1,5 @@
 //! Deleted revisions are distinguished from those that never existed, even without a record.
 
-use serde_json::json;
 use testkit::simulated_ecs::{Action, Fault, Status};
 
 use crate::support::World;
@@ -51,23 +50,4 @@ async fn deleted_revision_is_not_found_without_the_list_permission_and_the_actio
     world.ecs.clear_faults();
     world.request("web", "now").await;
     assert_eq!(world.wait_ready("web").await.reason("web:3"), "Deleted");
-}
-
-#[tokio::test]
-async fn temporary_list_failure_delays_the_result_and_never_decides_it() {
-    let faults = [
-        Fault::on(LIST).times(2).throttle(),
-        Fault::on(LIST).times(2).unavailable(),
-        Fault::on(LIST).times(2).server_error(),
-        Fault::on(LIST).times(1).hang(),
-        Fault::on(LIST).times(1).drop_reply(),
-    ];
-    for fault in faults {
-        let world = world_with_a_deleted_revision().await;
-        world.ecs.fault(fault.clone());
-        world.apply("web", json!({ "revisions": ["web:3"] })).await.expect("admitted");
-        let _controller = world.start();
-        let seen = world.wait_ready("web").await;
-        assert_eq!(seen.reason("web:3"), "Deleted", "{fault:?}: {seen}");
-    }
 }

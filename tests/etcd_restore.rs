@@ -1,4 +1,4 @@
-//! etcd restore: the controller sees what the API server stores, however watches are answered.
+//! etcd restore: the controller sees what the API server stores, even if every watch is rejected.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn resources_are_seen_after_a_restore_of_etcd() {
     world.wait_ready("lost").await;
 
     plane.restore().await.expect("the backup is restored");
-    assert!(world.api().get_opt("lost").await.expect("an answer").is_none(), "it is newer than the backup");
+    assert!(world.api().get_opt("lost").await.expect("a response").is_none(), "it is newer than the backup");
     // The backup has `throttled` with Ready=False. The controller may correct it at once.
     world.declare("new", &["web:4"]).await;
     for name in ["new", "throttled"] {
@@ -70,9 +70,9 @@ async fn resources_are_seen_after_a_restore_of_etcd() {
 }
 
 #[tokio::test]
-async fn resources_are_seen_although_every_watch_is_answered_with_504() {
+async fn resources_are_seen_although_every_watch_is_rejected_with_504() {
     let world = World::new().await;
-    let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("a proxy");
+    let proxy = ApiProxy::in_front_of(world.namespace.control_plane()).await.expect("a proxy");
     proxy.fault(
         Fault::request(Verb::Watch, "taskdefinitionretirements", 1, Effect::Refuse(504)).times(u32::MAX - 1),
     );

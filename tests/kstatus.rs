@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use testkit::simulated_ecs::Service;
 
 use crate::{
-    bad_input_is_never_guessed::lenient_world,
+    invalid_input::lenient_world,
     support::{Seen, Verdict, World, stop},
 };
 

@@ -78,7 +78,7 @@ async fn shutdown_abandons_requests_to_kubernetes_that_hang() {
     for (verb, resource) in requests {
         let world = World::new().await;
         world.west.register("web");
-        let proxy = ApiProxy::before(world.namespace.control_plane()).await.expect("a proxy");
+        let proxy = ApiProxy::in_front_of(world.namespace.control_plane()).await.expect("a proxy");
         proxy.fault(ApiFault::request(verb, resource, 1, Effect::Hang).times(1_000));
         let kubeconfig = proxy.kubeconfig().display().to_string();
         world.declare("web", &["web:1"]).await;
@@ -93,7 +93,7 @@ async fn shutdown_abandons_requests_to_kubernetes_that_hang() {
 }
 
 #[tokio::test]
-async fn shutdown_is_possible_before_the_api_server_answers() {
+async fn shutdown_is_possible_before_the_api_server_responds() {
     let world = World::new().await;
     let server = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let folder = Folder::create().expect("a folder");
@@ -117,7 +117,7 @@ async fn shutdown_is_possible_before_the_api_server_answers() {
 }
 
 #[tokio::test]
-async fn shutdown_waits_for_a_deregistration_and_records_its_answer_without_another_call() {
+async fn shutdown_waits_for_a_deregistration_and_records_its_response_without_another_call() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.ecs.fault(Fault::on(DEREGISTER).delay(Duration::from_secs(4)));
@@ -135,7 +135,7 @@ async fn shutdown_waits_for_a_deregistration_and_records_its_answer_without_anot
 }
 
 #[tokio::test]
-async fn shutdown_records_an_answer_although_the_next_read_hangs() {
+async fn shutdown_records_a_response_although_the_next_read_hangs() {
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.ecs.fault(Fault::on(DESCRIBE).revision("web:2").hang());

@@ -4,8 +4,8 @@ use serde_json::json;
 use testkit::simulated_ecs::{Action, Fault, Service, Status, Task, Vanished};
 
 use crate::{
+    in_use::NOTICED,
     support::{Seen, World},
-    what_is_in_use_waits::NOTICED,
 };
 
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
@@ -48,32 +48,6 @@ async fn usage_scan_finds_the_users_that_the_description_of_a_service_does_not_s
         assert_eq!(seen.row(&revision)["usedBy"], json!([format!("service/prod/{user}")]), "{seen}");
     }
     assert_eq!(deregistered(&world), ["web:6"]);
-}
-
-#[tokio::test]
-async fn unresolved_reference_leaves_usage_unknown_and_names_the_service() {
-    let world = World::new().await;
-    world.west.register_many("web", 3);
-    let prod = world.west.cluster("prod");
-    let shop = Service::steady("shop", "web:2").replacing_all_of("web:1");
-    prod.put_service(shop.without_service_revision("web:1"));
-    world.declare("web", &["web:1", "web:2"]).await;
-    let spec = json!({ "revisions": ["web:3"], "inUse": "Retire" });
-    world.apply("forced", spec).await.expect("admitted");
-    let _controller = world.start();
-    let seen = wait_unstalled(&world, "web", "web:1", "Unavailable").await;
-    let message = seen.message("web:1");
-    for part in
-        ["service/prod/shop: ecs:DescribeServiceDeployments: ", ":service-revision/prod/shop/", "MISSING"]
-    {
-        assert!(message.contains(part), "{message}");
-    }
-    assert_eq!(seen.reason("web:2"), "InUse", "{seen}");
-    world.wait_ready("forced").await;
-    assert_eq!(deregistered(&world), ["web:3"]);
-
-    prod.put_service(Service::steady("shop", "web:2"));
-    wait_unstalled(&world, "web", "web:1", "Retired").await;
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ impl Process {
     /// Waits until the output contains `text`.
     ///
     /// # Errors
-    /// Returns an error with the output if the program ends or `deadline` passes.
+    /// Returns an error with the output if the program ends or `deadline` expires.
     pub async fn wait_for_log(&mut self, text: &str, deadline: Duration) -> io::Result<()> {
         let began = Instant::now();
         loop {

@@ -21,7 +21,7 @@ impl Proxy {
     ///
     /// # Errors
     /// Returns an error if no port can be bound.
-    pub async fn before(server: &str) -> io::Result<Self> {
+    pub async fn in_front_of(server: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let is_cut = Arc::new(watch::Sender::new(false));

@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Returns a proxy and the config maps of a namespace through it, without retries.
 async fn through_proxy(namespace: &Namespace<'_>) -> (ApiProxy, Api<ConfigMap>) {
-    let proxy = ApiProxy::before(namespace.control_plane()).await.expect("the proxy starts");
+    let proxy = ApiProxy::in_front_of(namespace.control_plane()).await.expect("the proxy starts");
     let kubeconfig = Kubeconfig::read_from(proxy.kubeconfig()).expect("the kubeconfig is valid");
     let options = KubeConfigOptions::default();
     let mut config =
@@ -44,10 +44,10 @@ async fn requests_are_forwarded_unless_a_fault_rejects_or_cuts_them() {
     proxy.fault(Fault::request(Verb::Create, "configmaps", 1, Effect::Refuse(429)));
     let rejected = create(&maps, "two").await;
     assert!(matches!(&rejected, Err(kube::Error::Api(status)) if status.code == 429), "{rejected:?}");
-    proxy.fault(Fault::write(1, Effect::CutBefore));
+    proxy.fault(Fault::write(1, Effect::DropRequest));
     create(&maps, "two").await.expect_err("there is no response");
     assert!(direct.get_opt("two").await.expect("the API server responds").is_none());
-    proxy.fault(Fault::write(1, Effect::CutAfter));
+    proxy.fault(Fault::write(1, Effect::DropReply));
     create(&maps, "two").await.expect_err("there is no response");
     direct.get("two").await.expect("the request was forwarded");
 
@@ -66,7 +66,7 @@ async fn watch_events_can_be_repeated_or_lost() {
         create(&direct, name).await.expect("the config map is created");
     }
     proxy.fault(Fault::event(1, Effect::Repeat));
-    proxy.fault(Fault::event(2, Effect::Lose));
+    proxy.fault(Fault::event(2, Effect::DropEvent));
     let watch = maps.watch(&WatchParams::default(), "0").await.expect("the watch starts");
     let events: Vec<_> = tokio::time::timeout(DEADLINE, watch.collect()).await.expect("the watch ends");
     let name = |event: kube::Result<WatchEvent<ConfigMap>>| match event {

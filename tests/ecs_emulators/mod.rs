@@ -69,8 +69,8 @@ impl<'emulator> Setup<'emulator> {
 
     async fn describe(&self, revision: &str) -> TaskDefinition {
         let request = self.emulator.client().describe_task_definition().task_definition(revision);
-        let answer = request.send().await.expect("the emulator describes what it has");
-        answer.task_definition.expect("a task definition")
+        let response = request.send().await.expect("the emulator describes what it has");
+        response.task_definition.expect("a task definition")
     }
 
     /// Creates a cluster with a service of `count` tasks. A deployment that would stop one of them

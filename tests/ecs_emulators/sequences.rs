@@ -10,8 +10,8 @@ use testkit::emulator::{Emulator, Product};
 
 use super::{BOTH, Setup, arn, arn_in};
 use crate::{
+    in_use::{NOTICED, wait_in_use},
     support::stop,
-    what_is_in_use_waits::{NOTICED, wait_in_use},
 };
 
 fn seconds(time: &Value) -> i64 {

@@ -1,4 +1,4 @@
-//! A TCP server that answers every connection in the same way, in place of AWS or a proxy.
+//! A TCP server that responds to every connection in the same way, in place of AWS or a proxy.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,8 +15,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Answers each request with `answer` and closes the connection; with `None` it never answers.
-    pub async fn answering(answer: Option<&'static str>) -> Self {
+    /// Responds to each request with `response` and closes the connection; with `None` it never responds.
+    pub async fn responding(response: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -30,8 +30,8 @@ impl Peer {
                     let text = String::from_utf8_lossy(&request[..length]).into_owned();
                     let line = text.lines().next().unwrap_or_default().to_owned();
                     log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-                    match answer {
-                        Some(answer) => drop(stream.write_all(answer.as_bytes()).await),
+                    match response {
+                        Some(response) => drop(stream.write_all(response.as_bytes()).await),
                         None => std::future::pending().await,
                     }
                 });

@@ -93,7 +93,7 @@ impl Seen {
         let lua = Lua::new_with(StdLib::TABLE, LuaOptions::default()).expect("an interpreter");
         let object = lua.to_value(&self.0).expect("JSON has a form in Lua");
         lua.globals().set("obj", object).expect("a global");
-        let health: Table = lua.load(HEALTH_CHECK).eval().expect("the check answers with a table");
+        let health: Table = lua.load(HEALTH_CHECK).eval().expect("the check returns a table");
         let message: String = health.get("message").expect("a message");
         let shows_ready = message == format!("{}: {}", self.ready_reason(), self.ready_message());
         assert_eq!(shows_ready, self.is_current() && !self.ready().is_empty(), "{message}");

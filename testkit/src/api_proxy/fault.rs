@@ -29,20 +29,20 @@ pub enum Effect {
     /// Neither forwards nor responds.
     Hang,
     /// Closes the connection without forwarding.
-    CutBefore,
+    DropRequest,
     /// Forwards the request, then closes the connection instead of responding.
-    CutAfter,
+    DropReply,
     /// Forwards the request and never responds.
-    HoldAnswer,
+    HangReply,
     /// Delays the response, or an event and those after it.
     Delay(Duration),
     /// Forwards an event twice.
     Repeat,
     /// Closes the watch before an event. The next watch receives the event.
     CutWatch,
-    /// Closes the watch before an event, and answers the next watch with 410 Gone. The event is
+    /// Closes the watch before an event, and rejects the next watch with 410 Gone. The event is
     /// lost.
-    Lose,
+    DropEvent,
 }
 
 impl Fault {
@@ -134,13 +134,13 @@ mod tests {
         let (get, patch) = (request(Verb::Get, "leases"), request(Verb::Patch, "leases"));
         let mut faults = Faults::default();
         faults.inject(Fault::request(Verb::Get, "leases", 2, Effect::Hang));
-        faults.inject(Fault::write(1, Effect::CutAfter));
+        faults.inject(Fault::write(1, Effect::DropReply));
         faults.inject(Fault::event(1, Effect::Repeat).times(2));
         assert!(faults.request_effect(&get).is_none());
         assert!(faults.request_effect(&request(Verb::Get, "events")).is_none());
         assert!(matches!(faults.request_effect(&get), Some(Effect::Hang)));
         assert!(faults.request_effect(&get).is_none());
-        assert!(matches!(faults.request_effect(&patch), Some(Effect::CutAfter)));
+        assert!(matches!(faults.request_effect(&patch), Some(Effect::DropReply)));
         assert!(faults.request_effect(&patch).is_none());
         assert!(matches!(faults.next_event_effect(), Some(Effect::Repeat)));
         assert!(matches!(faults.next_event_effect(), Some(Effect::Repeat)));

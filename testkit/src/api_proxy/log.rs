@@ -23,7 +23,7 @@ pub struct Exchange {
     /// The HTTP status of the response; `None` if there was no response, or none yet.
     pub status: Option<u16>,
     /// The response body; null for a watch.
-    pub answer: Value,
+    pub response: Value,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,8 @@ pub(super) struct Open {
 impl Log {
     pub(super) fn open(&self, request: Request, body: Value, effect: Option<Effect>) -> Open {
         let at = Instant::now();
-        let exchange = Exchange { at, ended: None, request, body, effect, status: None, answer: Value::Null };
+        let exchange =
+            Exchange { at, ended: None, request, body, effect, status: None, response: Value::Null };
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         log.push(exchange);
         Open { log: self.clone(), index: log.len() - 1 }
@@ -56,10 +57,10 @@ impl Log {
 }
 
 impl Open {
-    pub(super) fn record_response(&self, status: u16, answer: Value) {
+    pub(super) fn record_response(&self, status: u16, response: Value) {
         self.log.update(self.index, |exchange| {
             exchange.status = Some(status);
-            exchange.answer = answer;
+            exchange.response = response;
         });
     }
 }

@@ -59,7 +59,7 @@ struct State {
     server: Client,
     faults: Mutex<Faults>,
     log: Log,
-    /// Number of upcoming watch requests to answer with 410 Gone.
+    /// Number of upcoming watch requests to response with 410 Gone.
     expired_watches: Mutex<u32>,
     faults_applied: signal::Sender<usize>,
     is_cut: signal::Sender<bool>,
@@ -70,7 +70,7 @@ impl ApiProxy {
     ///
     /// # Errors
     /// Returns an error if no port can be bound or the kubeconfig cannot be written.
-    pub async fn before(plane: &ControlPlane) -> io::Result<Self> {
+    pub async fn in_front_of(plane: &ControlPlane) -> io::Result<Self> {
         let mut config = plane.config();
         config.default_retry = false;
         let server = Client::try_from(config).map_err(io::Error::other)?;
@@ -145,7 +145,7 @@ impl ApiProxy {
         timeout(deadline, applied.wait_for(|applied| *applied >= count)).await.is_ok()
     }
 
-    /// Closes all watches and answers no request until [`Self::restore`].
+    /// Closes all watches and responds to no request until [`Self::restore`].
     pub fn cut(&self) {
         self.state.is_cut.send_replace(true);
     }
@@ -173,7 +173,7 @@ impl State {
     fn request_effect(&self, request: &Request) -> Option<Effect> {
         let effect = self.lock().request_effect(request);
         // A fault of a forwarded request counts as applied once the request has been forwarded.
-        if effect.as_ref().is_some_and(|effect| !matches!(effect, Effect::HoldAnswer)) {
+        if effect.as_ref().is_some_and(|effect| !matches!(effect, Effect::HangReply)) {
             self.count_applied();
         }
         effect
@@ -199,7 +199,7 @@ impl State {
         *self.expired_watches.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     }
 
-    /// Returns true if this watch must be answered with 410 Gone, and counts it.
+    /// Returns true if this watch must be rejected with 410 Gone, and counts it.
     fn take_expired_watch(&self, request: &Request) -> bool {
         let mut remaining = self.expired_watches.lock().unwrap_or_else(PoisonError::into_inner);
         let is_expired = request.verb == Verb::Watch && *remaining > 0;
@@ -218,7 +218,7 @@ impl State {
         let kept = headers.into_iter().filter_map(|(name, value)| Some((name?, value)));
         request.headers_mut().extend(kept.filter(|(name, _)| name != "host"));
         match self.server.send(request).await {
-            Ok(answer) => answer.map(Body::new),
+            Ok(response) => response.map(Body::new),
             Err(error) => error_response(502, &error.to_string()),
         }
     }
@@ -241,7 +241,7 @@ async fn handle(
     };
     let json = serde_json::from_slice(&body).unwrap_or_default();
     let open = state.log.open(request, json, effect.clone());
-    if *state.is_cut.borrow() || matches!(effect, Some(Effect::CutBefore)) {
+    if *state.is_cut.borrow() || matches!(effect, Some(Effect::DropRequest)) {
         connection.cut();
         return pending().await;
     }
@@ -257,33 +257,33 @@ async fn handle(
         let state = state.clone();
         tokio::spawn(async move { state.forward(method, uri, headers, body).await })
     };
-    let Ok(answer) = forwarding.await else { return error_response(502, "the proxy is shutting down") };
-    if is_watch && answer.status() == StatusCode::OK {
+    let Ok(response) = forwarding.await else { return error_response(502, "the proxy is shutting down") };
+    if is_watch && response.status() == StatusCode::OK {
         open.record_response(200, Value::Null);
-        let (parts, body) = answer.into_parts();
+        let (parts, body) = response.into_parts();
         let events = watch::events(state, body, open);
         return with_type(Response::builder().status(parts.status), &parts.headers)
             .body(Body::from_stream(events))
             .expect("the response is valid");
     }
-    let answer = read_body(answer).await;
+    let response = read_body(response).await;
     match effect {
-        Some(Effect::CutAfter) => {
+        Some(Effect::DropReply) => {
             connection.cut();
             return pending().await;
         }
-        Some(Effect::HoldAnswer) => {
+        Some(Effect::HangReply) => {
             state.count_applied();
             return pending().await;
         }
         Some(Effect::Delay(delay)) => sleep(delay).await,
         _ => {}
     }
-    respond(answer, &open)
+    respond(response, &open)
 }
 
-async fn read_body(answer: Response<Body>) -> (StatusCode, HeaderMap, Bytes) {
-    let (parts, body) = answer.into_parts();
+async fn read_body(response: Response<Body>) -> (StatusCode, HeaderMap, Bytes) {
+    let (parts, body) = response.into_parts();
     (parts.status, parts.headers, to_bytes(body, usize::MAX).await.unwrap_or_default())
 }
 

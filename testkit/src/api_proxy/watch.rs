@@ -48,7 +48,7 @@ impl Events {
                 Some(Ok(line))
             }
             Some(Effect::Repeat) => Some(Ok([line.clone(), line].concat().into())),
-            Some(Effect::Lose) => {
+            Some(Effect::DropEvent) => {
                 self.state.expire_next_watch();
                 Some(self.cut().await)
             }

@@ -6,10 +6,14 @@ mod store;
 mod watch;
 
 pub use self::{
-    request::{Asked, Verb},
+    request::{ApiRequest, Verb},
     store::{Change, Version},
     watch::Watch,
 };
+
+/// The former names, which unit tests of the controller still use.
+#[doc(hidden)]
+pub use self::{ApiRequest as Asked, ApiResponse as Answer};
 
 use self::store::{Key, Store};
 use jiff::Timestamp;
@@ -35,7 +39,7 @@ pub struct ModelApi {
 }
 
 /// A response.
-pub enum Answer {
+pub enum ApiResponse {
     /// An HTTP status and a body.
     Whole(u16, Value),
     /// A stream of changes.
@@ -52,12 +56,14 @@ impl ModelApi {
 
     /// Processes a request.
     #[must_use]
-    pub fn answer(&self, request: &Asked) -> Answer {
+    pub fn respond(&self, request: &ApiRequest) -> ApiResponse {
         let key =
             || Key::new(&request.plural, &request.namespace, request.name.as_deref().unwrap_or_default());
         let (status, body) = match request.verb {
             Verb::Watch => match request.resource_version {
-                Some(since) => return Answer::Watch(self.watch(&request.plural, since, request.timeout)),
+                Some(since) => {
+                    return ApiResponse::Watch(self.watch(&request.plural, since, request.timeout));
+                }
                 None => failure(400, "BadRequest", "this model requires a resource version to watch from"),
             },
             Verb::List => (200, self.list(request)),
@@ -75,7 +81,13 @@ impl ModelApi {
             Verb::ApplyStatus => self.write(|store, _| store.apply_status(&key(), &request.body)),
             Verb::Unknown => failure(405, "MethodNotAllowed", "this model does not support the request"),
         };
-        Answer::Whole(status, body)
+        ApiResponse::Whole(status, body)
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn answer(&self, request: &ApiRequest) -> ApiResponse {
+        self.respond(request)
     }
 
     /// Creates an object, as a user does.
@@ -127,7 +139,7 @@ impl ModelApi {
         Watch::new(self.store.clone(), self.changed.subscribe(), plural.to_owned(), since, timeout)
     }
 
-    fn list(&self, request: &Asked) -> Value {
+    fn list(&self, request: &ApiRequest) -> Value {
         let store = self.lock();
         let is_requested = |object: &&Value| {
             request.namespace.is_empty() || object["metadata"]["namespace"] == json!(request.namespace)

@@ -26,7 +26,7 @@ pub enum Verb {
 
 /// One parsed request.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ApiRequest {
     /// The operation.
     pub verb: Verb,
     /// The kind, such as `leases`.
@@ -45,7 +45,7 @@ pub struct Asked {
     pub body: Value,
 }
 
-impl Asked {
+impl ApiRequest {
     /// Reads and parses a request of kube's client.
     ///
     /// # Errors
@@ -103,13 +103,14 @@ mod tests {
     #[test]
     fn read_parses_watch_list_and_status_apply_requests() {
         let all = "/apis/ecs-retirement.dev/v1alpha1/taskdefinitionretirements";
-        let watch = Asked::read("GET", all, "&watch=true&timeoutSeconds=25&resourceVersion=7", b"");
+        let watch = ApiRequest::read("GET", all, "&watch=true&timeoutSeconds=25&resourceVersion=7", b"");
         assert_eq!((watch.verb, watch.resource_version), (Verb::Watch, Some(7)));
         assert_eq!(watch.timeout, Duration::from_secs(25));
-        assert_eq!(Asked::read("GET", all, "&limit=500", b"").verb, Verb::List);
+        assert_eq!(ApiRequest::read("GET", all, "&limit=500", b"").verb, Verb::List);
         let one =
             "/apis/ecs-retirement.dev/v1alpha1/namespaces/platform/taskdefinitionretirements/web/status";
-        let apply = Asked::read("PATCH", one, "&force=true&fieldManager=controller", br#"{"status": {}}"#);
+        let apply =
+            ApiRequest::read("PATCH", one, "&force=true&fieldManager=controller", br#"{"status": {}}"#);
         assert_eq!((apply.verb, apply.plural.as_str()), (Verb::ApplyStatus, "taskdefinitionretirements"));
         assert_eq!(apply.field_manager.as_deref(), Some("controller"));
         assert_eq!((apply.namespace.as_str(), apply.name.as_deref()), ("platform", Some("web")));

@@ -1,0 +1,317 @@
+//! Alerts: each fires only when it should, has a runbook, and queries metrics that exist.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use serde_json::{Value, json};
+use testkit::{
+    helm,
+    process::{Folder, free_port},
+    promtool::promtool,
+};
+
+use crate::support::{CHART, World, page};
+
+const OPERATIONS: &str = include_str!("../docs/operations.md");
+
+/// Where the runbooks are published.
+const RUNBOOKS: &str = "--set=prometheusRule.runbookBaseUrl=https://runbooks.example.com/operations";
+
+/// The values of every metric while all is well, one sample per minute.
+const HEALTHY: [(&str, &str); 15] = [
+    ("ecs_retirement_build_info{pod='a'}", "1x120"),
+    ("leader_election_master_status{pod='a'}", "1x120"),
+    ("leader_election_master_status{pod='b'}", "0x120"),
+    ("rest_client_requests_total{code='200'}", "0+30x120"),
+    ("rest_client_requests_total{code='403'}", "2x120"),
+    ("controller_runtime_reconcile_errors_total{}", "0x120"),
+    ("controller_runtime_reconcile_panics_total{}", "3x120"),
+    ("ecs_retirement_aws_calls_total{operation='DescribeTaskDefinition',code='OK'}", "0+10x120"),
+    ("ecs_retirement_pacer_rate{bucket='modify',region='us-west-2'}", "0.5x120"),
+    ("ecs_retirement_resources{condition='Stalled'}", "0x120"),
+    ("ecs_retirement_revisions{reason='Pending'}", "3x120"),
+    ("ecs_retirement_usage_scans_total{region='us-west-2',result='success'}", "0+2x120"),
+    ("ecs_retirement_oldest_waiting_seconds{}", "60x120"),
+    ("workqueue_depth{name='taskdefinitionretirement'}", "5x120"),
+    ("controller_runtime_max_concurrent_reconciles{}", "16x120"),
+];
+
+/// Metrics, each with its samples.
+type Series = &'static [(&'static str, &'static str)];
+
+/// For each alert, metrics with which it fires, and metrics with which it almost fires.
+const CASES: [(&str, Series, Series); 13] = [
+    (
+        "EcsRetirementAbsent",
+        &[("ecs_retirement_build_info{pod='a'}", "1x60 _x60")],
+        &[("ecs_retirement_build_info{pod='a'}", "1x60 _x12 1x48")],
+    ),
+    (
+        "EcsRetirementNoLeader",
+        &[("leader_election_master_status{pod='a'}", "1x60 0x60")],
+        &[("leader_election_master_status{pod='a'}", "1x60 0x3 1x57")],
+    ),
+    (
+        "EcsRetirementForbidden",
+        &[("rest_client_requests_total{code='403'}", "0+1x120")],
+        &[("rest_client_requests_total{code='403'}", "0x60 40x60")],
+    ),
+    (
+        "EcsRetirementReconcileErrors",
+        &[("controller_runtime_reconcile_errors_total{}", "0+6x120")],
+        &[("controller_runtime_reconcile_errors_total{}", "0+2x120")],
+    ),
+    (
+        "EcsRetirementPanic",
+        &[("controller_runtime_reconcile_panics_total{}", "0x60 1x60")],
+        &[("controller_runtime_reconcile_panics_total{}", "1x120")],
+    ),
+    (
+        "EcsRetirementAccessDenied",
+        &[(
+            "ecs_retirement_aws_calls_total{operation='DeregisterTaskDefinition',code='AccessDeniedException'}",
+            "0x9 1x10 2x10 3x10 4x10 5x70",
+        )],
+        &[(
+            "ecs_retirement_aws_calls_total{operation='DeregisterTaskDefinition',code='AccessDeniedException'}",
+            "0x60 1x60",
+        )],
+    ),
+    (
+        "EcsRetirementAccessDenied",
+        &[(
+            // The attempts of the exponential backoff after refused credentials.
+            "ecs_retirement_aws_calls_total{operation='AssumeRoleWithWebIdentity',code='AccessDenied'}",
+            "_x3 4x1 5x2 6x4 7x9 8x9 9x9 10x9 11x70",
+        )],
+        &[("ecs_retirement_aws_calls_total{operation='LoadCredentials',code='NoCredentials'}", "0x60 1x60")],
+    ),
+    (
+        "EcsRetirementAwsUnreachable",
+        &[("ecs_retirement_aws_calls_total{operation='GetCallerIdentity',code='NoAnswer'}", "0+12x120")],
+        &[("ecs_retirement_aws_calls_total{operation='GetCallerIdentity',code='NoAnswer'}", "0+8x120")],
+    ),
+    (
+        "EcsRetirementThrottled",
+        &[("ecs_retirement_pacer_rate{bucket='modify',region='us-west-2'}", "0.5x30 0.25x90")],
+        &[(
+            "ecs_retirement_pacer_rate{bucket='modify',region='us-west-2'}",
+            "0.5x30 0.125x10 0.25x10 0.5x70",
+        )],
+    ),
+    (
+        "EcsRetirementUsageUnknown",
+        &[
+            ("ecs_retirement_usage_scans_total{region='us-west-2',result='success'}", "9x120"),
+            ("ecs_retirement_usage_scans_total{region='us-west-2',result='error'}", "0+1x120"),
+        ],
+        &[("ecs_retirement_usage_scans_total{region='us-west-2',result='error'}", "0+1x120")],
+    ),
+    (
+        "EcsRetirementStalled",
+        &[("ecs_retirement_resources{condition='Stalled'}", "0x60 1x60")],
+        &[("ecs_retirement_resources{condition='Stalled'}", "0x60 1x10 0x50")],
+    ),
+    (
+        "EcsRetirementSlow",
+        &[("ecs_retirement_oldest_waiting_seconds{}", "20000+60x120")],
+        &[
+            ("ecs_retirement_oldest_waiting_seconds{}", "20000+60x120"),
+            ("ecs_retirement_revisions{reason='Pending'}", "0x120"),
+            ("ecs_retirement_revisions{reason='InUse'}", "3x120"),
+        ],
+    ),
+    (
+        "EcsRetirementBacklog",
+        &[("controller_runtime_active_workers{}", "16x120")],
+        &[("controller_runtime_active_workers{}", "15x120")],
+    ),
+];
+
+/// Returns the objects of a release with all alerts and the dashboard.
+async fn objects() -> Vec<Value> {
+    let on = "--set=prometheusRule.enabled=true,serviceMonitor.enabled=true,grafanaDashboard.enabled=true";
+    let arguments = ["retirement", CHART, "--namespace", "ecs-retirement", on, RUNBOOKS];
+    helm::template(&arguments).await.expect("the chart renders")
+}
+
+fn object_of_kind<'value>(objects: &'value [Value], kind: &str) -> &'value Value {
+    objects.iter().find(|object| object["kind"] == kind).expect("the chart renders the kind")
+}
+
+fn alerts(objects: &[Value]) -> Vec<&Value> {
+    let groups = object_of_kind(objects, "PrometheusRule")["spec"]["groups"].as_array().expect("groups");
+    groups.iter().flat_map(|group| group["rules"].as_array().expect("rules")).collect()
+}
+
+fn text<'value>(value: &'value Value, field: &str) -> &'value str {
+    value[field].as_str().unwrap_or_default()
+}
+
+/// Returns a promtool unit test: within two hours only `expected` fires.
+fn unit_test(name: &str, changed: &[(&str, &str)], expected: &[&str]) -> Value {
+    let mut series = BTreeMap::from(HEALTHY);
+    series.extend(changed.iter().copied());
+    let series: Vec<Value> = series
+        .into_iter()
+        .map(|(series, values)| {
+            let release = "{namespace='ecs-retirement',job='retirement',";
+            json!({ "series": series.replace('{', release), "values": values })
+        })
+        .collect();
+    let samples: Vec<Value> = expected
+        .iter()
+        .map(|alert| json!({ "labels": format!("{{alertname='{alert}'}}"), "value": 1 }))
+        .collect();
+    json!({
+        "name": name,
+        "interval": "1m",
+        "input_series": series,
+        "promql_expr_test": [{
+            "expr": "group by (alertname) (max_over_time(ALERTS{alertstate='firing'}[3h]))",
+            "eval_time": "2h",
+            "exp_samples": samples,
+        }],
+    })
+}
+
+#[tokio::test]
+async fn alert_fires_when_it_should_and_stays_silent_just_below_its_threshold() {
+    let objects = objects().await;
+    let folder = Folder::create().expect("a folder");
+    let write = |name: &str, value: &Value| {
+        let path = folder.join(name);
+        fs::write(&path, value.to_string()).expect("the file can be written");
+        path.display().to_string()
+    };
+    let rules = write("rules.json", &object_of_kind(&objects, "PrometheusRule")["spec"]);
+    promtool(&["check", "rules", "--lint=all", "--lint-fatal", &rules]).await.expect("the rules are valid");
+
+    let known: BTreeSet<&str> = alerts(&objects).into_iter().map(|alert| text(alert, "alert")).collect();
+    assert_eq!(known, CASES.iter().map(|(alert, ..)| *alert).collect(), "each has a case");
+    let cases = CASES.iter().flat_map(|(alert, fires, nearly)| {
+        [
+            unit_test(&format!("{alert} fires"), fires, &[alert]),
+            unit_test(&format!("{alert} stays silent"), nearly, &[]),
+        ]
+    });
+    let mut tests: Vec<Value> = cases.collect();
+    tests.push(unit_test("all is well", &[], &[]));
+    let tests = json!({ "rule_files": [rules], "evaluation_interval": "1m", "tests": tests });
+    promtool(&["test", "rules", &write("tests.json", &tests)])
+        .await
+        .unwrap_or_else(|output| panic!("{output}"));
+}
+
+#[tokio::test]
+async fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
+    let objects = objects().await;
+    let alerts = alerts(&objects);
+    for alert in &alerts {
+        let (name, annotations) = (text(alert, "alert"), &alert["annotations"]);
+        assert!(
+            !text(annotations, "summary").is_empty() && !text(annotations, "description").is_empty(),
+            "{name}"
+        );
+        let url = format!("https://runbooks.example.com/operations#{}", name.to_lowercase());
+        assert_eq!(text(annotations, "runbook_url"), url);
+        let runbook =
+            OPERATIONS.split(&format!("\n### {name}\n")).nth(1).expect("a section in docs/operations.md");
+        let runbook = runbook.split("\n#").next().unwrap_or_default();
+        for part in ["**Means:**", "**Check:**", "**Do:**"] {
+            assert!(runbook.contains(part), "{name}: {part}");
+        }
+    }
+    assert_eq!(OPERATIONS.matches("\n### EcsRetirement").count(), alerts.len(), "a runbook has no alert");
+}
+
+/// The labels of each metric with the values they have, as `/metrics` writes them.
+type Metrics = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+/// Returns the metrics of a controller that has retired a revision.
+async fn metrics() -> Metrics {
+    let world = World::new().await;
+    world.west.register("web");
+    world.declare("web", &["web:1"]).await;
+    let address = format!("127.0.0.1:{}", free_port().expect("a port"));
+    let _controller = world.start_with(&[("METRICS_BIND_ADDRESS", &address)]);
+    world.wait_ready("web").await;
+    let (_, page) = page(&format!("{address}/metrics")).await.expect("metrics are served");
+    let mut metrics = Metrics::new();
+    for line in page.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (series, _) = line.rsplit_once(' ').expect("a value");
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let known = metrics.entry(name.to_owned()).or_default();
+        for label in labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()) {
+            let (label, value) = label.split_once('=').expect("a label");
+            known.entry(label.to_owned()).or_default().insert(value.trim_matches('"').to_owned());
+        }
+    }
+    metrics
+}
+
+/// Asserts that `query` selects metrics, labels and values that exist.
+fn assert_answerable(query: &str, metrics: &Metrics) {
+    let mut selectors = 0;
+    for (before, rest) in query.match_indices('{').map(|(at, _)| query.split_at(at)) {
+        let name = before
+            .rsplit(|letter: char| !letter.is_alphanumeric() && letter != '_')
+            .next()
+            .unwrap_or_default();
+        let labels = metrics.get(name).unwrap_or_else(|| panic!("no metric {name}: {query}"));
+        selectors += 1;
+        let matchers = rest[1..].split('}').next().unwrap_or_default();
+        for matcher in matchers.split(',').map(str::trim) {
+            let (label, value) = matcher.split_once(['=', '!']).expect("a matcher");
+            if ["namespace", "job"].contains(&label) {
+                continue;
+            }
+            let values = labels.get(label).unwrap_or_else(|| panic!("{name} has no label {label}: {query}"));
+            let value = value.trim_matches(['=', '~', '"']);
+            // The values of these labels describe errors, and none occurred.
+            if label != "code" && label != "result" {
+                assert!(
+                    value.split('|').all(|value| values.contains(value)),
+                    "{label} is never {value}: {values:?}"
+                );
+            }
+        }
+    }
+    assert!(selectors > 0, "{query}");
+    let families =
+        ["ecs_retirement_", "controller_runtime_", "workqueue_", "rest_client_", "leader_election_"];
+    let mentions: usize = families.iter().map(|family| query.matches(family).count()).sum();
+    assert_eq!(mentions, selectors, "each metric is selected by release: {query}");
+    for labels in query.split("by (").skip(1).map(|rest| rest.split(')').next().unwrap_or_default()) {
+        for label in labels.split(", ").filter(|label| !["namespace", "job"].contains(label)) {
+            assert!(
+                metrics.values().any(|labels| labels.contains_key(label)),
+                "nothing has a label {label}: {query}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn alerts_and_dashboard_query_existing_metrics() {
+    let (metrics, objects) = (metrics().await, objects().await);
+    for alert in alerts(&objects) {
+        assert_answerable(text(alert, "expr"), &metrics);
+    }
+    let dashboard = text(&object_of_kind(&objects, "ConfigMap")["data"], "ecs-retirement-controller.json");
+    let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries: Vec<&str> = queries.map(|target| text(target, "expr")).collect();
+    assert!(queries.len() >= panels.len(), "{panels:#?}");
+    for query in &queries {
+        assert_answerable(query, &metrics);
+    }
+    let shown = queries.join("\n");
+    for name in metrics.keys().filter(|name| name.starts_with("ecs_retirement_") && !name.ends_with("_sum")) {
+        let is_shown = shown.contains(name.trim_end_matches("_count"));
+        assert!(is_shown, "no panel shows {name}");
+    }
+}

@@ -1,0 +1,234 @@
+//! Architecture rules, checked on the source: module boundaries, file size and names.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The only modules that use the AWS SDK.
+const AWS_MODULES: [&str; 1] = ["src/aws/"];
+
+/// The I/O modules: only they call Kubernetes.
+const IO_MODULES: [&str; 4] = [
+    "src/retirement/reconcile.rs",
+    "src/retirement/apply.rs",
+    "src/retirement/status_writer.rs",
+    "src/runtime/",
+];
+
+/// The modules that may read the clock. All others take the time as an argument.
+const CLOCK_MODULES: [&str; 13] = [
+    "src/main.rs",
+    "src/aws/credentials.rs",
+    "src/aws/session.rs",
+    "src/aws/ecs_client.rs",
+    "src/aws/response_clock.rs",
+    "src/aws/rate_limiter.rs",
+    "src/aws/usage_scanner/calls.rs",
+    "src/aws/usage_cache.rs",
+    "src/in_flight.rs",
+    "src/shutdown.rs",
+    "src/retirement/apply.rs",
+    "src/retirement/observe.rs",
+    "src/runtime/",
+];
+
+/// The crates whose top-level modules must not import each other in a cycle.
+const ACYCLIC: [&str; 1] = ["testkit/src"];
+
+const MAX_LINES: usize = 350;
+
+/// Names that do not describe the content.
+const VAGUE_NAMES: [&str; 7] = ["common", "helper", "helpers", "manager", "misc", "util", "utils"];
+
+/// A source file, by its path from the root of the repository.
+struct Source {
+    path: String,
+    text: String,
+}
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Returns the files under `folder`, ordered by name.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
+    paths.sort();
+    paths.into_iter().flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// Returns the Rust files under `folders`.
+fn sources(folders: &[&str]) -> Vec<Source> {
+    let paths = folders.iter().flat_map(|folder| files(&root().join(folder)));
+    let rust = paths.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let sources: Vec<Source> = rust
+        .map(|path| Source {
+            path: path.strip_prefix(root()).expect("a path below the root").display().to_string(),
+            text: fs::read_to_string(&path).expect("readable source"),
+        })
+        .collect();
+    assert!(!sources.is_empty(), "no source under {folders:?}");
+    sources
+}
+
+fn everything() -> Vec<Source> {
+    sources(&["src", "tests", "testkit"])
+}
+
+/// Returns a line without its strings and its comment.
+fn code(line: &str) -> String {
+    let line = line.replace(r#"\""#, "").replace(r#"'"'"#, "");
+    let outside_strings: String = line.split('"').step_by(2).collect();
+    outside_strings.split("//").next().unwrap_or_default().to_owned()
+}
+
+/// Returns the lines of `sources` whose code contains `word`, as `path:line: text`. Unit tests do
+/// not count.
+fn mentions(sources: &[Source], word: &str) -> Vec<String> {
+    let product = sources.iter().filter(|source| !source.path.ends_with("/tests.rs"));
+    let lines = product.flat_map(|source| {
+        let code = source.text.lines().enumerate().take_while(|(_, line)| *line != "#[cfg(test)]");
+        code.map(|(index, line)| (&source.path, index + 1, line))
+    });
+    let found = lines.filter(|(_, _, line)| code(line).contains(word));
+    found.map(|(path, number, line)| format!("{path}:{number}: {}", line.trim())).collect()
+}
+
+/// Returns the modules that a file imports from the root of its crate.
+fn imports(text: &str) -> BTreeSet<String> {
+    let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let code = product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<String>();
+    let mut names = BTreeSet::new();
+    for tree in code.split("crate::").skip(1) {
+        let end = if tree.starts_with('{') { tree.find(';') } else { tree.find([':', ';', ' ', '{', '(']) };
+        let mut depth = 0;
+        let flat = tree[..end.unwrap_or(tree.len())].chars().filter(|letter| {
+            depth += i32::from(*letter == '{') - i32::from(*letter == '}');
+            depth < 2 && !"{}".contains(*letter)
+        });
+        let flat: String = flat.collect();
+        names.extend(
+            flat.split(',').filter_map(|item| item.split("::").next()).map(|it| it.trim().to_owned()),
+        );
+    }
+    names
+}
+
+/// Asserts that only files of `src` in `allowed` contain `word`, and that at least one does.
+fn assert_only(allowed: &[&str], word: &str) {
+    let is_allowed = |mention: &String| allowed.iter().any(|prefix| mention.starts_with(prefix));
+    let (inside, outside): (Vec<String>, Vec<String>) =
+        mentions(&sources(&["src"]), word).into_iter().partition(is_allowed);
+    assert!(outside.is_empty(), "only {allowed:?} may contain {word:?}:\n{}", outside.join("\n"));
+    assert!(!inside.is_empty(), "no file contains {word:?}: this rule has no effect");
+}
+
+fn assert_none(offenders: &[String], rule: &str) {
+    assert!(offenders.is_empty(), "{rule}:\n{}", offenders.join("\n"));
+}
+
+#[test]
+fn aws_sdk_is_used_only_by_the_aws_modules() {
+    assert_only(&AWS_MODULES, "aws_");
+}
+
+#[test]
+fn kubernetes_is_called_only_by_the_io_modules() {
+    assert_only(&IO_MODULES, "Api<");
+    assert_only(&IO_MODULES, "Api::");
+}
+
+#[test]
+fn clock_is_read_only_by_the_listed_modules() {
+    assert_only(&CLOCK_MODULES, "::now()");
+}
+
+#[test]
+fn deregistration_is_created_only_by_the_plan() {
+    assert_only(&["src/retirement/plan.rs"], "Deregistration {");
+}
+
+#[test]
+fn top_level_modules_do_not_import_each_other_in_a_cycle() {
+    for root in ACYCLIC {
+        let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for source in sources(&[root]).into_iter().filter(|source| !source.path.ends_with("/tests.rs")) {
+            let path = source.path.trim_start_matches(root).trim_matches('/');
+            let module = path.split('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned();
+            // The roots of the crates and the binaries import everything.
+            if !["lib", "main", "bin"].contains(&module.as_str()) {
+                let imported = imports(&source.text).into_iter().filter(|name| *name != module);
+                graph.entry(module.clone()).or_default().extend(imported);
+            }
+        }
+        assert!(
+            graph.values().any(|imported| !imported.is_empty()),
+            "no import in {root}: a defect of this test"
+        );
+        // Removes modules that import none of the others, until only cycles are left.
+        while let Some(leaf) = graph
+            .iter()
+            .find(|(_, imported)| imported.iter().all(|name| !graph.contains_key(name)))
+            .map(|(module, _)| module.clone())
+        {
+            graph.remove(&leaf);
+        }
+        assert!(graph.is_empty(), "modules of {root} import each other in a cycle: {graph:?}");
+    }
+}
+
+#[test]
+fn file_starts_with_one_sentence_that_describes_it() {
+    // The first paragraph, since comments wrap.
+    let describes = |text: &str| {
+        let paragraph: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//! ")).collect();
+        paragraph.last().is_some_and(|line| line.ends_with('.'))
+    };
+    let undescribed = everything().into_iter().filter(|it| !describes(&it.text));
+    assert_none(
+        &undescribed.map(|source| source.path).collect::<Vec<_>>(),
+        "a file must start with a `//!` sentence",
+    );
+}
+
+#[test]
+fn file_is_short_enough_to_have_one_job() {
+    let long = everything().into_iter().filter(|source| source.text.lines().count() > MAX_LINES);
+    let paths: Vec<String> = long.map(|source| source.path).collect();
+    assert_none(&paths, &format!("a file has at most {MAX_LINES} lines: split it"));
+}
+
+#[test]
+fn file_name_describes_the_content() {
+    let is_empty = |part: &str| VAGUE_NAMES.contains(&part.trim_end_matches(".rs"));
+    let empty = everything().into_iter().filter(|source| source.path.split('/').any(is_empty));
+    assert_none(
+        &empty.map(|source| source.path).collect::<Vec<_>>(),
+        "choose names that describe the content",
+    );
+}
+
+#[test]
+fn unwrap_is_replaced_by_expect_with_a_reason() {
+    assert_none(&mentions(&everything(), ".unwrap()"), "write `expect` with the reason");
+}
+
+#[test]
+fn committed_crds_are_those_that_the_binary_prints() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
+    let output = command.arg("crd").output().expect("the binary runs");
+    assert!(output.status.success(), "{output:?}");
+    for folder in ["crds", "charts/ecs-retirement-controller/files/crds"] {
+        let crds = files(&root().join(folder));
+        let committed: String =
+            crds.iter().map(|path| fs::read_to_string(path).expect("a readable CRD")).collect();
+        assert!(
+            committed == String::from_utf8_lossy(&output.stdout),
+            "run `make crds`: {folder}/ differs from the types in src/api"
+        );
+    }
+}

@@ -1,0 +1,293 @@
+//! Documents and examples: what they show is valid, and their commands do what they say.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::Value;
+use testkit::{control_plane::ControlPlane, simulated_ecs::ACCOUNT, simulated_ecs::Status};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    architecture::{files, root},
+    support::{CRD, DEADLINE, HEALTH_CHECK, World, api_reference},
+};
+
+/// Reads a document of the repository.
+fn document(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Returns the paths of the pages for users and contributors.
+fn documents() -> Vec<PathBuf> {
+    let pages = ["README.md", "CONTRIBUTING.md"].map(|page| root().join(page));
+    files(&root().join("docs")).into_iter().chain(pages).collect()
+}
+
+/// Returns the fenced blocks of a document, each with its language.
+fn blocks(markdown: &str) -> Vec<(&str, &str)> {
+    let inside = markdown.split("```").skip(1).step_by(2);
+    inside.filter_map(|block| block.split_once('\n')).collect()
+}
+
+fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
+}
+
+#[test]
+fn every_reason_has_a_section_that_says_what_to_do() {
+    let row = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/revisions/items";
+    let crd = yaml(CRD);
+    let described = crd.pointer(&format!("{row}/properties/reason/description")).and_then(Value::as_str);
+    let (_, listed) = described.and_then(|text| text.split_once(": ")).expect("the reasons");
+    let (listed, _) = listed.split_once(". ").expect("a sentence");
+    let reasons: Vec<&str> = listed.split([',', ' ', '\n']).filter(|it| !["", "or"].contains(it)).collect();
+    assert!(reasons.len() > 15 && reasons.contains(&"CoolingDown"), "{reasons:?}");
+    let guide = document("docs/troubleshooting.md");
+    let sections: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    for reason in reasons.into_iter().chain(["InvalidSpec"]) {
+        assert!(sections.contains(&reason), "docs/troubleshooting.md has no section {reason}");
+    }
+}
+
+#[test]
+fn every_link_in_the_documents_resolves() {
+    let anchor = |title: &str| {
+        let kept = title.chars().filter(|char| char.is_alphanumeric() || " -".contains(*char));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    for path in documents() {
+        let text = document(&path.display().to_string());
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let (file, section) = link.split_once('#').unwrap_or((link, ""));
+            let file = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            assert!(file.exists(), "{}: {link}", path.display());
+            let has = |line: &str| {
+                line.trim_start_matches('#').strip_prefix(' ').map(anchor).as_deref() == Some(section)
+            };
+            let is_there = section.is_empty() || document(&file.display().to_string()).lines().any(has);
+            assert!(is_there, "{}: {link}", path.display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
+    let world = World::new().await;
+    let guide = document("docs/gitops.md");
+    let (_, guide) = guide.split_once("## Argo CD").expect("a section");
+    let [("sh", command), ("yaml", manifest), ..] = blocks(guide)[..] else { panic!("{guide}") };
+    let key = "resource.customizations.health.ecs-retirement.dev_TaskDefinitionRetirement";
+    assert_eq!(
+        yaml(manifest)["data"][key],
+        HEALTH_CHECK,
+        "docs/gitops.md shows another check than config/argocd"
+    );
+
+    let prepare = "kubectl create namespace argocd && \
+        kubectl create configmap argocd-cm --namespace argocd --from-literal=url=https://argocd.example.com";
+    for command in [prepare, command, command] {
+        let (is_done, output) = world.shell(command).await;
+        assert!(is_done, "{command}: {output}");
+    }
+    let (_, config) = world.shell("kubectl get configmap argocd-cm --namespace argocd --output=json").await;
+    let config: Value = serde_json::from_str(&config).expect("JSON");
+    assert_eq!(config["data"][key], HEALTH_CHECK);
+    assert_eq!(config["data"]["url"], "https://argocd.example.com");
+}
+
+#[tokio::test]
+async fn manifests_and_commands_in_the_documents_are_valid() {
+    let world = World::new().await;
+    world.declare("cpu-wave", &["cpu-wave:1"]).await;
+    let mut manifests = 0;
+    for path in documents() {
+        for (language, block) in blocks(&document(&path.display().to_string())) {
+            match language {
+                "json" => drop(serde_json::from_str::<Value>(block).expect(block)),
+                "yaml" if yaml(block)["kind"] == "TaskDefinitionRetirement" => {
+                    manifests += 1;
+                    let command = format!(
+                        "kubectl apply --dry-run=server --validate=strict -f - <<'END'\n{block}\nEND"
+                    );
+                    let (is_done, output) = world.shell(&command).await;
+                    assert!(is_done, "{}: {output}:\n{block}", path.display());
+                }
+                "yaml" => drop(yaml(block)),
+                "sh" if path.ends_with("troubleshooting.md") => {
+                    let (is_done, output) = world.shell(block).await;
+                    assert!(is_done, "{block}: {output}");
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(manifests > 0, "no manifest was found");
+}
+
+/// Returns the reason that an example has until its own commands run; `None` if it is not a
+/// retirement that the controller handles.
+fn expected(example: &str) -> Option<&'static str> {
+    match example {
+        "cpu-wave" | "in-use" | "region-and-arn" => Some("Retired"),
+        "dry-run" => Some("DryRun"),
+        "missing-revision" => Some("NotFound"),
+        "suspend" => Some("Suspended"),
+        "unused-for" => Some("CoolingDown"),
+        "refused" | "admission-warnings" | "validating-admission-policy" => None,
+        other => panic!("add the expected reason of examples/{other}.yaml"),
+    }
+}
+
+#[tokio::test]
+async fn every_example_does_what_its_comment_says() {
+    let world = World::new().await;
+    world.west.register_many("cpu-wave", 5);
+    let frankfurt = world.ecs.region(ACCOUNT, "eu-central-1");
+    frankfurt.register_many("web", 42);
+    frankfurt.register_many("worker", 7);
+    let _controller = world.start();
+    for path in files(&root().join("examples")) {
+        let name = path.file_stem().and_then(|stem| stem.to_str()).expect("a name");
+        let Some(reason) = expected(name) else { continue };
+        let text = document(&path.display().to_string());
+        let commands = text.lines().filter_map(|line| line.strip_prefix("#   "));
+        let apply = format!("kubectl apply -f examples/{name}.yaml");
+        for command in [apply.as_str()].into_iter().chain(commands) {
+            let (is_done, output) = world.shell(command).await;
+            assert!(is_done, "{name}: {command}: {output}");
+            if command == apply {
+                world.wait(name, reason, |seen| seen.is_current() && seen.ready_reason() == reason).await;
+            }
+        }
+    }
+    for revision in ["web:41", "web:42", "worker:7"] {
+        assert_eq!(frankfurt.status(revision), Some(Status::Inactive), "{revision}");
+    }
+    assert_eq!(frankfurt.status("web:40"), Some(Status::Active));
+    world.wait("suspend", "the effect of its command", |seen| seen.ready_reason() == "Retired").await;
+    world
+        .wait("missing-revision", "the handled request", |seen| {
+            !seen.text("lastHandledReconcileAt").is_empty()
+        })
+        .await;
+    let (is_admitted, output) = world.shell("kubectl apply -f examples/refused.yaml").await;
+    assert!(!is_admitted && output.contains("write family:revision"), "{output}");
+}
+
+/// Applies a retirement in the namespace `platform`. Returns whether it is admitted, and the
+/// output.
+async fn try_to_retire(world: &World<'_>, options: &str, name: &str, spec: &str) -> (bool, String) {
+    let head = "apiVersion: ecs-retirement.dev/v1alpha1\nkind: TaskDefinitionRetirement";
+    let manifest = format!("{head}\nmetadata: {{name: {name}, namespace: platform}}\nspec: {spec}");
+    world.shell(&format!("kubectl apply {options} -f - <<'END'\n{manifest}\nEND")).await
+}
+
+/// Waits until an applied policy is in force: until kubectl prints `text` for `spec`.
+async fn wait_for_output(world: &World<'_>, spec: &str, text: &str) {
+    let began = Instant::now();
+    loop {
+        let (_, output) = try_to_retire(world, "--dry-run=server", "probe", spec).await;
+        if output.contains(text) {
+            return;
+        }
+        assert!(began.elapsed() < DEADLINE, "not printed: {text}\nbut: {output}");
+        sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+/// Uses its own control plane, since a policy applies to all of it.
+#[tokio::test]
+async fn admission_policies_limit_families_by_namespace_and_warn_of_likely_mistakes() {
+    let plane = ControlPlane::start().await.expect("a control plane starts");
+    let world = World::on(&plane, CRD).await;
+    let command = "kubectl create namespace platform && kubectl apply -f examples/admission-warnings.yaml";
+    assert!(world.shell(command).await.0);
+    let arns = |second: &str| {
+        let first = "arn:aws:ecs:us-west-2:012345678910:task-definition/web:1";
+        format!("{{revisions: ['{first}', '{second}']}}")
+    };
+    for (spec, text) in [
+        (
+            "{suspend: true, dryRun: true, revisions: ['web:1']}",
+            "Warning: Validation failed for ValidatingAdmissionPolicy 'warnings.ecs-retirement.dev'",
+        ),
+        ("{suspend: true, dryRun: true, revisions: ['web:1']}", "keep one"),
+        (&arns("arn:aws:ecs:us-west-2:999999999999:task-definition/web:1"), "will be WrongAccount"),
+        (&arns("arn:aws:ecs:us-east-1:012345678910:task-definition/web:1"), "will be WrongRegion"),
+    ] {
+        wait_for_output(&world, spec, text).await;
+    }
+    let (is_admitted, output) = try_to_retire(&world, "", "early", "{revisions: ['api:1']}").await;
+    assert!(is_admitted && !output.contains("Warning"), "{output}");
+
+    let policy = document("examples/validating-admission-policy.yaml");
+    let annotate = policy.lines().find_map(|line| line.strip_prefix("#   ")).expect("a command");
+    assert!(world.shell("kubectl apply -f examples/validating-admission-policy.yaml").await.0);
+    wait_for_output(&world, "{revisions: ['web-api:1']}", "ecs-retirement.dev/families allows nothing").await;
+    assert!(world.shell(annotate).await.0);
+    wait_for_output(&world, "{revisions: ['web-api:1']}", "created").await;
+    let many: Vec<String> = (1..=500).map(|number| format!("web-{}:{number}", "a".repeat(40))).collect();
+    let table = [
+        ("{revisions: ['cron:7', 'web-shop:2']}", None),
+        ("{revisions: ['arn:aws:ecs:us-west-2:012345678910:task-definition/web-api:1']}", None),
+        (&format!("{{revisions: {many:?}}}"), None),
+        ("{suspend: true, revisions: ['api:1']}", None),
+        ("{suspend: false, revisions: ['api:1']}", Some("api:1")),
+        ("{revisions: ['cron-job:1']}", Some("cron-job:1")),
+        ("{revisions: ['web:1']}", Some("web:1")),
+        (
+            "{revisions: ['web-api:1', 'arn:aws:ecs:us-west-2:012345678910:task-definition/api:1']}",
+            Some("task-definition/api:1"),
+        ),
+    ];
+    for (spec, refused) in table {
+        let (is_admitted, output) = try_to_retire(&world, "", "tried", spec).await;
+        assert_eq!(is_admitted, refused.is_none(), "{spec}: {output}");
+        let text = refused.map(|revision| {
+            format!("{revision} may not be retired from namespace platform: its annotation ecs-retirement.dev/families allows web-*, cron")
+        });
+        assert!(text.is_none_or(|text| output.contains(&text)), "{output}");
+    }
+    let annotate = "kubectl annotate tdr early --namespace platform ecs-retirement.dev/requestedAt=now";
+    assert!(world.shell(annotate).await.0, "existing resources can still be annotated");
+}
+
+#[tokio::test]
+async fn kubectl_explains_every_field() {
+    let world = World::new().await;
+    let crd = yaml(CRD);
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    for part in ["spec", "status"] {
+        assert_explained(&world, &format!("tdr.{part}"), &schema["properties"][part]).await;
+    }
+}
+
+/// Asserts that `kubectl explain` describes every field at `path` and below.
+async fn assert_explained(world: &World<'_>, path: &str, schema: &Value) {
+    let output = world.namespace.kubectl(&["explain", path]).await.expect("kubectl explains");
+    let (_, fields) =
+        output.split_once("FIELDS:\n").unwrap_or_else(|| panic!("{path} has no fields: {output}"));
+    for (name, property) in schema["properties"].as_object().expect("fields") {
+        let (_, rest) =
+            fields.split_once(&format!("  {name}\t")).unwrap_or_else(|| panic!("{path}.{name}: {output}"));
+        let description = rest.lines().find(|line| line.starts_with("    ")).unwrap_or_default();
+        let written: String =
+            property["description"].as_str().expect("a description").chars().take(20).collect();
+        assert!(description.trim().starts_with(&written), "{path}.{name}: {output}");
+        for inner in [property, &property["items"]] {
+            if inner["properties"].is_object() {
+                Box::pin(assert_explained(world, &format!("{path}.{name}"), inner)).await;
+            }
+        }
+    }
+}
+
+#[test]
+fn api_reference_matches_the_crd() {
+    let path = root().join("docs/api.md");
+    let reference = api_reference::of(&yaml(CRD));
+    if std::env::var_os("WRITE_API_REFERENCE").is_some() {
+        fs::write(&path, &reference).expect("docs/api.md can be written");
+    }
+    assert!(fs::read_to_string(path).is_ok_and(|text| text == reference), "run `make api-docs`");
+}

@@ -1,0 +1,195 @@
+//! The oracle: checks a run against the invariants, and against a run of the same user actions
+//! without faults.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::Value;
+use testkit::simulated_ecs::{Action, Outcome};
+
+use super::{
+    journal::Journal,
+    replica::identity,
+    run::Run,
+    users::Users,
+    world::{RETIREMENTS, World},
+};
+use crate::support::invariants::{self, Deregistered, MAX_PENDING, Operation, Process, deregistrations};
+
+/// Time after a pause within which a call of the paused process may still take effect.
+const PAUSE_MARGIN: Duration = Duration::from_secs(30);
+
+/// Number of reads and writes of one resource within `HOT_LOOP_WINDOW` that counts as a hot loop.
+const HOT_LOOP_REQUESTS: usize = 150;
+const HOT_LOOP_WINDOW: Duration = Duration::from_secs(5);
+
+/// Maximum age of known usage: a minute or two scans, including the delays that a schedule injects.
+const MAX_USAGE_AGE: Duration = Duration::from_mins(3);
+
+/// Returns every violation of an invariant.
+pub fn violations(run: &Run, users: &Users, baseline: &Run) -> Vec<String> {
+    let journal = run.world.journal();
+    let mut violations = journal.violations.clone();
+    let interruptions = journal.crashes + u32::try_from(journal.paused.len()).unwrap_or(u32::MAX);
+    violations.extend(invariants::violations(&journal.entries, interruptions));
+    violations.extend(deregistrations_without_lease(&run.world, &journal));
+    violations.extend(deregistrations_in_use(&journal));
+    violations.extend(status_mismatches(&run.world));
+    violations.extend(hot_loop(&journal));
+    if journal.longest_wait > MAX_PENDING {
+        violations.push(format!("I6: a request was pending for {:?}", journal.longest_wait));
+    }
+    // Only a run without violations has an end state to compare.
+    if violations.is_empty() {
+        violations.extend(end_state_differences(run, users, baseline));
+    }
+    violations
+}
+
+/// A process deregisters only while it holds the lease, unless it was paused between its last check
+/// and the call.
+fn deregistrations_without_lease(world: &World, journal: &Journal) -> Vec<String> {
+    let has_no_lease = |(index, by, call): &(usize, Process, &Deregistered)| {
+        let at = journal.entries[*index].at;
+        world.schedule.replicas > 1
+            && call.lease_holder.as_ref() != Some(&identity(*by))
+            && !journal.was_paused(by.0, at.saturating_sub(PAUSE_MARGIN), at)
+    };
+    deregistrations(&journal.entries)
+        .filter(has_no_lease)
+        .map(|(index, by, call)| {
+            let at = journal.entries[index].at;
+            format!(
+                "leader: {by:?} deregistered {} at {at:?} while {:?} held the lease",
+                call.arn, call.lease_holder
+            )
+        })
+        .collect()
+}
+
+/// A revision that has been in use for longer than the maximum age of a scan is not deregistered.
+fn deregistrations_in_use(journal: &Journal) -> Vec<String> {
+    let is_used = |(index, _, call): &(usize, Process, &Deregistered)| {
+        let from_the_start = call.used_for == Some(journal.entries[*index].at);
+        from_the_start || call.used_for.is_some_and(|used| used > MAX_USAGE_AGE)
+    };
+    let used = deregistrations(&journal.entries).filter(is_used);
+    used.map(|(_, by, call)| format!("use: {by:?} deregistered {}, in use for {:?}", call.arn, call.used_for))
+        .collect()
+}
+
+/// I6: whatever fails, a process does not repeat the same requests in a hot loop.
+fn hot_loop(journal: &Journal) -> Option<String> {
+    let mut requests: BTreeMap<(Process, &str), Vec<Duration>> = BTreeMap::new();
+    for entry in &journal.entries {
+        if let Operation::Wrote { name, .. } | Operation::Read { name, .. } = &entry.operation {
+            requests.entry((entry.by, name)).or_default().push(entry.at);
+        }
+    }
+    let is_hot = |times: &&Vec<Duration>| {
+        times.windows(HOT_LOOP_REQUESTS).any(|it| it[HOT_LOOP_REQUESTS - 1] < it[0] + HOT_LOOP_WINDOW)
+    };
+    let ((by, name), _) = requests.iter().find(|(_, times)| is_hot(times))?;
+    Some(format!("I6: {by:?} read and wrote {name} {HOT_LOOP_REQUESTS} times within {HOT_LOOP_WINDOW:?}"))
+}
+
+/// Returns the number of deregistrations of revisions that were no longer ACTIVE.
+pub fn repeats(journal: &Journal) -> usize {
+    deregistrations(&journal.entries)
+        .filter(|(_, _, call)| !call.changed && matches!(call.outcome, Outcome::Ok | Outcome::Dropped))
+        .count()
+}
+
+/// The times and request IDs in the statuses match those of ECS.
+fn status_mismatches(world: &World) -> Vec<String> {
+    let calls = world.ecs.calls_of(Action::DeregisterTaskDefinition);
+    let mut violations = Vec::new();
+    for object in world.api.objects(RETIREMENTS) {
+        for row in object["status"]["revisions"].as_array().into_iter().flatten() {
+            let (revision, name) =
+                (row["revision"].as_str().unwrap_or_default(), &object["metadata"]["name"]);
+            let known = (!revision.contains('/')).then(|| world.west.describe(revision)).flatten();
+            let reported = row["deregisteredAt"].as_str().and_then(|text| text.parse().ok());
+            let actual = known.and_then(|known| known.deregistered_at);
+            let second = |time: k8s_openapi::jiff::Timestamp| time.as_second();
+            if reported.is_some() && reported.map(second) != actual.map(second) {
+                violations.push(format!(
+                    "status: {name} reports {reported:?} as deregisteredAt of {revision}, ECS {actual:?}"
+                ));
+            }
+            let Some(request_id) = row["requestId"].as_str() else { continue };
+            let is_its_call = |call: &testkit::simulated_ecs::Call| {
+                call.request_id == request_id
+                    && call
+                        .task_definition
+                        .as_deref()
+                        .is_some_and(|arn| arn.ends_with(&format!("/{revision}")))
+            };
+            if !calls.iter().any(is_its_call) {
+                violations.push(format!(
+                    "status: {name} has request ID {request_id} for {revision}, which matches no call"
+                ));
+            }
+        }
+    }
+    violations
+}
+
+/// I5: the end state equals that of the run without faults, except for times and request IDs.
+fn end_state_differences(run: &Run, users: &Users, baseline: &Run) -> Vec<String> {
+    let (actual, expected) = (end(&run.world, users), end(&baseline.world, users));
+    let keys = actual.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
+    let differing = keys.into_iter().filter(|key| actual.get(*key) != expected.get(*key));
+    differing
+        .map(|key| format!("I5: {key} ended as {:?}\n  instead of {:?}", actual.get(key), expected.get(key)))
+        .collect()
+}
+
+/// Returns the state to compare: every resource and every revision.
+fn end(world: &World, users: &Users) -> BTreeMap<String, String> {
+    let resources = world.api.objects(RETIREMENTS).into_iter().map(|mut object| {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let generation = object["metadata"]["generation"].clone();
+        remove_times(&mut object["status"]);
+        (name, format!("{generation} {} {}", object["spec"], object["status"]))
+    });
+    let revisions = users
+        .families
+        .iter()
+        .flat_map(|(family, count)| (1..=count + 1).map(move |number| format!("{family}:{number}")));
+    let revisions = revisions.filter(|revision| !users.races.contains(revision)).map(|revision| {
+        let status = format!("{:?}", world.west.status(&revision));
+        (revision, status)
+    });
+    resources.chain(revisions).collect()
+}
+
+/// Removes the error of a rejected `ListTaskDefinitions` call from a message. The row is final in
+/// that case.
+fn remove_rejected_list(message: &mut String) {
+    let Some(begin) = message.find("; ecs:ListTaskDefinitions") else { return };
+    let length = message[begin..].find(')').unwrap_or(message.len() - begin);
+    message.replace_range(begin..begin + length, "");
+}
+
+fn remove_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for field in [
+                "lastTransitionTime",
+                "registeredAt",
+                "deregisteredAt",
+                "requestId",
+                "unusedSince",
+                "lastUsageScan",
+            ] {
+                fields.remove(field);
+            }
+            fields.values_mut().for_each(remove_times);
+            if let Some(Value::String(message)) = fields.get_mut("message") {
+                remove_rejected_list(message);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_times),
+        _ => {}
+    }
+}

@@ -1,0 +1,213 @@
+//! One run: the user actions, faults and replicas of a seed, executed step by step until the run
+//! converges.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use ecs_retirement_controller::aws::permit_queue::Pacing;
+use serde_json::Value;
+
+use super::{
+    replica::Running,
+    schedule::{Halt, Schedule, Slot, When},
+    users::{UserAction, Users},
+    world::{RETIREMENTS, World},
+};
+use crate::support::invariants::Operation;
+
+/// Length of a step before and after convergence.
+const STEP: Duration = Duration::from_millis(200);
+const LONG_STEP: Duration = Duration::from_secs(2);
+
+/// Time within which a run converges after the last fault, in addition to the time that the rates
+/// of ECS require.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Time after convergence in which no write and no call may happen.
+const IDLE_PERIOD: Duration = Duration::from_mins(5);
+
+/// The result of a run.
+pub struct Run {
+    pub world: Arc<World>,
+    /// Time from the last fault and the last user action to convergence.
+    pub convergence: Duration,
+}
+
+/// One of the replicas: its process, or the start time of its next process.
+struct Replica {
+    slot: Slot,
+    processes: u32,
+    running: Option<Running>,
+    starts_at: Duration,
+    /// Delay between the end of a process that was requested to stop and the start of the next one.
+    handover_delay: Option<Duration>,
+}
+
+pub fn pacing(seed: u64) -> Pacing {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x7061_6365);
+    Pacing { per_second: [0.5, 2.0, 10.0][rng.usize(..3)], burst: [1, 10][rng.usize(..2)] }
+}
+
+pub fn run(schedule: Schedule, users: &Users) -> Run {
+    let (seed, end, count) = (schedule.seed, schedule.end, schedule.replicas);
+    let pacing = pacing(seed);
+    // Seeds the jitter of the watch backoff.
+    fastrand::seed(seed);
+    let world = World::new(schedule, &users.families);
+    let mut replicas: Vec<Replica> = (0..count)
+        .map(|slot| Replica {
+            slot,
+            processes: 0,
+            running: None,
+            starts_at: STEP.mul_f64(f64::from(u8::from(slot > 0))),
+            handover_delay: None,
+        })
+        .collect();
+    let mut actions: VecDeque<&(Duration, UserAction)> = users.actions.iter().collect();
+    let mut at = Duration::ZERO;
+    let mut step = |at: &mut Duration, length: Duration| {
+        for replica in &mut replicas {
+            replica.step(&world, pacing, *at, *at + length);
+        }
+        *at += length;
+        world.time.set(*at);
+    };
+    let limit = end + limit(&world, users, pacing);
+    loop {
+        while let Some((_, action)) = actions.pop_front_if(|(due, _)| *due <= at) {
+            world.perform(action);
+        }
+        step(&mut at, STEP);
+        // A replica that is still paused is a fault that has not ended.
+        let is_paused = world.journal().paused.iter().any(|(_, _, until)| at < *until);
+        if at >= end && actions.is_empty() && (all_converged(&world) && !is_paused || at >= limit) {
+            break;
+        }
+    }
+    let convergence = at.saturating_sub(end);
+    if at >= limit {
+        let objects = world.api.objects(RETIREMENTS);
+        let stuck = objects
+            .iter()
+            .filter(|object| !has_converged(object))
+            .map(|object| format!("{} {}", object["metadata"]["name"], object["status"]));
+        let stuck: Vec<String> = stuck.collect();
+        world.journal().record_violation(
+            "I2",
+            &format!("not converged {convergence:?} after the last fault: {}", stuck.join("\n")),
+        );
+        return Run { world, convergence };
+    }
+    // Pending events, such as the one of the last write, may still arrive.
+    for _ in 0..50 {
+        step(&mut at, STEP);
+    }
+    for family in &users.missing {
+        world.west.register(family);
+    }
+    let before = world.journal().entries.len();
+    let idle_until = at + IDLE_PERIOD;
+    while at < idle_until {
+        step(&mut at, LONG_STEP);
+    }
+    let mut journal = world.journal();
+    let late: Vec<String> = journal.entries[before..]
+        .iter()
+        .filter(|entry| is_work(&world, &entry.operation))
+        .map(ToString::to_string)
+        .collect();
+    if !late.is_empty() {
+        journal.record_violation("I2", &format!("converged, but still active: {}", late.join("\n")));
+    }
+    drop(journal);
+    Run { world, convergence }
+}
+
+/// Returns the time within which a run must converge after the last fault. It covers the required
+/// rate limit tokens at the minimum rate under throttling, and the retry delays.
+fn limit(world: &World, users: &Users, pacing: Pacing) -> Duration {
+    let revisions: usize = users.families.values().sum();
+    let revisions = u32::try_from(revisions).unwrap_or(u32::MAX);
+    let tokens = Duration::from_secs_f64(f64::from(revisions) / pacing.per_second.min(1.0));
+    // A rejected call is retried after at most as long as it was rejected. A throttled rate doubles
+    // every minute.
+    CONVERGENCE_TIMEOUT + tokens + world.schedule.end.mul_f64(1.2) + Duration::from_mins(4)
+}
+
+/// Returns true if an operation is more than a check for work. Revisions that stay in use are
+/// scanned indefinitely.
+fn is_work(world: &World, operation: &Operation) -> bool {
+    match operation {
+        Operation::Wrote { .. } | Operation::Deregistered(_) => true,
+        Operation::Described { .. } | Operation::Called(_) => !waits_for_usage_to_end(world),
+        Operation::Read { .. } => false,
+    }
+}
+
+fn waits_for_usage_to_end(world: &World) -> bool {
+    world.api.objects(RETIREMENTS).iter().any(|object| rows(object).any(|row| row["reason"] == "InUse"))
+}
+
+fn rows(object: &Value) -> impl Iterator<Item = &Value> {
+    object["status"]["revisions"].as_array().into_iter().flatten()
+}
+
+fn all_converged(world: &World) -> bool {
+    world.api.objects(RETIREMENTS).iter().all(|object| {
+        has_converged(object) && rows(object).all(|row| row["reason"] != "InUse" || world.is_used(row))
+    })
+}
+
+/// Returns true if the status refers to the current spec and every row is final.
+fn has_converged(object: &Value) -> bool {
+    let (metadata, status) = (&object["metadata"], &object["status"]);
+    let is_final = |row: &Value| {
+        let reason = row["reason"].as_str().unwrap_or_default();
+        let pending = ["Pending", "CoolingDown", "Throttled", "Unavailable", "AccessDenied", "Refused"];
+        // A retired row has a message until ECS reports `deregisteredAt` or denies the call.
+        !pending.contains(&reason) && (reason != "Retired" || row["message"].is_null())
+    };
+    status["observedGeneration"] == metadata["generation"]
+        && status["lastHandledReconcileAt"] == metadata["annotations"]["ecs-retirement.dev/requestedAt"]
+        && rows(object).next().is_some()
+        && rows(object).all(is_final)
+}
+
+impl Replica {
+    fn step(&mut self, world: &Arc<World>, pacing: Pacing, at: Duration, until: Duration) {
+        if self.running.is_none() && self.starts_at <= at {
+            world.time.set(at);
+            self.running = Some(Running::start((self.slot, self.processes), world, pacing));
+            self.processes += 1;
+        }
+        let Some(running) = &mut self.running else { return };
+        let halt = running.step(world, at, until).or_else(|| world.due(self.slot, When::At(until)));
+        match halt {
+            Some(Halt::Crash(pause)) => {
+                world.journal().crashes += 1;
+                self.end(until + pause);
+            }
+            Some(Halt::Pause(length)) => {
+                world.journal().paused.push((self.slot, at, until + length));
+                running.pause(until + length);
+            }
+            Some(Halt::HandOver(pause)) => {
+                world.journal().handovers += 1;
+                running.request_stop();
+                self.handover_delay = Some(pause);
+            }
+            None => {}
+        }
+        if let (Some(pause), Some(true)) =
+            (self.handover_delay, self.running.as_ref().map(Running::has_ended))
+        {
+            self.end(until + pause);
+        }
+    }
+
+    /// Ends the process abruptly: every task is dropped at its current await point.
+    fn end(&mut self, starts_at: Duration) {
+        self.running = None;
+        self.handover_delay = None;
+        self.starts_at = starts_at;
+    }
+}

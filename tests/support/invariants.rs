@@ -1,0 +1,192 @@
+//! The requests of a run in the order in which they took effect, and the invariants that every run
+//! must keep. Pure.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde_json::Value;
+use testkit::simulated_ecs::{ACCOUNT, Outcome};
+
+use super::REGION;
+
+/// Maximum time that a request may be pending, watches included (I6).
+pub const MAX_PENDING: Duration = Duration::from_secs(30);
+
+/// A process: its replica, and the number of earlier processes of that replica.
+pub type Process = (usize, u32);
+
+/// One request that took effect.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub at: Duration,
+    pub by: Process,
+    pub operation: Operation,
+}
+
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// An uncached read of a resource, and when it began. `object` is `None` if the resource does
+    /// not exist.
+    Read {
+        name: String,
+        began: Duration,
+        object: Option<Value>,
+    },
+    /// A write of a status, with the response code.
+    Wrote {
+        name: String,
+        status: Value,
+        code: u16,
+    },
+    Described {
+        arn: String,
+        outcome: Outcome,
+    },
+    Deregistered(Deregistered),
+    /// Any other call to AWS.
+    Called(&'static str),
+}
+
+/// A `DeregisterTaskDefinition` call.
+#[derive(Clone, Debug)]
+pub struct Deregistered {
+    pub arn: String,
+    pub outcome: Outcome,
+    /// True if the revision was ACTIVE before the call.
+    pub changed: bool,
+    /// Holder of the lease at the time of the call, if it is known.
+    pub lease_holder: Option<String>,
+    /// How long the revision had been in use. `None` if it was unused, or if that is not known.
+    pub used_for: Option<Duration>,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>9.3?} {:?} ", self.at, self.by)?;
+        match &self.operation {
+            Operation::Read { name, object: None, .. } => write!(f, "read {name}: not found"),
+            Operation::Read { name, object: Some(object), .. } => {
+                let (metadata, status) = (&object["metadata"], &object["status"]);
+                write!(f, "read {name}: generation {}, {}", metadata["generation"], status["progress"])
+            }
+            Operation::Wrote { name, code, .. } => write!(f, "wrote {name}: {code}"),
+            Operation::Described { arn, outcome } => write!(f, "described {arn}: {outcome:?}"),
+            Operation::Deregistered(call) => write!(f, "{call:?}"),
+            Operation::Called(action) => f.write_str(action),
+        }
+    }
+}
+
+/// Returns the revision of an ARN as `family:revision`.
+pub fn short(arn: &str) -> &str {
+    arn.rsplit('/').next().unwrap_or(arn)
+}
+
+/// Returns the `DeregisterTaskDefinition` calls with their index.
+pub fn deregistrations(entries: &[Entry]) -> impl Iterator<Item = (usize, Process, &Deregistered)> {
+    entries.iter().enumerate().filter_map(|(index, entry)| match &entry.operation {
+        Operation::Deregistered(call) => Some((index, entry.by, call)),
+        _ => None,
+    })
+}
+
+/// Returns the violations of I1, I3 and I4. `interruptions` is the number of calls of a revision
+/// that may be repeated, since a process was interrupted.
+pub fn violations(entries: &[Entry], interruptions: u32) -> Vec<String> {
+    let mut violations = undeclared_deregistrations(entries);
+    violations.extend(foreign_calls(entries));
+    violations.extend(inactive_before_ecs(entries));
+    violations.extend(excess_deregistrations(entries, interruptions));
+    violations
+}
+
+/// I1: between its last `DescribeTaskDefinition` call for a revision and the deregistration, the
+/// process begins and completes a read of a resource that declares the revision.
+fn undeclared_deregistrations(entries: &[Entry]) -> Vec<String> {
+    let is_declared = |index: usize, by: Process, arn: &str| {
+        let before = &entries[..index];
+        let described = before.iter().rposition(|entry| {
+            entry.by == by && matches!(&entry.operation, Operation::Described { arn: it, .. } if it == arn)
+        });
+        described.is_some_and(|described| {
+            before[described..].iter().any(|entry| match &entry.operation {
+                Operation::Read { began, object: Some(object), .. } => {
+                    entry.by == by && *began >= entries[described].at && declares(object, arn)
+                }
+                _ => false,
+            })
+        })
+    };
+    let undeclared =
+        deregistrations(entries).filter(|(index, by, call)| !is_declared(*index, *by, &call.arn));
+    undeclared
+        .map(|(index, by, call)| {
+            let at = entries[index].at;
+            format!(
+                "I1: {} deregistered without a fresh read that declares it, by {by:?} at {at:?}",
+                call.arn
+            )
+        })
+        .collect()
+}
+
+fn declares(object: &Value, arn: &str) -> bool {
+    let spec = &object["spec"];
+    let is_on_hold = spec["suspend"] == true
+        || spec["dryRun"] == true
+        || !object["metadata"]["deletionTimestamp"].is_null();
+    let mut revisions = spec["revisions"].as_array().into_iter().flatten();
+    !is_on_hold && revisions.any(|it| it == arn || it == short(arn))
+}
+
+/// I1: no call names a revision of another account or region.
+fn foreign_calls(entries: &[Entry]) -> Vec<String> {
+    let prefix = format!("arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/");
+    let named = entries.iter().filter_map(|entry| match &entry.operation {
+        Operation::Described { arn, .. } | Operation::Deregistered(Deregistered { arn, .. }) => Some(arn),
+        _ => None,
+    });
+    let foreign = named.filter(|arn| !arn.starts_with(&prefix));
+    foreign.map(|arn| format!("I1: {arn} called, but belongs to another account or region")).collect()
+}
+
+/// I3: a status reports INACTIVE only after ECS has reported it for that very ARN.
+fn inactive_before_ecs(entries: &[Entry]) -> Vec<String> {
+    let is_reported = |arn: &str, before: &[Entry]| {
+        let done = deregistrations(before).find(|(_, _, call)| call.changed && call.arn == arn);
+        done.is_some_and(|(done, ..)| {
+            before[done..].iter().any(|entry| match &entry.operation {
+                Operation::Described { arn: it, outcome }
+                | Operation::Deregistered(Deregistered { arn: it, outcome, .. }) => {
+                    it == arn && *outcome == Outcome::Ok
+                }
+                _ => false,
+            })
+        })
+    };
+    let mut violations = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let Operation::Wrote { name, status, .. } = &entry.operation else { continue };
+        for row in status["revisions"].as_array().into_iter().flatten() {
+            let arn = row["arn"].as_str().unwrap_or_default();
+            let is_retired = row["status"] == "INACTIVE" || row["reason"] == "Retired";
+            if is_retired && !is_reported(arn, &entries[..index]) {
+                violations.push(format!("I3: {name} reports {arn} as INACTIVE before ECS does"));
+            }
+        }
+    }
+    violations
+}
+
+/// I4: a revision is deregistered once, plus at most once for each interruption of a process.
+fn excess_deregistrations(entries: &[Entry], interruptions: u32) -> Vec<String> {
+    let mut carried_out: BTreeMap<&str, u32> = BTreeMap::new();
+    for (_, _, call) in deregistrations(entries) {
+        if matches!(call.outcome, Outcome::Ok | Outcome::Dropped) {
+            *carried_out.entry(&call.arn).or_default() += 1;
+        }
+    }
+    let excess = carried_out.into_iter().filter(|(_, count)| *count > 1 + interruptions);
+    excess
+        .map(|(arn, count)| format!("I4: {arn} deregistered {count} times, {interruptions} interruptions"))
+        .collect()
+}
