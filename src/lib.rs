@@ -162,6 +162,8 @@
 pub mod api;
 pub mod task_definition;
 pub mod deregistration;
+pub mod duration;
+pub mod family_pattern;
 
 pub mod retirement;
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, process::ExitCode};
 use clap::{Parser, Subcommand};
 use ecs_retirement_controller::{
     CONTROLLER,
-    api::TaskDefinitionRetirement,
+    api::{EcsAccount, TaskDefinitionRetirement},
     aws::permit_queue::Pacing,
     runtime::{self, Election, Options, http_server::BindAddress, telemetry},
     task_definition::is_account,
@@ -143,7 +143,9 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             Ok(result?)
         }
         Command::Crd => {
-            print!("{}", serde_saphyr::to_string(&TaskDefinitionRetirement::crd())?);
+            for (index, crd) in [TaskDefinitionRetirement::crd(), EcsAccount::crd()].iter().enumerate() {
+                print!("{}{}", if index == 0 { "" } else { "---\n" }, serde_saphyr::to_string(crd)?);
+            }
             Ok(())
         }
     }

@@ -1,15 +1,17 @@
 //! The Kubernetes API: one file for each kind, and the types they share. Data only.
 
 pub mod conditions;
+pub mod ecs_account;
 pub mod reason;
 mod schema;
 pub mod task_definition_retirement;
 pub mod usage_scan;
 
+pub use ecs_account::{EcsAccount, EcsAccountSpec, EcsAccountStatus};
 pub use reason::{Priority, Reason, ReasonClass};
 pub use task_definition_retirement::{
-    Awaits, AwsError, InUse, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
-    TaskDefinitionRetirementStatus,
+    AccountRef, Awaits, AwsError, InUse, RevisionStatus, TaskDefinitionRetirement,
+    TaskDefinitionRetirementSpec, TaskDefinitionRetirementStatus,
 };
 pub use usage_scan::UsageScan;
 

@@ -1,8 +1,11 @@
 //! The validation rules of the CRD that types cannot express, with messages that say what to write.
 
-use schemars::{Schema, SchemaGenerator, json_schema};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::Value;
 
-use super::task_definition_retirement::MAX_REVISIONS;
+/// Maximum number of revisions in one resource.
+pub const MAX_REVISIONS: usize = 500;
 
 /// Returns the schema of `spec.revisions`.
 ///
@@ -42,4 +45,61 @@ pub(super) fn revisions(_: &mut SchemaGenerator) -> Schema {
             "messageExpression": "self.filter(r, r.contains('/') && r.substring(r.lastIndexOf('/') + 1) in self)[0] + ' is declared twice, as family:revision and as an ARN: keep one'",
         }],
     })
+}
+
+/// Returns the schema of a list of families and globs, which may be empty.
+pub(super) fn globs(_: &mut SchemaGenerator) -> Schema {
+    glob_list(0)
+}
+
+/// Returns the schema of a list of at least one family or glob.
+pub(super) fn allowed_globs(_: &mut SchemaGenerator) -> Schema {
+    glob_list(1)
+}
+
+fn glob_list(min_items: usize) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": min_items,
+        "maxItems": 1000,
+        "x-kubernetes-list-type": "atomic",
+        "items": {
+            "type": "string",
+            "maxLength": 256,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^[A-Za-z0-9_*-]{1,255}$')",
+                "message": "write a family, or a glob such as web-*",
+                "messageExpression": "'\"' + self + '\" is not a family or glob: write 1 to 255 letters, digits, hyphens and underscores, and * for any characters, such as web-*'",
+            }],
+        },
+    })
+}
+
+/// Returns the schema of a list of AWS regions.
+pub(super) fn regions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 100,
+        "x-kubernetes-list-type": "atomic",
+        "items": {
+            "type": "string",
+            "maxLength": 64,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^[a-z]+(-[a-z]+)+-[0-9]+$')",
+                "message": "write the code of an AWS region, such as us-west-2",
+            }],
+        },
+    })
+}
+
+/// Returns the schema of a label selector whose lists are atomic.
+pub(super) fn label_selector(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = LabelSelector::json_schema(generator);
+    for list in ["/properties/matchExpressions", "/properties/matchExpressions/items/properties/values"] {
+        if let Some(list) = schema.pointer_mut(list).and_then(Value::as_object_mut) {
+            list.insert("x-kubernetes-list-type".to_owned(), "atomic".into());
+        }
+    }
+    schema
 }

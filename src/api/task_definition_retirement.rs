@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Reason, UsageScan, schema};
 
-/// Maximum number of revisions in one resource.
-pub const MAX_REVISIONS: usize = 500;
+pub use super::schema::MAX_REVISIONS;
 
 /// The Amazon ECS task definition revisions that must be retired.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -85,6 +84,8 @@ pub const MAX_REVISIONS: usize = 500;
 #[x_kube(
     validation = Rule::new("!has(oldSelf.accountId) || (has(self.accountId) && self.accountId == oldSelf.accountId)")
         .message("spec.accountId cannot be changed once it is set: make a new TaskDefinitionRetirement for the other account"),
+    validation = Rule::new("!has(oldSelf.accountRef) || (has(self.accountRef) && self.accountRef.name == oldSelf.accountRef.name)")
+        .message("spec.accountRef cannot be changed once it is set: make a new TaskDefinitionRetirement for the other account"),
     validation = Rule::new("!has(oldSelf.region) || (has(self.region) && self.region == oldSelf.region)")
         .message("spec.region cannot be changed once it is set: make a new TaskDefinitionRetirement for the other region"),
     validation = Rule::new("!has(self.region) || self.revisions.all(r, !r.contains('/') || r.contains(':ecs:' + self.region + ':'))")
@@ -100,6 +101,11 @@ pub struct TaskDefinitionRetirementSpec {
     #[schemars(schema_with = "schema::revisions")]
     pub revisions: Vec<String>,
 
+    /// The EcsAccount whose credentials are used, and which decides what is allowed. Without it, the
+    /// controller's own credentials are used. It cannot be changed once set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_ref: Option<AccountRef>,
+
     /// The AWS account that the revisions belong to, as 12 digits in quotes: "012345678910". If the
     /// credentials of the controller belong to another account, ECS is not called and every row has
     /// the reason WrongAccount. It cannot be changed once set.
@@ -109,7 +115,7 @@ pub struct TaskDefinitionRetirementSpec {
     pub account_id: Option<String>,
 
     /// The AWS region of the revisions, such as us-west-2. If it is not set, the default region of
-    /// the controller applies. It cannot be changed once set.
+    /// the EcsAccount or of the controller applies. It cannot be changed once set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z]+(-[a-z]+)+-[0-9]+$')").message("write the code of an AWS region, such as us-west-2"))]
@@ -140,6 +146,16 @@ pub struct TaskDefinitionRetirementSpec {
     /// deregistered.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// A reference to an EcsAccount.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct AccountRef {
+    /// The name of the EcsAccount.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// The observed state of the declared revisions.

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::{
-    api::{Priority, RevisionStatus},
+    api::RevisionStatus,
     aws::{
         freshness::Purpose,
         response::{Description, FailureKind},
@@ -12,7 +12,7 @@ use crate::{
     retirement::{
         batch::{Batch, BatchResult},
         context::{Error, read},
-        observe::{NewestByFamily, Observations, is_throttled},
+        observe::{NewestByFamily, Observations, is_retry, is_throttled},
         outcome::{Outcome, RevisionKey},
         plan::{Plan, Step, must_wait, needs_usage},
         requeue::{self, Progress},
@@ -204,10 +204,6 @@ impl Batch<'_> {
         };
         Outcome::Deregistered { before, reply, after }
     }
-}
-
-fn is_retry(recorded: Option<&RevisionStatus>) -> bool {
-    recorded.is_some_and(|row| row.reason.priority() != Priority::Untried)
 }
 
 #[cfg(test)]

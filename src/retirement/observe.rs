@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
-    api::{Reason, RevisionStatus},
+    api::{Priority, Reason, RevisionStatus},
     aws::{
         freshness::Purpose,
         response::{DescribeResult, Failure, FailureKind, Newest, Status},
@@ -59,7 +59,8 @@ pub(super) async fn observe<'a>(batch: &Batch<'a>, entries: &[Entry]) -> Observa
     let rest = entries.iter().filter(|entry| !observations.waits(&entry.key));
     let due = requeue::select_batch(rest, batch.rows, (batch.context.clock)());
     let permits = batch.session().limits().deregistrations.available(&batch.waiter.key);
-    let (began, mut newest, mut ready) = (Instant::now(), BTreeMap::new(), 0);
+    let (began, mut newest) = (Instant::now(), BTreeMap::new());
+    let (mut ready, mut is_refused) = (0, false);
     for entry in due {
         let Target::Resolved(arn) = &entry.target else { continue };
         let Some(lock) = batch.context.revision_locks.lock(arn) else { continue };
@@ -72,12 +73,18 @@ pub(super) async fn observe<'a>(batch: &Batch<'a>, entries: &[Entry]) -> Observa
         let may_use_permit = ready < permits && batch.waiter.has_permit();
         let observed = match batch.observe_one(arn, recorded, may_use_permit, &mut newest).await {
             Ok(observed) => observed,
+            // Do not queue retries while ECS rejects calls; back off instead.
+            Err(Progress::Queued) if is_refused && is_retry(recorded) => {
+                observations.stopped = Some(Progress::Made);
+                break;
+            }
             Err(progress) => {
                 observations.stopped = Some(progress);
                 break;
             }
         };
         observations.stopped = reason_to_stop(recorded, &observed);
+        is_refused |= observed.description.as_ref().is_some_and(is_rejected);
         let next = step(batch.spec, recorded, observed.clone(), batch.now);
         ready += usize::from(matches!(next, Step::Deregister { .. }));
         observations.revisions.push((entry.key.clone(), observed));
@@ -295,6 +302,17 @@ fn cools_down(row: &RevisionStatus) -> bool {
 fn confirms(usage: &Use, row: &RevisionStatus) -> bool {
     let Use::Unused { last_used, .. } = usage else { return false };
     last_used.is_none_or(|last| row.unused_since.as_ref().is_some_and(|since| last <= since.0))
+}
+
+/// Returns true if a call for a revision with this row was tried before and failed.
+pub(super) fn is_retry(recorded: Option<&RevisionStatus>) -> bool {
+    recorded.is_some_and(|row| row.reason.priority() != Priority::Untried)
+}
+
+/// Returns true if the call failed for another reason than that the revision does not exist.
+pub(super) fn is_rejected(result: &DescribeResult) -> bool {
+    let is_missing = |kind| matches!(kind, FailureKind::Absent | FailureKind::Deleted);
+    result.as_ref().is_err_and(|failure| !is_missing(failure.kind))
 }
 
 pub(super) fn is_throttled(result: &DescribeResult) -> bool {

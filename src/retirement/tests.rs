@@ -20,7 +20,7 @@ use kube::Client;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use testkit::{
-    model_api::{Answer, Asked, ModelApi, failure},
+    model_api::{ApiRequest, ApiResponse, ModelApi, failure},
     simulated_ecs::{ACCOUNT, Action, Region, SimulatedEcs, in_process},
 };
 use tokio::{
@@ -117,12 +117,13 @@ async fn kubernetes(
     wire: Arc<Wire>,
     request: Request<kube::client::Body>,
 ) -> Result<Response<Body>, BoxError> {
-    let request = Asked::receive(request).await?;
+    let request = ApiRequest::receive(request).await?;
     let refused = wire.intervene(format!("{:?} {}", request.verb, request.plural)).await;
-    let answer =
+    let response =
         refused.map(|code| failure(code, if code == 409 { "Conflict" } else { "InternalError" }, "planned"));
-    let answer = answer.map_or_else(|| api.answer(&request), |(code, body)| Answer::Whole(code, body));
-    let Answer::Whole(status, body) = answer else { return Err("no watch was expected".into()) };
+    let response =
+        response.map_or_else(|| api.respond(&request), |(code, body)| ApiResponse::Whole(code, body));
+    let ApiResponse::Whole(status, body) = response else { return Err("no watch was expected".into()) };
     Ok(Response::builder().status(status).body(Body::from(body.to_string()))?)
 }
 

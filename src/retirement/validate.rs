@@ -6,6 +6,7 @@ use k8s_openapi::jiff::SignedDuration;
 
 use crate::{
     api::{InUse, TaskDefinitionRetirementSpec, task_definition_retirement::MAX_REVISIONS},
+    duration::duration,
     task_definition::{ParseError, Reference, is_account, is_region},
 };
 
@@ -123,14 +124,6 @@ fn use_policy(spec: &TaskDefinitionRetirementSpec) -> Result<UsePolicy, InvalidS
         InUse::Retire if unused_for.is_some() => Err(InvalidSpec::UnusedForWithoutWait),
         InUse::Retire => Ok(UsePolicy::Retire),
     }
-}
-
-/// Parses a duration in hours, minutes and seconds, as Kubernetes writes them. Returns `None` if it
-/// is invalid.
-#[must_use]
-pub fn duration(text: &str) -> Option<SignedDuration> {
-    let is_strict = text.chars().all(|char| char.is_ascii_digit() || "hms".contains(char));
-    is_strict.then(|| text.parse().ok()).flatten()
 }
 
 impl ValidatedSpec {

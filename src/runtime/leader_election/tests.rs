@@ -7,7 +7,7 @@ use axum::http::{Request, Response};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
-use testkit::model_api::{Answer, Asked, ModelApi};
+use testkit::model_api::{ApiRequest, ApiResponse, ModelApi};
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use tower::{BoxError, service_fn};
 
@@ -93,8 +93,8 @@ async fn respond(
     if is_cut_off.load(SeqCst) {
         return Err("the connection broke".into());
     }
-    let received = Asked::receive(request).await?;
-    let Answer::Whole(status, body) = api.answer(&received) else {
+    let received = ApiRequest::receive(request).await?;
+    let ApiResponse::Whole(status, body) = api.respond(&received) else {
         return Err("no watch was expected".into());
     };
     Ok(Response::builder().status(status).body(Body::from(body.to_string()))?)

@@ -19,7 +19,7 @@ use super::*;
 
 /// How the API server responds to a watch.
 #[derive(Clone, Copy, Debug)]
-enum WatchAnswer {
+enum WatchResponse {
     /// With HTTP status 504, as a watch cache does.
     TooLarge,
     /// With an `ERROR` event that contains status 504.
@@ -30,7 +30,7 @@ enum WatchAnswer {
 
 #[derive(Debug)]
 struct ApiServer {
-    watch: WatchAnswer,
+    watch: WatchResponse,
     version: u64,
     names: Vec<&'static str>,
     lists: u32,
@@ -47,12 +47,12 @@ impl ApiServer {
         });
         if query.contains("watch=true") {
             return match self.watch {
-                WatchAnswer::TooLarge => (504, Body::from(status.to_string())),
-                WatchAnswer::TooLargeEvent => {
+                WatchResponse::TooLarge => (504, Body::from(status.to_string())),
+                WatchResponse::TooLargeEvent => {
                     let event = json!({ "type": "ERROR", "object": status });
                     (200, Body::from(format!("{event}\n")))
                 }
-                WatchAnswer::Silence => {
+                WatchResponse::Silence => {
                     let silence = stream::once(pending::<Result<Bytes, Infallible>>());
                     (200, Body::from_stream(silence))
                 }
@@ -93,7 +93,7 @@ async fn time_until(
     change: impl FnOnce(&mut ApiServer),
     is_done: impl Fn(&[String], &ApiServer) -> bool,
 ) -> Duration {
-    let (watch, names) = (WatchAnswer::Silence, vec!["a", "b"]);
+    let (watch, names) = (WatchResponse::Silence, vec!["a", "b"]);
     let server = SharedServer::new(Mutex::new(ApiServer { watch, version: 100, names, lists: 0, checks: 0 }));
     let handle = server.clone();
     let service = service_fn(move |request: Request<kube::client::Body>| {
@@ -128,7 +128,7 @@ async fn time_until(
 
 #[tokio::test(start_paused = true)]
 async fn resources_are_listed_again_after_too_large_resource_version() {
-    for response in [WatchAnswer::TooLarge, WatchAnswer::TooLargeEvent] {
+    for response in [WatchResponse::TooLarge, WatchResponse::TooLargeEvent] {
         let restore = |server: &mut ApiServer| {
             (server.watch, server.version, server.names) = (response, 50, vec!["a", "c"]);
         };

@@ -11,10 +11,6 @@ pub use self::{
     watch::Watch,
 };
 
-/// The former names, which unit tests of the controller still use.
-#[doc(hidden)]
-pub use self::{ApiRequest as Asked, ApiResponse as Answer};
-
 use self::store::{Key, Store};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -82,12 +78,6 @@ impl ModelApi {
             Verb::Unknown => failure(405, "MethodNotAllowed", "this model does not support the request"),
         };
         ApiResponse::Whole(status, body)
-    }
-
-    #[doc(hidden)]
-    #[must_use]
-    pub fn answer(&self, request: &ApiRequest) -> ApiResponse {
-        self.respond(request)
     }
 
     /// Creates an object, as a user does.
