@@ -7,8 +7,11 @@ SHELL := bash
 # Number of schedules that `make chaos` tries.
 SEEDS ?= 1000
 
-# The CRDs of all kinds, as printed by the binary.
-CRDS := crds/ecs-retirement.dev_taskdefinitionretirements.yaml
+# The plural names of all kinds, in the order in which the binary prints their CRDs.
+KINDS := taskdefinitionretirements ecsaccounts
+# Writes each CRD to a file in the folder $(1).
+write-crds = mkdir -p $(1) && cargo run --quiet --locked -- crd | awk -v folder=$(1) 'BEGIN { split("$(KINDS)", kinds); kind = 1 } \
+  /^---$$/ { kind++; next } { print > (folder "/ecs-retirement.dev_" kinds[kind] ".yaml") }'
 CHART := charts/ecs-retirement-controller
 CYCLONEDX := 0.5.9
 CARGO_DENY := 0.20.2
@@ -61,10 +64,8 @@ mutants: ## Run cargo-mutants on the core modules and list the mutants that no u
 
 .PHONY: crds
 crds: ## Generate the CRDs in crds/ and in the chart from the types in src/api
-	mkdir -p $(dir $(CRDS))
-	cargo run --quiet --locked -- crd > $(CRDS).new
-	mv $(CRDS).new $(CRDS)
-	cp $(CRDS) $(CHART)/files/crds/
+	$(call write-crds,crds)
+	cp crds/*.yaml $(CHART)/files/crds/
 
 .PHONY: manifests
 manifests: ## Generate config/ and dist/install.yaml from the chart
@@ -112,7 +113,8 @@ deny: ## Check licences, sources, duplicates and advisories of dependencies with
 
 .PHONY: drift
 drift: ## Check that the files generated from src/api and from the chart are up to date
-	cargo run --quiet --locked -- crd | diff -u $(CRDS) - || { echo "run \`make crds\`" >&2; exit 1; }
+	$(call write-crds,target/crds)
+	diff -ru target/crds crds || { echo "run \`make crds\`" >&2; exit 1; }
 	diff -ru crds $(CHART)/files/crds || { echo "run \`make crds\`" >&2; exit 1; }
 	hack/manifests.sh check
 
