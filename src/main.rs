@@ -28,7 +28,7 @@ struct Arguments {
 enum Command {
     /// Run the controller, with KUBECONFIG or the pod's service account, and the AWS SDK's
     /// environment variables.
-    Run(Flags),
+    Run(Box<Flags>),
     /// Print the CustomResourceDefinitions as YAML.
     Crd,
 }

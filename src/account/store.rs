@@ -34,7 +34,7 @@ pub struct Accounts {
     controller_name: Option<String>,
     /// The rate limit of accounts that declare none.
     pacing: Pacing,
-    accounts: Cache<EcsAccount>,
+    cache: Cache<EcsAccount>,
     namespaces: Store<NamespaceMetadata>,
     retirements: Vec<Cache<TaskDefinitionRetirement>>,
     requeue_trigger: RequeueTrigger,
@@ -88,7 +88,8 @@ impl Accounts {
     ) -> Self {
         let Caches { accounts, namespaces, retirements } = caches;
         let list_error = Mutex::default();
-        Self { controller_name, pacing, accounts, namespaces, retirements, requeue_trigger, list_error }
+        let cache = accounts;
+        Self { controller_name, pacing, cache, namespaces, retirements, requeue_trigger, list_error }
     }
 
     /// Returns whether the EcsAccounts are known. Without them nothing is known to be allowed.
@@ -99,12 +100,12 @@ impl Accounts {
         }
         match &*self.list_error.lock() {
             Some(ListError::NotInstalled) => return Readiness::Ready,
-            Some(ListError::Other(error)) if !is_synced(&self.accounts) => {
+            Some(ListError::Other(error)) if !is_synced(&self.cache) => {
                 return Readiness::Failed(error.clone());
             }
             _ => {}
         }
-        if is_synced(&self.accounts) && is_synced(&self.namespaces) {
+        if is_synced(&self.cache) && is_synced(&self.namespaces) {
             Readiness::Ready
         } else {
             Readiness::Pending
@@ -120,7 +121,7 @@ impl Accounts {
             let text = "this controller does not serve EcsAccounts (--ecs-accounts=false)";
             return Err(Missing::NotFound(text.to_owned()));
         };
-        let object = self.accounts.get(&ObjectRef::new(name));
+        let object = self.cache.get(&ObjectRef::new(name));
         match object.as_deref() {
             Some(Guarded(Ok(account))) if account.metadata.deletion_timestamp.is_none() => {
                 self.served(account, controller_name)
@@ -154,14 +155,17 @@ impl Accounts {
             .map_err(|error| Missing::Invalid(format!("EcsAccount {name}: {error}")))
     }
 
-    /// Returns true if any EcsAccount is for the AWS account `account_id`, whichever controller
-    /// serves it.
+    /// Returns true if an EcsAccount that this controller serves is for the AWS account
+    /// `account_id`, even if its spec is invalid.
     #[must_use]
     pub fn declare(&self, account_id: &str) -> bool {
-        let of_account = |object: &Guarded<EcsAccount>| {
-            object.0.as_ref().is_ok_and(|account| account.spec.account_id == account_id)
+        let declares = |object: &Guarded<EcsAccount>| {
+            object.0.as_ref().is_ok_and(|account| {
+                account.spec.account_id == account_id
+                    && self.controller_name.as_ref() == Some(&account.spec.controller_name)
+            })
         };
-        self.accounts.state().iter().any(|object| of_account(object))
+        self.cache.state().iter().any(|object| declares(object))
     }
 
     /// Returns the labels of a namespace; `None` if it is not known.
@@ -174,7 +178,7 @@ impl Accounts {
     /// Returns the served EcsAccounts, for metrics.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Guarded<EcsAccount>>> {
-        self.accounts.state()
+        self.cache.state()
     }
 
     /// Handles a change of an EcsAccount: wakes the resources that refer to it and, if it may

@@ -70,9 +70,9 @@ pub fn validate(account: &EcsAccount, pacing: Pacing) -> Result<ValidatedAccount
     if !is_account(&spec.account_id) {
         return Err(InvalidAccount::AccountId(spec.account_id.clone()));
     }
-    let region = |field, region: &String| match is_region(region) {
-        true => Ok(region.clone()),
-        false => Err(InvalidAccount::Region { field, region: region.clone() }),
+    let region = |field, region: &String| {
+        let invalid = || InvalidAccount::Region { field, region: region.clone() };
+        is_region(region).then(|| region.clone()).ok_or_else(invalid)
     };
     let default_region = region("spec.region", &spec.region)?;
     let allowed = spec.allowed_regions.iter().flatten().map(|it| region("spec.allowedRegions", it));
