@@ -8,7 +8,7 @@ SHELL := bash
 SEEDS ?= 1000
 
 # The plural names of all kinds, in the order in which the binary prints their CRDs.
-KINDS := taskdefinitionretirements ecsaccounts
+KINDS := taskdefinitionretirements ecsaccounts taskdefinitionretentionpolicies
 # Writes each CRD to a file in the folder $(1).
 write-crds = mkdir -p $(1) && cargo run --quiet --locked -- crd | awk -v folder=$(1) 'BEGIN { split("$(KINDS)", kinds); kind = 1 } \
   /^---$$/ { kind++; next } { print > (folder "/ecs-retirement.dev_" kinds[kind] ".yaml") }'

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, process::ExitCode};
 use clap::{Parser, Subcommand};
 use ecs_retirement_controller::{
     CONTROLLER,
-    api::{EcsAccount, TaskDefinitionRetirement},
+    api::{EcsAccount, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement},
     aws::permit_queue::Pacing,
     runtime::{self, Election, Options, http_server::BindAddress, telemetry},
     task_definition::is_account,
@@ -156,7 +156,9 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             Ok(result?)
         }
         Command::Crd => {
-            for (index, crd) in [TaskDefinitionRetirement::crd(), EcsAccount::crd()].iter().enumerate() {
+            let crds =
+                [TaskDefinitionRetirement::crd(), EcsAccount::crd(), TaskDefinitionRetentionPolicy::crd()];
+            for (index, crd) in crds.iter().enumerate() {
                 print!("{}{}", if index == 0 { "" } else { "---\n" }, serde_saphyr::to_string(crd)?);
             }
             Ok(())

@@ -204,6 +204,16 @@ pub struct AccountPacing {
     pub deregistration_burst: Option<u32>,
 }
 
+/// A reference to an EcsAccount.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct AccountRef {
+    /// The name of the EcsAccount.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
 /// The observed state of an account.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

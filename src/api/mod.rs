@@ -4,14 +4,18 @@ pub mod conditions;
 pub mod ecs_account;
 pub mod reason;
 mod schema;
+pub mod task_definition_retention_policy;
 pub mod task_definition_retirement;
 pub mod usage_scan;
 
-pub use ecs_account::{EcsAccount, EcsAccountSpec, EcsAccountStatus};
+pub use ecs_account::{AccountRef, EcsAccount, EcsAccountSpec, EcsAccountStatus};
 pub use reason::{Priority, Reason, ReasonClass};
+pub use task_definition_retention_policy::{
+    TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicySpec, TaskDefinitionRetentionPolicyStatus,
+};
 pub use task_definition_retirement::{
-    AccountRef, Awaits, AwsError, InUse, RevisionStatus, TaskDefinitionRetirement,
-    TaskDefinitionRetirementSpec, TaskDefinitionRetirementStatus,
+    Awaits, AwsError, InUse, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+    TaskDefinitionRetirementStatus,
 };
 pub use usage_scan::UsageScan;
 

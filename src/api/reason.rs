@@ -36,6 +36,8 @@ pub enum Reason {
     /// It is ACTIVE and unused, but not yet for `spec.unusedFor`. Earlier versions wrote `Quiet`.
     #[serde(alias = "Quiet")]
     CoolingDown,
+    /// It is ACTIVE, and `spec.keepLatest` or the policy of the resource keeps it now.
+    Kept,
     /// ECS throttles the account's calls; retried automatically.
     Throttled,
     /// AWS is unreachable or returned a server error; retried automatically.
@@ -100,9 +102,12 @@ impl Reason {
     pub fn class(self) -> ReasonClass {
         match self {
             Self::Retired | Self::Deleting | Self::Deleted => ReasonClass::Retired,
-            Self::Pending | Self::InUse | Self::CoolingDown | Self::Throttled | Self::Unavailable => {
-                ReasonClass::Progressing
-            }
+            Self::Pending
+            | Self::InUse
+            | Self::CoolingDown
+            | Self::Kept
+            | Self::Throttled
+            | Self::Unavailable => ReasonClass::Progressing,
             Self::Suspended | Self::DryRun => ReasonClass::OnHold,
             Self::Invalid
             | Self::WrongAccount
@@ -137,6 +142,7 @@ impl Reason {
             | Self::Pending
             | Self::InUse
             | Self::CoolingDown
+            | Self::Kept
             | Self::Throttled
             | Self::Unavailable
             | Self::AccessDenied
@@ -150,7 +156,8 @@ impl Reason {
         match self {
             Self::Pending | Self::InUse | Self::CoolingDown => Priority::Untried,
             Self::Retired | Self::Deleting | Self::Deleted => Priority::Verification,
-            Self::Throttled
+            Self::Kept
+            | Self::Throttled
             | Self::Unavailable
             | Self::Suspended
             | Self::DryRun
@@ -177,6 +184,7 @@ impl Reason {
             | Self::Deleted
             | Self::InUse
             | Self::CoolingDown
+            | Self::Kept
             | Self::Suspended
             | Self::DryRun
             | Self::Invalid

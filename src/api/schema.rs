@@ -75,6 +75,23 @@ fn glob_list(min_items: usize) -> Schema {
     })
 }
 
+/// Returns the schema of a list of revisions in the short form.
+pub(super) fn kept_revisions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 500,
+        "x-kubernetes-list-type": "atomic",
+        "items": {
+            "type": "string",
+            "maxLength": 270,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^[A-Za-z0-9_-]{1,255}:[1-9][0-9]{0,9}$')",
+                "message": "write family:revision, such as cpu-wave:1",
+            }],
+        },
+    })
+}
+
 /// Returns the schema of a list of AWS regions.
 pub(super) fn regions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

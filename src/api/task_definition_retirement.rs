@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Reason, UsageScan, schema};
+use super::{AccountRef, Reason, UsageScan, schema};
 
 pub use super::schema::MAX_REVISIONS;
 
@@ -137,6 +137,12 @@ pub struct TaskDefinitionRetirementSpec {
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,8}m)?([0-9]{1,9}s)?$')").message("write a duration such as 20s, 90m or 24h"))]
     pub unused_for: Option<String>,
 
+    /// A revision is deregistered only while its family has this many newer ACTIVE revisions, 1 to
+    /// 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_latest: Option<u32>,
+
     /// While true, nothing is deregistered. Revisions that are retired already stay retired, and
     /// the status still shows what ECS reports.
     #[serde(default)]
@@ -146,16 +152,6 @@ pub struct TaskDefinitionRetirementSpec {
     /// deregistered.
     #[serde(default)]
     pub dry_run: bool,
-}
-
-/// A reference to an EcsAccount.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[schemars(inline)]
-pub struct AccountRef {
-    /// The name of the EcsAccount.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
 }
 
 /// The observed state of the declared revisions.
@@ -250,7 +246,7 @@ pub struct RevisionStatus {
     #[schemars(length(max = 64))]
     pub status: Option<String>,
 
-    /// The state of the revision: Retired, Deleting, Deleted, Pending, InUse, CoolingDown,
+    /// The state of the revision: Retired, Deleting, Deleted, Pending, InUse, CoolingDown, Kept,
     /// Throttled, Unavailable, Suspended, DryRun, Invalid, WrongAccount, WrongRegion,
     /// AccountNotFound, AccountNotReady, NotAllowed, AccessDenied, Refused or NotFound. Later
     /// versions may add others.

@@ -18,6 +18,7 @@ pub mod permit_queue;
 pub mod rate_limiter;
 pub mod limits;
 pub mod ecs_client;
+pub mod family_list;
 
 pub mod freshness;
 pub mod usage;

@@ -14,7 +14,7 @@ use kube::{
 use tokio::time::Instant;
 
 use crate::{
-    api::REQUESTED_AT,
+    api::{REQUESTED_AT, task_definition_retention_policy::POLICY_GENERATION},
     controller::{Kind, Shared, guarded::Guarded},
 };
 
@@ -132,7 +132,9 @@ pub(super) fn is_due<K: Kind>(object: &Guarded<K>) -> bool {
 /// work is due has a reconcile scheduled anyway.
 fn triggers<K: Kind>(object: &Guarded<K>) -> impl PartialEq + use<K> {
     let requested_at = object.annotations().get(REQUESTED_AT).cloned();
-    (object.uid(), object.meta().generation, requested_at, object.0.is_ok(), is_due(object))
+    let policy_generation = object.annotations().get(POLICY_GENERATION).cloned();
+    let requests = (requested_at, policy_generation);
+    (object.uid(), object.meta().generation, requests, object.0.is_ok(), is_due(object))
 }
 
 /// Removes large fields that are never read from the cache. A reconcile reads the resource again.

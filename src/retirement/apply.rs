@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use crate::{
     account::authorize::is_still_allowed,
-    api::RevisionStatus,
+    api::{RevisionStatus, TaskDefinitionRetirement},
     aws::{
         freshness::Purpose,
         response::{Description, FailureKind},
@@ -17,6 +17,7 @@ use crate::{
         observe::{NewestByFamily, Observations, is_retry, is_throttled},
         outcome::{Outcome, RevisionKey},
         plan::{Plan, Step, must_wait, needs_usage},
+        policy_guard,
         requeue::{self, Progress},
     },
     shutdown::Delay,
@@ -59,6 +60,7 @@ pub(super) async fn apply(batch: &Batch<'_>, plan: Plan, observations: &Observat
             }
             Step::Report(described) => Outcome::Described(described),
             Step::Wait { before, usage } => Outcome::MustWait { before, usage },
+            Step::Keep { before, newer } => Outcome::Kept { before, because: batch.kept_because(newer) },
             Step::Resume => Outcome::Unused,
             Step::NeedUsage => {
                 result.watched.insert(key, None);
@@ -149,8 +151,21 @@ impl Batch<'_> {
             }
             return Err(Stop::Now(Progress::Queued));
         };
-        self.check_unchanged().await?;
+        let live = self.check_unchanged().await?;
         self.check_allowed(arn).await?;
+        if let Some(because) = self.kept_by_policy(&live).await? {
+            return Ok(Outcome::Kept { before, because });
+        }
+        if let Some(count) = self.spec().keep_latest {
+            let listed = self.context.shutdown.abandon(self.newer(arn, count)).await;
+            match listed.ok_or(Stop::Now(Progress::Made))? {
+                Ok(newer) if newer < count => {
+                    return Ok(Outcome::Kept { before, because: self.kept_because(newer) });
+                }
+                Ok(_) => {}
+                Err(failure) => return Ok(Outcome::Described(Err(failure))),
+            }
+        }
         if checks_usage {
             // The permit is kept until a usage scan is recent enough.
             let Some(usage) = self.usage(arn, Purpose::Deregister) else {
@@ -171,12 +186,26 @@ impl Batch<'_> {
 
     /// Reads the resource uncached. Stops the batch if its spec has changed: the next reconcile
     /// uses the new spec.
-    async fn check_unchanged(&self) -> Result<(), Stop> {
+    async fn check_unchanged(&self) -> Result<TaskDefinitionRetirement, Stop> {
         let live = self.context.shutdown.abandon(read(self.api, self.resource)).await;
         let live = live.ok_or(Stop::Now(Progress::Made))?.map_err(Stop::Kubernetes)?;
         let generation = self.resource.metadata.generation;
-        let is_same = live.is_some_and(|live| live.metadata.generation == generation);
-        is_same.then_some(()).ok_or(Stop::Now(Progress::Made))
+        live.filter(|live| live.metadata.generation == generation).ok_or(Stop::Now(Progress::Made))
+    }
+
+    /// Returns why the policy that controls the resource keeps its revisions now, by an uncached
+    /// read. `None` if it does not, or if no policy controls the resource.
+    async fn kept_by_policy(&self, live: &TaskDefinitionRetirement) -> Result<Option<String>, Stop> {
+        let read = policy_guard::kept_by(live, &self.context.client);
+        let kept = self.context.shutdown.abandon(read).await.ok_or(Stop::Now(Progress::Made))?;
+        kept.map_err(Stop::Kubernetes)
+    }
+
+    fn kept_because(&self, newer: u32) -> String {
+        format!(
+            "kept: its family has {newer} newer ACTIVE revisions, and spec.keepLatest is {}",
+            self.spec().keep_latest.unwrap_or_default()
+        )
     }
 
     /// Reads the EcsAccount uncached. Stops the batch if it has changed: the next reconcile uses the

@@ -16,6 +16,7 @@ use crate::{
     retirement::{
         admission::Admitted,
         context::Context,
+        keep_latest::NewestLists,
         outcome::{Outcome, RevisionKey},
         plan::remaining_cool_down,
         requeue::Progress,
@@ -39,6 +40,7 @@ pub(super) struct Batch<'a> {
     pub(super) waiter: &'a Waiter,
     /// The time by AWS's clock, or `None` while it is unknown.
     pub(super) now: Option<Timestamp>,
+    pub(super) newest_lists: NewestLists,
 }
 
 /// Result of one batch.

@@ -21,6 +21,8 @@ pub mod context;
 pub mod admission;
 pub mod reconcile;
 mod batch;
+mod keep_latest;
+pub mod policy_guard;
 mod observe;
 mod apply;
 

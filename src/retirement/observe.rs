@@ -144,7 +144,8 @@ impl<'a> Batch<'a> {
                     if !matches!(usage, Use::Unknown(_)) {
                         unconfirmed.remove(row.revision.as_str());
                     }
-                    let observed = Observed { arn: arn.clone(), description: None, usage: Some(usage) };
+                    let usage = Some(usage);
+                    let observed = Observed { arn: arn.clone(), description: None, usage, newer: None };
                     observations.revisions.push((entry.key.clone(), observed));
                 }
                 Some(_) => {}
@@ -193,7 +194,16 @@ impl<'a> Batch<'a> {
         let description = self.describe(arn, recorded, may_use_permit, newest).await?;
         let is_active = description.as_ref().is_ok_and(|it| it.status == Status::Active);
         let usage = if checks_usage && is_active { self.usage(arn, Purpose::Report) } else { None };
-        Ok(Observed { arn: arn.clone(), description: Some(description), usage })
+        let mut observed = Observed { arn: arn.clone(), description: Some(description), usage, newer: None };
+        // The list is read only if nothing else prevents the deregistration.
+        let next = step(self.spec(), recorded, observed.clone(), self.now);
+        if let (Step::Keep { .. }, Some(count)) = (next, self.spec().keep_latest) {
+            match self.newer(arn, count).await {
+                Ok(newer) => observed.newer = Some(newer),
+                Err(failure) => observed.description = Some(Err(failure)),
+            }
+        }
+        Ok(observed)
     }
 
     /// Describes a revision. If ECS does not have it, determines whether it was deleted. A resource

@@ -43,6 +43,8 @@ pub enum Outcome {
     MustWait { before: Option<Description>, usage: Use },
     /// Unused and ready to be deregistered.
     Unused,
+    /// ACTIVE, and kept for this reason.
+    Kept { before: Description, because: String },
 }
 
 impl Outcome {
@@ -53,7 +55,7 @@ impl Outcome {
         let result = match self {
             Self::Described(described) => described,
             Self::Deregistered { reply, .. } => &reply.response,
-            Self::MustWait { .. } | Self::Unused => return None,
+            Self::MustWait { .. } | Self::Unused | Self::Kept { .. } => return None,
         };
         result.as_ref().err().map(|failure| failure.kind)
     }

@@ -181,11 +181,11 @@ fn run(
         note(seen);
         let recorded = recorded_row(entry, &rows);
         let usage = round.usage.clone();
-        let observed = Observed { arn: arn.clone(), description: Some(seen.clone()), usage };
+        let observed = Observed { arn: arn.clone(), description: Some(seen.clone()), usage, newer: None };
         let outcome = match step(&spec, recorded, observed, Some(Timestamp::UNIX_EPOCH)) {
             Step::Report(seen) => Outcome::Described(seen),
             Step::Wait { before, usage } => Outcome::MustWait { before, usage },
-            Step::NeedUsage | Step::Resume => continue,
+            Step::NeedUsage | Step::Resume | Step::Keep { .. } => continue,
             Step::Deregister { before, deregistration } => {
                 deregistered.push(deregistration.arn().to_string());
                 note(response);

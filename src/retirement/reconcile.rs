@@ -17,6 +17,7 @@ use crate::{
         apply::apply,
         batch::{Batch, BatchResult},
         context::{Context, key, read},
+        keep_latest::NewestLists,
         observe::observe,
         plan::Plan,
         requeue::{self, Progress},
@@ -219,7 +220,8 @@ impl<'a> Reconciliation<'a> {
         let entries = self.entries(Some(&session.identity));
         let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
         let admitted = &self.admitted;
-        let batch = Batch { context, api, resource, admitted, rows, waiter: &waiter, now };
+        let newest_lists = NewestLists::default();
+        let batch = Batch { context, api, resource, admitted, rows, waiter: &waiter, now, newest_lists };
         let observations = observe(&batch, &entries).await;
         let observed = observations.revisions.iter().cloned();
         let observed = observed.map(|(key, it)| (key.clone(), batch.row(&key), it));

@@ -57,6 +57,10 @@ const MISSED_SCAN: Duration = Duration::from_secs(15);
 /// Requeue delay while no AWS concurrency permit is free.
 const CONCURRENCY_LIMIT_DELAY: Duration = Duration::from_millis(500);
 
+/// Requeue delay of a revision that is kept: a newer one may have been registered, or its policy may
+/// have chosen it again.
+const KEPT_DELAY: Duration = Duration::from_mins(1);
+
 /// Requeue delay while another resource has locked the same revision.
 const LOCKED_DELAY: Duration = Duration::from_secs(1);
 
@@ -166,6 +170,7 @@ pub fn requeue_delay(
             _,
         ) => jitter(backoff(status, now), uid),
         (_, Progress::Denied) => LONGEST_DELAY,
+        (Reason::Kept, _) => jitter(KEPT_DELAY, uid),
         (_, Progress::Outage) => jitter(OUTAGE_DELAY, uid),
         // A cool-down counts only while the resource reads the results of usage scans.
         (_, Progress::Queued) if row.unused_since.is_some() => {

@@ -163,6 +163,16 @@ fn with_outcome(row: RevisionStatus, spec: &ValidatedSpec, outcome: &Outcome) ->
             let row = before.as_ref().map_or(row.clone(), |before| described(row, spec, before));
             with_usage(row, spec, usage)
         }
+        Outcome::Kept { before, because } => {
+            let row = described(row, spec, before);
+            let message = Some(if spec.dry_run {
+                format!("{DRY_RUN}, but not yet: {because}")
+            } else {
+                because.clone()
+            });
+            let reason = if spec.dry_run { Reason::DryRun } else { Reason::Kept };
+            RevisionStatus { reason, message, ..row }
+        }
         Outcome::Described(Ok(description)) => described(row, spec, description),
         Outcome::Described(Err(failure)) => failed(row, failure),
         Outcome::Deregistered { before, reply, after } => {

@@ -24,6 +24,8 @@ pub struct ValidatedSpec {
     /// Why nothing may be deregistered; `None` if it may.
     pub suspended: Option<Suspended>,
     pub dry_run: bool,
+    /// The number of newer ACTIVE revisions that a family must have.
+    pub keep_latest: Option<u32>,
 }
 
 /// One entry of `spec.revisions`.
@@ -87,6 +89,8 @@ pub enum InvalidSpec {
     NoRegion,
     #[error("spec.unusedFor is {0:?}: write a duration such as 20s, 90m or 24h")]
     UnusedFor(String),
+    #[error("spec.keepLatest is {0}: write a number from 1 to 1000, or remove it")]
+    KeepLatest(u32),
     #[error("spec.unusedFor is only for spec.inUse: Wait: remove it, or write inUse: Wait")]
     UnusedForWithoutWait,
     #[error(
@@ -123,6 +127,7 @@ pub fn validate(spec: &TaskDefinitionRetirementSpec) -> Result<ValidatedSpec, In
         use_policy: use_policy(spec)?,
         suspended: spec.suspend.then_some(Suspended::BySpec),
         dry_run: spec.dry_run,
+        keep_latest: keep_latest(spec)?,
     })
 }
 
@@ -133,6 +138,13 @@ fn use_policy(spec: &TaskDefinitionRetirementSpec) -> Result<UsePolicy, InvalidS
         InUse::Wait => Ok(UsePolicy::Wait { unused_for }),
         InUse::Retire if unused_for.is_some() => Err(InvalidSpec::UnusedForWithoutWait),
         InUse::Retire => Ok(UsePolicy::Retire),
+    }
+}
+
+fn keep_latest(spec: &TaskDefinitionRetirementSpec) -> Result<Option<u32>, InvalidSpec> {
+    match spec.keep_latest {
+        Some(count) if !(1..=1000).contains(&count) => Err(InvalidSpec::KeepLatest(count)),
+        keep_latest => Ok(keep_latest),
     }
 }
 

@@ -1,0 +1,105 @@
+//! Lists of families and of their ACTIVE revisions.
+
+use aws_sdk_ecs::types::{SortOrder, TaskDefinitionFamilyStatus, TaskDefinitionStatus};
+
+use crate::{
+    aws::{ecs_client::Ecs, identity::Identity, response::Failure},
+    task_definition::Reference,
+};
+
+/// Maximum number of items in a page.
+/// Source: `ListTaskDefinitions` and `ListTaskDefinitionFamilies` in the ECS API Reference.
+const PAGE: i32 = 100;
+
+/// The order of a list.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Order {
+    NewestFirst,
+    OldestFirst,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// The token of the next page; `None` if this is the last one.
+    pub next: Option<String>,
+}
+
+impl Ecs {
+    /// Calls `ListTaskDefinitions`, and returns the numbers of a page of the ACTIVE revisions of
+    /// `family`. ECS sorts them by number.
+    ///
+    /// # Errors
+    /// Returns the failure of the call.
+    pub async fn list_active(
+        &self,
+        identity: &Identity,
+        family: &str,
+        order: Order,
+        token: Option<String>,
+    ) -> Result<Page<i32>, Failure> {
+        let call = self.client.list_task_definitions().family_prefix(family).max_results(PAGE);
+        let order = match order {
+            Order::NewestFirst => SortOrder::Desc,
+            Order::OldestFirst => SortOrder::Asc,
+        };
+        let call = call.status(TaskDefinitionStatus::Active).sort(order).set_next_token(token).send();
+        let page = self.call("ListTaskDefinitions", call).await.map_err(|error| error.failure)?;
+        let numbers = page.task_definition_arns().iter().filter_map(|text| number(identity, family, text));
+        Ok(Page { items: numbers.collect(), next: page.next_token().map(str::to_owned) })
+    }
+
+    /// Returns the numbers of the newest ACTIVE revisions of `family`, newest first: `count` of them,
+    /// or all if there are fewer. `before_call` is awaited before each call.
+    ///
+    /// # Errors
+    /// Returns the failure of a call.
+    pub async fn newest_active<F: Future<Output = ()>>(
+        &self,
+        identity: &Identity,
+        family: &str,
+        count: usize,
+        before_call: impl Fn() -> F,
+    ) -> Result<Vec<i32>, Failure> {
+        let (mut numbers, mut token) = (Vec::new(), None);
+        loop {
+            before_call().await;
+            let page = self.list_active(identity, family, Order::NewestFirst, token).await?;
+            numbers.extend(page.items);
+            token = page.next;
+            if numbers.len() >= count || token.is_none() {
+                // Emulators ignore the order.
+                numbers.sort_unstable_by(|a, b| b.cmp(a));
+                numbers.dedup();
+                numbers.truncate(count);
+                return Ok(numbers);
+            }
+        }
+    }
+
+    /// Calls `ListTaskDefinitionFamilies`, and returns a page of the families with ACTIVE revisions
+    /// whose names begin with `prefix`.
+    ///
+    /// # Errors
+    /// Returns the failure of the call.
+    pub async fn list_families(&self, prefix: &str, token: Option<String>) -> Result<Page<String>, Failure> {
+        let prefix = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
+        let call = self.client.list_task_definition_families().set_family_prefix(prefix);
+        let call = call.status(TaskDefinitionFamilyStatus::Active).max_results(PAGE).set_next_token(token);
+        let page =
+            self.call("ListTaskDefinitionFamilies", call.send()).await.map_err(|error| error.failure)?;
+        Ok(Page { items: page.families().to_vec(), next: page.next_token().map(str::to_owned) })
+    }
+}
+
+/// Returns the number of a listed revision of exactly this family, account and region. ECS lists
+/// exactly one family; emulators also list families with the same prefix.
+fn number(identity: &Identity, family: &str, listed: &str) -> Option<i32> {
+    let Ok(Reference::Arn(arn)) = listed.parse() else { return None };
+    let is_expected = *arn.partition() == *identity.partition
+        && *arn.account() == *identity.account
+        && *arn.region() == *identity.region
+        && arn.revision().family() == family;
+    is_expected.then(|| arn.revision().number())
+}
