@@ -170,6 +170,8 @@ pub mod retirement;
 
 pub mod account;
 
+pub mod retention;
+
 pub mod controller;
 
 pub mod aws;

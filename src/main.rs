@@ -43,6 +43,10 @@ struct Flags {
     /// resources with accountRef are then AccountNotFound.
     #[arg(long, env = "ECS_ACCOUNTS", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     ecs_accounts: bool,
+    /// Serve TaskDefinitionRetentionPolicies. Set it to false if the controller may not create, patch
+    /// and delete TaskDefinitionRetirements.
+    #[arg(long, env = "RETENTION_POLICIES", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    retention_policies: bool,
     /// Name of this controller: it serves the EcsAccounts with this spec.controllerName.
     #[arg(long, env = "CONTROLLER_NAME", default_value = CONTROLLER, value_name = "NAME")]
     controller_name: String,
@@ -137,6 +141,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             let options = Options {
                 namespaces,
                 controller_name: flags.ecs_accounts.then_some(flags.controller_name),
+                serves_policies: flags.retention_policies,
                 allows_ambient: flags.ambient_credentials,
                 allowed_accounts: flags.allowed_account_ids.into_iter().collect(),
                 concurrency: flags.max_concurrent_reconciles,

@@ -53,6 +53,15 @@ pub enum ParseError {
 }
 
 impl Revision {
+    /// Returns a revision, or `None` if the family or the number is invalid.
+    #[must_use]
+    pub fn new(family: &str, number: i32) -> Option<Self> {
+        match format!("{family}:{number}").parse() {
+            Ok(Reference::Revision(revision)) => Some(revision),
+            _ => None,
+        }
+    }
+
     /// Returns the revision number. ECS increments it in each family, so a lower number is older.
     #[must_use]
     pub fn number(&self) -> i32 {

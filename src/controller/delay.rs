@@ -23,8 +23,12 @@ const PANIC_DELAY: Duration = Duration::from_mins(1);
 pub fn after_error(error: &Error, uid: &str) -> Duration {
     match error {
         // The resource was changed by another client meanwhile.
-        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => jitter(CONFLICT_DELAY, uid),
-        Error::ReadResource(_) | Error::PatchStatus(_) => jitter(ERROR_DELAY, uid),
+        Error::PatchStatus(kube::Error::Api(status)) | Error::Write(kube::Error::Api(status))
+            if status.is_conflict() =>
+        {
+            jitter(CONFLICT_DELAY, uid)
+        }
+        Error::ReadResource(_) | Error::PatchStatus(_) | Error::Write(_) => jitter(ERROR_DELAY, uid),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::{
     Resource,
     api::ObjectMeta,
@@ -40,12 +40,21 @@ struct Metadata {
     resource_version: Option<String>,
     deletion_timestamp: Option<Time>,
     annotations: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
 }
 
 impl From<Metadata> for ObjectMeta {
     fn from(read: Metadata) -> Self {
-        let Metadata { namespace, name, uid, generation, resource_version, deletion_timestamp, annotations } =
-            read;
+        let Metadata {
+            namespace,
+            name,
+            uid,
+            generation,
+            resource_version,
+            deletion_timestamp,
+            annotations,
+            owner_references,
+        } = read;
         Self {
             namespace,
             name,
@@ -54,6 +63,7 @@ impl From<Metadata> for ObjectMeta {
             resource_version,
             deletion_timestamp,
             annotations,
+            owner_references,
             ..Self::default()
         }
     }

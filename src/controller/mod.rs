@@ -81,6 +81,8 @@ pub enum Error {
     ReadResource(#[source] kube::Error),
     #[error("cannot write the status")]
     PatchStatus(#[source] kube::Error),
+    #[error("cannot write a retirement")]
+    Write(#[source] kube::Error),
 }
 
 /// The state that the reconciles of all controllers of a kind share.

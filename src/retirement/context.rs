@@ -13,7 +13,7 @@ use crate::{
     account::store::Accounts,
     api::TaskDefinitionRetirement,
     aws::{
-        rate_limiter::ResourceKey,
+        rate_limiter::{RequeueTrigger, ResourceKey},
         session::{VerifiedSession, Waiter},
         source::Sources,
         usage_cache::IsActive,
@@ -38,6 +38,8 @@ pub struct Context {
     pub pending_status: PendingStatus,
     pub recent_events: events::Recent,
     pub waiters: Waiters,
+    /// Wakes the policy that controls a retirement.
+    pub policy_trigger: RequeueTrigger,
     /// The name of this process in events, such as the name of its pod.
     pub instance: String,
     /// Returns true while this process may act: it is the leader and was not asked to shut down.

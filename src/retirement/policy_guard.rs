@@ -5,7 +5,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::{
     api::{
-        TaskDefinitionRetentionPolicy, TaskDefinitionRetirement,
+        Reason, RevisionStatus, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement,
         task_definition_retention_policy::POLICY_GENERATION,
     },
     controller::Error,
@@ -20,6 +20,20 @@ pub fn controlling_policy(retirement: &TaskDefinitionRetirement) -> Option<&Owne
             && owner.kind == TaskDefinitionRetentionPolicy::kind(&())
             && owner.api_version == TaskDefinitionRetentionPolicy::api_version(&())
     })
+}
+
+/// Returns true if every row is final and nothing can make it due again but a change of the spec.
+#[must_use]
+pub fn is_finished(retirement: &TaskDefinitionRetirement) -> bool {
+    let Some(status) = &retirement.status else { return false };
+    let is_final = |row: &RevisionStatus| match row.reason {
+        Reason::Retired | Reason::Deleting | Reason::Deleted => row.awaits.is_none(),
+        Reason::NotFound | Reason::Invalid | Reason::WrongRegion => true,
+        _ => false,
+    };
+    status.observed_generation == retirement.metadata.generation
+        && !status.revisions.is_empty()
+        && status.revisions.iter().all(is_final)
 }
 
 /// Reads the policy that controls a retirement uncached. Returns why it keeps the revisions now;

@@ -20,6 +20,7 @@ use crate::{
         keep_latest::NewestLists,
         observe::observe,
         plan::Plan,
+        policy_guard::{controlling_policy, is_finished},
         requeue::{self, Progress},
         resolve::{self, Entry},
         status::{Findings, Report},
@@ -321,9 +322,30 @@ impl Kind for TaskDefinitionRetirement {
         if let (Some(deleted), None) = (before, after) {
             context.forget(deleted);
         }
+        wake_policy(before, after, context);
     }
 
     fn watch_failed(_: &watcher::Error, _: &Context) {}
+}
+
+/// Wakes the policy that controls a retirement if the retirement was approved, finished or deleted.
+fn wake_policy(
+    before: Option<&Guarded<TaskDefinitionRetirement>>,
+    after: Option<&Guarded<TaskDefinitionRetirement>>,
+    context: &Context,
+) {
+    let readable =
+        |object: Option<&Guarded<TaskDefinitionRetirement>>| object.and_then(|it| it.0.clone().ok());
+    let (before, after) = (readable(before), readable(after));
+    let state = |it: &TaskDefinitionRetirement| (it.spec.suspend, is_finished(it));
+    if before.as_ref().map(state) == after.as_ref().map(state) {
+        return;
+    }
+    let Some(retirement) = after.or(before) else { return };
+    if let Some(owner) = controlling_policy(&retirement) {
+        let namespace = retirement.namespace().unwrap_or_default();
+        (context.policy_trigger.0)(&ResourceKey { namespace, name: owner.name.clone() });
+    }
 }
 
 #[cfg(test)]

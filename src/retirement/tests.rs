@@ -188,6 +188,7 @@ impl World {
             clock,
             shutdown: Shutdown::new(shutdown.subscribe()),
             waiters: Waiters::default(),
+            policy_trigger: RequeueTrigger(Arc::new(|_| {})),
             aws_concurrency: Semaphore::new(CONCURRENCY as usize),
         };
         let west = ecs.region(ACCOUNT, REGION);

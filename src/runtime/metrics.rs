@@ -18,7 +18,7 @@ use crate::{
     CONTROLLER,
     account::store::Accounts,
     api::{
-        EcsAccount, Reason, TaskDefinitionRetirement,
+        EcsAccount, Reason, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement,
         conditions::{READY, RECONCILING, STALLED},
     },
     aws::{
@@ -35,7 +35,8 @@ use crate::{
     },
     runtime::{
         kubernetes::REST_CLIENT_REQUESTS,
-        replica::{ACCOUNT_CONCURRENCY, Replica},
+        policy_metrics,
+        replica::{ACCOUNT_CONCURRENCY, POLICY_CONCURRENCY, Replica},
     },
 };
 
@@ -61,6 +62,7 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(workqueue(WORKQUEUE_WORK_SECONDS), &WORKQUEUE_BUCKETS)?
         .install_recorder()?;
     controller_metrics::describe();
+    policy_metrics::describe();
     #[cfg(target_os = "linux")]
     process::describe();
     describe_gauge!(LEADER, "1 while this replica is the leader, 0 while it is a standby.");
@@ -108,19 +110,23 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
 pub fn router(handle: PrometheusHandle, concurrency: u16, replica: &Replica) -> Router {
     controller_metrics::initialize::<TaskDefinitionRetirement>(concurrency);
     controller_metrics::initialize::<EcsAccount>(ACCOUNT_CONCURRENCY);
-    let Replica { retirements, accounts, leadership, caches, .. } = replica;
-    let (retirements, accounts) = (retirements.clone(), accounts.clone());
+    controller_metrics::initialize::<TaskDefinitionRetentionPolicy>(POLICY_CONCURRENCY);
+    let Replica { retirements, accounts, policies, leadership, caches, policy_caches, .. } = replica;
+    let (retirements, accounts, policies) = (retirements.clone(), accounts.clone(), policies.clone());
+    let policy_caches = policy_caches.clone();
     let (leadership, caches) = (leadership.clone(), caches.clone());
     let metrics = move || {
         let (now, is_leader) = (Instant::now(), leadership.is_held());
         controller_metrics::measure(&retirements.queue, now);
         controller_metrics::measure(&accounts.queue, now);
+        controller_metrics::measure(&policies.queue, now);
         #[cfg(target_os = "linux")]
         process::measure();
         gauge!(LEADER, "name" => CONTROLLER).set(u8::from(is_leader));
         retirements.context.sources.measure();
         measure_resources(&caches, is_leader);
         measure_accounts(&retirements.context.accounts, is_leader);
+        policy_metrics::measure(&policy_caches, is_leader);
         handle.run_upkeep();
         let text = handle.render();
         async move { ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text) }

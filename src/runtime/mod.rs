@@ -5,6 +5,7 @@ pub mod kubernetes;
 mod leader_election;
 pub mod http_server;
 mod metrics;
+mod policy_metrics;
 #[cfg(target_os = "linux")]
 mod process;
 pub mod replica;
@@ -42,6 +43,8 @@ pub struct Options {
     pub allowed_accounts: BTreeSet<String>,
     /// The EcsAccounts to serve, by `spec.controllerName`; `None` if EcsAccounts are not served.
     pub controller_name: Option<String>,
+    /// True if policies are served.
+    pub serves_policies: bool,
     /// True if resources without an EcsAccount use the ambient credentials.
     pub allows_ambient: bool,
     /// Maximum number of concurrent reconciles.

@@ -9,8 +9,9 @@ use futures::{
     future::{BoxFuture, join_all},
     stream,
 };
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     runtime::{
         reflector::{ObjectRef, store, store::Writer},
         watcher::Event,
@@ -23,11 +24,16 @@ use crate::{
         self,
         store::{Accounts, Caches, NamespaceMetadata},
     },
-    api::{EcsAccount, TaskDefinitionRetirement},
-    aws::rate_limiter::{RequeueTrigger, ResourceKey},
-    aws::{SdkConfig, source::Sources},
+    api::{EcsAccount, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement},
+    aws::{
+        SdkConfig,
+        rate_limiter::{RequeueTrigger, ResourceKey},
+        source::Sources,
+        usage_cache::IsActive,
+    },
     clock::Clock,
-    controller::{Cache, Shared, controller, guarded::Guarded, resource_watch},
+    controller::{Cache, Kind, Shared, controller, guarded::Guarded, resource_watch},
+    retention,
     retirement::{
         context::{Context, Waiters},
         events::Recent,
@@ -40,6 +46,9 @@ use crate::{
     },
     shutdown::Shutdown,
 };
+
+/// Maximum number of concurrent runs of policies. A run mostly waits for read permits.
+pub(super) const POLICY_CONCURRENCY: u16 = 8;
 
 /// Maximum number of concurrent reconciles of EcsAccounts.
 pub(super) const ACCOUNT_CONCURRENCY: u16 = 4;
@@ -63,6 +72,8 @@ pub struct Dependencies {
 pub struct Replica {
     pub(super) retirements: Arc<Shared<TaskDefinitionRetirement>>,
     pub(super) accounts: Arc<Shared<EcsAccount>>,
+    pub(super) policies: Arc<Shared<TaskDefinitionRetentionPolicy>>,
+    pub(super) policy_caches: Vec<Cache<TaskDefinitionRetentionPolicy>>,
     pub(super) leadership: Arc<Leadership>,
     pub(super) caches: Vec<Cache<TaskDefinitionRetirement>>,
     controllers: Vec<BoxFuture<'static, ()>>,
@@ -73,13 +84,19 @@ pub struct Replica {
 /// The caches, and the writers that fill them.
 struct Stores {
     retirements: Vec<(Cache<TaskDefinitionRetirement>, Writer<Guarded<TaskDefinitionRetirement>>)>,
+    policies: Vec<(Cache<TaskDefinitionRetentionPolicy>, Writer<Guarded<TaskDefinitionRetentionPolicy>>)>,
     accounts: (Cache<EcsAccount>, Writer<Guarded<EcsAccount>>),
     namespaces: (kube::runtime::reflector::Store<NamespaceMetadata>, Writer<NamespaceMetadata>),
 }
 
 impl Stores {
     fn new(count: usize) -> Self {
-        Self { retirements: (0..count).map(|_| store()).collect(), accounts: store(), namespaces: store() }
+        Self {
+            retirements: (0..count).map(|_| store()).collect(),
+            policies: (0..count).map(|_| store()).collect(),
+            accounts: store(),
+            namespaces: store(),
+        }
     }
 
     fn caches(&self) -> Caches {
@@ -98,37 +115,36 @@ impl Replica {
         let (stores, shutdown) = (Stores::new(count), Shutdown::new(dependencies.stop.clone()));
         let leadership =
             Arc::new(if options.election.is_some() { Leadership::none() } else { Leadership::sole() });
-        let (wakers, wakeups): (Vec<_>, Vec<_>) =
-            (0..count).map(|_| mpsc::unbounded_channel::<ResourceKey>()).unzip();
-        // Each controller ignores the resources of other namespaces. Sending to one that has ended
-        // fails.
-        let wake = move |key: &ResourceKey| wakers.iter().for_each(|waker| drop(waker.send(key.clone())));
-        let requeue_trigger = RequeueTrigger(Arc::new(wake));
-        let (context, account_context) =
-            contexts(options, &dependencies, (&leadership, &shutdown), stores.caches(), requeue_trigger);
-        let (retirements, accounts) = (Shared::new(context), Shared::new(account_context));
+        let (requeue_trigger, wakeups) = trigger(count);
+        let (policy_trigger, policy_wakeups) = trigger(count);
+        let policy_caches: Vec<_> = stores.policies.iter().map(|(cache, _)| cache.clone()).collect();
+        let contexts = Contexts::new(
+            options,
+            &dependencies,
+            (&leadership, &shutdown),
+            (stores.caches(), policy_caches.clone()),
+            (requeue_trigger, policy_trigger),
+        );
+        let (retirements, accounts) = (Shared::new(contexts.retirements), Shared::new(contexts.accounts));
+        let policies = Shared::new(contexts.policies);
         let caches = stores.caches().retirements;
         let client = &dependencies.client;
         let stop = || {
             let shutdown = shutdown.clone();
             async move { shutdown.requested().await }.shared()
         };
-        let apis: Vec<Api<_>> = if options.namespaces.is_empty() {
-            vec![Api::all(client.clone())]
-        } else {
-            options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect()
-        };
         let mut controllers: Vec<BoxFuture<'static, ()>> = Vec::new();
-        for ((api, wakeups), store) in apis.into_iter().zip(wakeups).zip(stores.retirements) {
-            let api = (api, options.concurrency);
-            controllers.push(controller(
-                api,
-                store,
-                &retirements,
-                leadership.terms(),
-                woken(wakeups),
-                stop(),
-            ));
+        for ((api, wakeups), store) in apis(client, options).into_iter().zip(wakeups).zip(stores.retirements)
+        {
+            let (api, terms) = ((api, options.concurrency), leadership.terms());
+            controllers.push(controller(api, store, &retirements, terms, woken(wakeups), stop()));
+        }
+        if options.serves_policies {
+            let stores = policy_wakeups.into_iter().zip(stores.policies);
+            for (api, (wakeups, store)) in apis(client, options).into_iter().zip(stores) {
+                let (api, terms) = ((api, POLICY_CONCURRENCY), leadership.terms());
+                controllers.push(controller(api, store, &policies, terms, woken(wakeups), stop()));
+            }
         }
         if options.controller_name.is_some() {
             let (api, terms) = ((Api::all(client.clone()), ACCOUNT_CONCURRENCY), leadership.terms());
@@ -137,7 +153,17 @@ impl Replica {
             controllers.push(namespaces(Api::all(client.clone()), stores.namespaces, known, stop()).boxed());
         }
         let elector = elector(options, dependencies, &leadership);
-        Self { retirements, accounts, leadership, caches, controllers, elector, shutdown }
+        Self {
+            retirements,
+            accounts,
+            policies,
+            policy_caches,
+            leadership,
+            caches,
+            controllers,
+            elector,
+            shutdown,
+        }
     }
 
     /// Runs until shutdown is requested. Then it abandons reads, waits for irreversible calls in
@@ -155,43 +181,90 @@ impl Replica {
     }
 }
 
-/// Returns the state that the reconciles of both kinds share.
-fn contexts(
-    options: &Options,
-    dependencies: &Dependencies,
-    (leadership, shutdown): (&Arc<Leadership>, &Shutdown),
-    caches: Caches,
-    requeue_trigger: RequeueTrigger,
-) -> (Arc<Context>, Arc<account::reconcile::Context>) {
-    let Dependencies { client, aws, clock, instance, .. } = dependencies;
-    let is_active = {
-        let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
-        Arc::new(move || leadership.is_held() && !shutdown.is_requested())
-    };
-    let sources =
-        Sources::new(aws, options.pacing, requeue_trigger.clone(), is_active.clone(), clock.clone());
-    let (sources, controller_name) = (Arc::new(sources), options.controller_name.clone());
-    let accounts = Arc::new(Accounts::new(controller_name, options.pacing, caches, requeue_trigger));
-    let context = Context {
-        client: client.clone(),
-        sources: sources.clone(),
-        accounts: accounts.clone(),
-        allows_ambient: options.allows_ambient,
-        allowed_accounts: options.allowed_accounts.clone(),
-        revision_locks: RevisionLocks::default(),
-        pending_status: PendingStatus::default(),
-        recent_events: Recent::default(),
-        waiters: Waiters::default(),
-        instance: instance.clone(),
-        is_active: is_active.clone(),
-        clock: clock.clone(),
-        shutdown: shutdown.clone(),
-        aws_concurrency: Semaphore::new(aws_concurrency(options.concurrency)),
-    };
-    let (client, clock, instance) = (client.clone(), clock.clone(), instance.clone());
-    let account_context =
-        account::reconcile::Context { client, sources, accounts, clock, is_active, instance };
-    (Arc::new(context), Arc::new(account_context))
+/// Returns the APIs of the watched namespaces, or one of all namespaces.
+fn apis<K>(client: &Client, options: &Options) -> Vec<Api<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    if options.namespaces.is_empty() {
+        return vec![Api::all(client.clone())];
+    }
+    options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect()
+}
+
+/// Returns a trigger that requeues resources of a kind, and the channels of its `count` controllers.
+/// Each controller ignores the resources of other namespaces.
+fn trigger(count: usize) -> (RequeueTrigger, Vec<mpsc::UnboundedReceiver<ResourceKey>>) {
+    let (wakers, wakeups): (Vec<_>, Vec<_>) =
+        (0..count).map(|_| mpsc::unbounded_channel::<ResourceKey>()).unzip();
+    // Sending to a controller that has ended fails.
+    let wake = move |key: &ResourceKey| wakers.iter().for_each(|waker| drop(waker.send(key.clone())));
+    (RequeueTrigger(Arc::new(wake)), wakeups)
+}
+
+/// The state that the reconciles of each kind share.
+struct Contexts {
+    retirements: Arc<Context>,
+    accounts: Arc<account::reconcile::Context>,
+    policies: Arc<retention::reconcile::Context>,
+}
+
+impl Contexts {
+    fn new(
+        options: &Options,
+        dependencies: &Dependencies,
+        (leadership, shutdown): (&Arc<Leadership>, &Shutdown),
+        (caches, policies): (Caches, Vec<Cache<TaskDefinitionRetentionPolicy>>),
+        (requeue_trigger, policy_trigger): (RequeueTrigger, RequeueTrigger),
+    ) -> Self {
+        let Dependencies { client, aws, clock, instance, .. } = dependencies;
+        let is_active: IsActive = {
+            let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
+            Arc::new(move || leadership.is_held() && !shutdown.is_requested())
+        };
+        let (pacing, controller_name) = (options.pacing, options.controller_name.clone());
+        let sources = Sources::new(aws, pacing, requeue_trigger.clone(), is_active.clone(), clock.clone());
+        let sources = Arc::new(sources);
+        let accounts = Arc::new(Accounts::new(controller_name, pacing, caches, requeue_trigger));
+        Self {
+            retirements: Arc::new(Context {
+                client: client.clone(),
+                sources: sources.clone(),
+                accounts: accounts.clone(),
+                allows_ambient: options.allows_ambient,
+                allowed_accounts: options.allowed_accounts.clone(),
+                revision_locks: RevisionLocks::default(),
+                pending_status: PendingStatus::default(),
+                recent_events: Recent::default(),
+                waiters: Waiters::default(),
+                policy_trigger,
+                instance: instance.clone(),
+                is_active: is_active.clone(),
+                clock: clock.clone(),
+                shutdown: shutdown.clone(),
+                aws_concurrency: Semaphore::new(aws_concurrency(options.concurrency)),
+            }),
+            policies: Arc::new(retention::reconcile::Context {
+                client: client.clone(),
+                sources: sources.clone(),
+                accounts: accounts.clone(),
+                policies,
+                allows_ambient: options.allows_ambient,
+                allowed_accounts: options.allowed_accounts.clone(),
+                clock: clock.clone(),
+                is_active: is_active.clone(),
+                instance: instance.clone(),
+            }),
+            accounts: Arc::new(account::reconcile::Context {
+                client: client.clone(),
+                sources,
+                accounts,
+                clock: clock.clone(),
+                is_active,
+                instance: instance.clone(),
+            }),
+        }
+    }
 }
 
 fn elector(
@@ -209,9 +282,12 @@ fn elector(
 
 /// Returns the resources that are woken: a permit is available, or their usage or what they are
 /// allowed has changed.
-fn woken(
+fn woken<K>(
     wakeups: mpsc::UnboundedReceiver<ResourceKey>,
-) -> impl Stream<Item = ObjectRef<Guarded<TaskDefinitionRetirement>>> + Send + 'static {
+) -> impl Stream<Item = ObjectRef<Guarded<K>>> + Send + 'static
+where
+    K: Kind<Scope = NamespaceResourceScope>,
+{
     stream::unfold(wakeups, |mut wakeups| async { Some((wakeups.recv().await?, wakeups)) })
         .map(|ResourceKey { namespace, name }| ObjectRef::new(&name).within(&namespace))
 }

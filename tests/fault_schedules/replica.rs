@@ -50,6 +50,7 @@ fn options(world: &World, pacing: Pacing) -> Options {
     Options {
         allowed_accounts: BTreeSet::new(),
         controller_name: None,
+        serves_policies: false,
         allows_ambient: true,
         namespaces: [].into(),
         concurrency: 16,

@@ -1,0 +1,98 @@
+//! The retirements of a policy, as far as the policy needs to know them. No I/O.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::{
+    api::{
+        Reason, RevisionStatus, TaskDefinitionRetirement,
+        task_definition_retention_policy::{POLICY_GENERATION, POLICY_UID_LABEL},
+    },
+    retirement::policy_guard::{controlling_policy, is_finished},
+    task_definition::{Reference, Revision},
+};
+
+/// A retirement of a policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Existing {
+    pub name: String,
+    pub uid: String,
+    pub resource_version: String,
+    /// True if the policy is the controller owner. False for the record of a finished retirement.
+    pub is_controlled: bool,
+    /// True if nothing is left to do for it.
+    pub is_finished: bool,
+    pub is_suspended: bool,
+    pub is_dry_run: bool,
+    /// The declared revisions, in the order of the spec.
+    pub declared: Vec<Declared>,
+    /// The generation of the policy that last chose its revisions.
+    pub policy_generation: Option<String>,
+}
+
+/// A declared revision of a retirement.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Declared {
+    /// The entry as it is written.
+    pub text: String,
+    pub revision: Option<Revision>,
+    pub is_retired: bool,
+    pub registered_at: Option<Timestamp>,
+}
+
+impl Existing {
+    /// Returns the retirement if it belongs to the policy `uid`: the owner reference decides and, for
+    /// records, the label.
+    #[must_use]
+    pub fn of_policy(retirement: &TaskDefinitionRetirement, uid: &str) -> Option<Self> {
+        let owner = controlling_policy(retirement);
+        let is_controlled = owner.is_some_and(|owner| owner.uid == uid);
+        let is_record =
+            owner.is_none() && retirement.labels().get(POLICY_UID_LABEL).is_some_and(|it| it == uid);
+        if !is_controlled && !is_record {
+            return None;
+        }
+        let rows = retirement.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
+        let declared = retirement.spec.revisions.iter().map(|text| declared(text, rows));
+        Some(Self {
+            name: retirement.name_any(),
+            uid: retirement.uid().unwrap_or_default(),
+            resource_version: retirement.resource_version().unwrap_or_default(),
+            is_controlled,
+            is_finished: is_finished(retirement),
+            is_suspended: retirement.spec.suspend,
+            is_dry_run: retirement.spec.dry_run,
+            declared: declared.collect(),
+            policy_generation: retirement.annotations().get(POLICY_GENERATION).cloned(),
+        })
+    }
+
+    /// Returns true if the retirement waits for a person.
+    #[must_use]
+    pub fn awaits_approval(&self) -> bool {
+        self.is_controlled && !self.is_finished && self.is_suspended && !self.is_dry_run
+    }
+}
+
+fn declared(text: &str, rows: &[RevisionStatus]) -> Declared {
+    let revision = match text.parse() {
+        Ok(Reference::Revision(revision)) => Some(revision),
+        Ok(Reference::Arn(arn)) => Some(arn.revision().clone()),
+        Err(_) => None,
+    };
+    let short = revision.as_ref().map(ToString::to_string);
+    let row = rows.iter().find(|row| row.revision == text || Some(&row.revision) == short.as_ref());
+    let is_retired =
+        row.is_some_and(|row| matches!(row.reason, Reason::Retired | Reason::Deleting | Reason::Deleted));
+    let registered_at = row.and_then(|row| row.registered_at.as_ref()).map(|time| time.0);
+    Declared { text: text.to_owned(), revision, is_retired, registered_at }
+}
+
+/// Returns the revisions that unfinished retirements of the policy declare.
+#[must_use]
+pub fn declared_revisions(existing: &[Existing]) -> BTreeSet<Revision> {
+    let unfinished = existing.iter().filter(|it| it.is_controlled && !it.is_finished && !it.is_dry_run);
+    unfinished.flat_map(|it| &it.declared).filter_map(|it| it.revision.clone()).collect()
+}

@@ -1,0 +1,9 @@
+//! Retention policies: which revisions are kept, and the retirements that are proposed for the rest.
+
+pub mod validate;
+pub mod existing;
+pub mod plan;
+pub mod read;
+pub mod apply;
+pub mod status;
+pub mod reconcile;

@@ -1,0 +1,150 @@
+//! The status of a policy. No I/O.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::ResourceExt;
+
+use crate::{
+    api::{
+        REQUESTED_AT, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
+        conditions::{READY, RECONCILING, STALLED},
+    },
+    controller::status_patch::condition,
+    text::cut,
+};
+
+/// The type of the condition that reports policies with the same families.
+pub const OVERLAPPING: &str = "Overlapping";
+
+/// How long a policy is reconciling before it is stalled for a reason with grace.
+const GRACE: SignedDuration = SignedDuration::from_mins(2);
+
+/// Maximum length of the message of a condition, in bytes.
+const MESSAGE_BYTES: usize = 1024;
+
+/// The state of a policy, with the reason and the message of its conditions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Summary {
+    pub state: State,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    Ready,
+    Reconciling,
+    /// Stalled once it lasts for [`GRACE`].
+    Denied,
+    Stalled,
+}
+
+impl Summary {
+    #[must_use]
+    pub fn new(state: State, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { state, reason, message: message.into() }
+    }
+}
+
+/// Returns `recorded` with the conditions of `summary`. `overlapping` names the policies that
+/// include the same families; `None` keeps the recorded condition.
+#[must_use]
+pub fn summarize(
+    policy: &TaskDefinitionRetentionPolicy,
+    recorded: TaskDefinitionRetentionPolicyStatus,
+    summary: &Summary,
+    overlapping: Option<&[String]>,
+    now: Timestamp,
+) -> TaskDefinitionRetentionPolicyStatus {
+    let generation = policy.metadata.generation;
+    let (before, at) = (&recorded.conditions, (generation, now));
+    let mut message = summary.message.clone();
+    cut(&mut message, MESSAGE_BYTES);
+    let texts = (summary.reason, message.as_str());
+    let mut conditions = vec![condition((READY, summary.state == State::Ready), texts, before, at)];
+    if is_stalled(summary, before, now) {
+        conditions.push(condition((STALLED, true), texts, before, at));
+    } else if summary.state != State::Ready {
+        // The time since when this reason holds.
+        let same: Vec<Condition> = before.iter().filter(|it| it.reason == summary.reason).cloned().collect();
+        conditions.push(condition((RECONCILING, true), texts, &same, at));
+    }
+    match overlapping {
+        None => conditions.extend(before.iter().find(|it| it.type_ == OVERLAPPING).cloned()),
+        Some([]) => {}
+        Some(names) => {
+            let mut text = format!("other policies include the same families: {}", names.join(", "));
+            cut(&mut text, MESSAGE_BYTES);
+            conditions.push(condition((OVERLAPPING, true), ("SameFamilies", &text), before, at));
+        }
+    }
+    TaskDefinitionRetentionPolicyStatus { observed_generation: generation, conditions, ..recorded }
+}
+
+fn is_stalled(summary: &Summary, recorded: &[Condition], now: Timestamp) -> bool {
+    match summary.state {
+        State::Stalled => true,
+        State::Ready | State::Reconciling => false,
+        State::Denied => {
+            let same =
+                |type_: &str| recorded.iter().find(|it| it.type_ == type_ && it.reason == summary.reason);
+            same(STALLED).is_some()
+                || same(RECONCILING).is_some_and(|it| now.duration_since(it.last_transition_time.0) >= GRACE)
+        }
+    }
+}
+
+/// Returns the value of the annotation that requests a run, if it is not handled yet.
+#[must_use]
+pub fn request(policy: &TaskDefinitionRetentionPolicy) -> Option<&String> {
+    let handled = policy.status.as_ref().and_then(|status| status.last_handled_reconcile_at.as_ref());
+    policy.annotations().get(REQUESTED_AT).filter(|requested| Some(*requested) != handled)
+}
+
+/// Why a run is due.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Due {
+    /// The run that began at this time was interrupted.
+    Resume(Timestamp),
+    /// A person has requested it.
+    Requested,
+    /// The interval has elapsed, or the spec has changed.
+    Scheduled,
+}
+
+/// A requested run starts at most once in this time.
+const REQUEST_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
+
+/// Returns why a run is due at `now`; `Err` with the time of the next one if none is.
+///
+/// # Errors
+/// Returns the time at which the next run is due.
+pub fn due(
+    policy: &TaskDefinitionRetentionPolicy,
+    interval: SignedDuration,
+    now: Timestamp,
+) -> Result<Due, Timestamp> {
+    let status = policy.status.clone().unwrap_or_default();
+    let Some(Time(started)) = status.last_run_time else { return Ok(Due::Scheduled) };
+    if status.last_run_completion_time.is_none() {
+        return Ok(Due::Resume(started));
+    }
+    let is_changed = status.observed_generation != policy.metadata.generation;
+    let after = |interval| started.checked_add(interval).unwrap_or(Timestamp::MAX);
+    if request(policy).is_some() && now >= after(REQUEST_INTERVAL) {
+        return Ok(Due::Requested);
+    }
+    // The names of two runs must differ.
+    if is_changed && now >= after(SignedDuration::from_secs(1)) {
+        return Ok(Due::Scheduled);
+    }
+    let next = after(interval);
+    if now >= next {
+        return Ok(Due::Scheduled);
+    }
+    let requested = request(policy).map(|_| after(REQUEST_INTERVAL));
+    let changed = is_changed.then(|| after(SignedDuration::from_secs(1)));
+    Err([Some(next), requested, changed].into_iter().flatten().min().unwrap_or(next))
+}
