@@ -13,6 +13,7 @@ mod chart_values;
 mod deleted_revisions;
 mod documentation;
 mod durability;
+mod ecs_account_admission;
 mod ecs_emulators;
 mod end_of_use;
 mod etcd_restore;
