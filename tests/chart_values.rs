@@ -187,6 +187,8 @@ async fn values_that_would_be_ignored_or_fail_later_are_rejected_with_a_sentence
         ("rbac.aggregateClusterRoles=true", "set rbac.aggregateToView and rbac.aggregateToEdit instead"),
         ("rbac.aggregateClusterRoles=false", "set rbac.aggregateToView and rbac.aggregateToEdit instead"),
         ("serviceAccount.create=false,serviceAccount.annotations.a=b", "needs serviceAccount.create=true"),
+        ("ambientCredentials=false,ecsAccounts.enabled=false", "together leave no credentials"),
+        ("ecsAccounts.enabled=false,controllerName=west", "controllerName needs ecsAccounts.enabled=true"),
         ("metrics.port=8081", "metrics.port and healthProbe.port are both 8081: choose two ports"),
         ("metrics.enabled=false,serviceMonitor.enabled=true", "serviceMonitor.enabled needs metrics.enabled"),
         ("metrics.enabled=false,podMonitor.enabled=true", "podMonitor.enabled needs metrics.enabled"),
@@ -210,12 +212,16 @@ async fn values_that_would_be_ignored_or_fail_later_are_rejected_with_a_sentence
 
 #[tokio::test]
 async fn extra_arguments_and_variables_cannot_repeat_a_flag_that_the_chart_sets() {
-    let values = ["--values=tests/chart/everything.yaml", "--set=extraArgs=null,watchNamespaces={default}"];
-    let objects = rendered(&values).await;
-    let arguments = pod(&objects)["containers"][0]["args"].as_array().expect("arguments").iter();
-    let flags: Vec<&str> =
+    let everything =
+        ["--values=tests/chart/everything.yaml", "--set=extraArgs=null,watchNamespaces={default}"];
+    let mut objects = rendered(&everything).await;
+    objects.extend(rendered(&["--set=ecsAccounts.enabled=false"]).await);
+    let deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
+    let containers = deployments.map(|deployment| &deployment["spec"]["template"]["spec"]["containers"][0]);
+    let arguments = containers.flat_map(|container| container["args"].as_array().expect("arguments"));
+    let flags: BTreeSet<&str> =
         arguments.filter_map(|flag| flag.as_str()?.split_once('=')).map(|(flag, _)| flag).collect();
-    assert!(flags.len() > 8, "{flags:?}");
+    assert!(flags.len() > 12, "{flags:?}");
     for flag in flags {
         let variable = flag.trim_start_matches('-').replace('-', "_").to_uppercase();
         for (values, sentence) in [
@@ -287,6 +293,71 @@ async fn write_access_is_aggregated_only_on_request() {
             .flat_map(|rule| rule["verbs"].as_array().into_iter().flatten().filter_map(Value::as_str))
             .collect();
         assert_eq!(verbs, expected.iter().copied().collect(), "{values}");
+    }
+}
+
+/// Returns true if a rule of the role is for `resource` or its status.
+fn has_rule_for(role: &Value, resource: &str) -> bool {
+    let rules = role["rules"].as_array().into_iter().flatten();
+    let resources = rules.flat_map(|rule| rule["resources"].as_array().into_iter().flatten());
+    resources.filter_map(Value::as_str).any(|name| name.split('/').next() == Some(resource))
+}
+
+#[tokio::test]
+async fn only_the_controller_gets_permissions_on_ecs_accounts() {
+    let service_account = json!([
+        { "kind": "ServiceAccount", "name": "release-ecs-retirement-controller", "namespace": "default" },
+    ]);
+    for values in ["rbac.aggregateToEdit=true", "rbac.aggregateToEdit=true,watchNamespaces={web}"] {
+        let objects = rendered(&["--set", values]).await;
+        let roles: Vec<&Value> = objects
+            .iter()
+            .filter(|role| has_rule_for(role, "ecsaccounts") || has_rule_for(role, "namespaces"))
+            .collect();
+        let [role] = roles[..] else { panic!("{values}: {roles:?}") };
+        assert_eq!(role["kind"], "ClusterRole", "{values}");
+        assert!(!role["metadata"]["labels"].to_string().contains("aggregate"), "{role}");
+        let bindings: Vec<&Value> = objects
+            .iter()
+            .filter(|binding| {
+                binding["roleRef"]["name"] == role["metadata"]["name"]
+                    && binding["roleRef"]["kind"] == "ClusterRole"
+            })
+            .collect();
+        let [binding] = bindings[..] else { panic!("{values}: {bindings:?}") };
+        assert_eq!(binding["kind"], "ClusterRoleBinding");
+        assert_eq!(binding["subjects"], service_account);
+    }
+}
+
+#[tokio::test]
+async fn controller_that_serves_no_ecs_accounts_has_no_cluster_role_with_watch_namespaces() {
+    let values = "--set=ecsAccounts.enabled=false,watchNamespaces={web},rbac.aggregateToView=false";
+    let objects = rendered(&[values]).await;
+    let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    assert!(kinds.contains("Role"), "{kinds:?}");
+    assert!(!kinds.contains("ClusterRole") && !kinds.contains("ClusterRoleBinding"), "{kinds:?}");
+}
+
+#[tokio::test]
+async fn account_values_become_flags_and_their_defaults_do_not() {
+    for (values, expected) in [
+        ("rbac.create=true", None),
+        ("ambientCredentials=false", Some("--ambient-credentials=false")),
+        ("ecsAccounts.enabled=false", Some("--ecs-accounts=false")),
+        ("controllerName=retirement: west", Some("--controller-name=retirement: west")),
+    ] {
+        let objects = rendered(&["--set", values]).await;
+        let flags: Vec<&str> = pod(&objects)["containers"][0]["args"]
+            .as_array()
+            .expect("arguments")
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        let ours = ["--ambient-credentials", "--ecs-accounts", "--controller-name"];
+        let flags: Vec<&str> =
+            flags.into_iter().filter(|flag| ours.iter().any(|name| flag.starts_with(name))).collect();
+        assert_eq!(flags, expected.into_iter().collect::<Vec<_>>(), "{values}");
     }
 }
 
