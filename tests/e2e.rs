@@ -8,6 +8,7 @@ mod api_calls;
 mod architecture;
 mod aws_credentials;
 mod aws_outages;
+mod chart_accounts;
 mod chart_install;
 mod chart_values;
 mod deleted_revisions;
