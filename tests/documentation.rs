@@ -1,8 +1,8 @@
 //! Documents and examples: what they show is valid, and their commands do what they say.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{control_plane::ControlPlane, simulated_ecs::ACCOUNT, simulated_ecs::Status};
 use tokio::time::{Instant, sleep};
 
@@ -76,12 +76,15 @@ async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
     let guide = document("docs/gitops.md");
     let (_, guide) = guide.split_once("## Argo CD").expect("a section");
     let [("sh", command), ("yaml", manifest), ..] = blocks(guide)[..] else { panic!("{guide}") };
-    let key = "resource.customizations.health.ecs-retirement.dev_TaskDefinitionRetirement";
-    assert_eq!(
-        yaml(manifest)["data"][key],
-        HEALTH_CHECK,
-        "docs/gitops.md shows another check than config/argocd"
-    );
+    let keys = ["TaskDefinitionRetirement", "EcsAccount"]
+        .map(|kind| format!("resource.customizations.health.ecs-retirement.dev_{kind}"));
+    for key in &keys {
+        assert_eq!(
+            yaml(manifest)["data"][key],
+            HEALTH_CHECK,
+            "docs/gitops.md shows another check than config/argocd"
+        );
+    }
 
     let prepare = "kubectl create namespace argocd && \
         kubectl create configmap argocd-cm --namespace argocd --from-literal=url=https://argocd.example.com";
@@ -91,7 +94,9 @@ async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
     }
     let (_, config) = world.shell("kubectl get configmap argocd-cm --namespace argocd --output=json").await;
     let config: Value = serde_json::from_str(&config).expect("JSON");
-    assert_eq!(config["data"][key], HEALTH_CHECK);
+    for key in &keys {
+        assert_eq!(config["data"][key], HEALTH_CHECK);
+    }
     assert_eq!(config["data"]["url"], "https://argocd.example.com");
 }
 
@@ -99,13 +104,13 @@ async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
 async fn manifests_and_commands_in_the_documents_are_valid() {
     let world = World::new().await;
     world.declare("cpu-wave", &["cpu-wave:1"]).await;
-    let mut manifests = 0;
+    let mut kinds = BTreeSet::new();
     for path in documents() {
         for (language, block) in blocks(&document(&path.display().to_string())) {
             match language {
                 "json" => drop(serde_json::from_str::<Value>(block).expect(block)),
-                "yaml" if yaml(block)["kind"] == "TaskDefinitionRetirement" => {
-                    manifests += 1;
+                "yaml" if yaml(block)["apiVersion"] == "ecs-retirement.dev/v1alpha1" => {
+                    kinds.insert(yaml(block)["kind"].to_string());
                     let command = format!(
                         "kubectl apply --dry-run=server --validate=strict -f - <<'END'\n{block}\nEND"
                     );
@@ -121,7 +126,7 @@ async fn manifests_and_commands_in_the_documents_are_valid() {
             }
         }
     }
-    assert!(manifests > 0, "no manifest was found");
+    assert_eq!(kinds.len(), 2, "manifests of both kinds are found: {kinds:?}");
 }
 
 /// Returns the reason that an example has until its own commands run; `None` if it is not a
@@ -133,7 +138,7 @@ fn expected(example: &str) -> Option<&'static str> {
         "missing-revision" => Some("NotFound"),
         "suspend" => Some("Suspended"),
         "unused-for" => Some("CoolingDown"),
-        "refused" | "admission-warnings" | "validating-admission-policy" => None,
+        "refused" | "account-ref" | "admission-warnings" | "validating-admission-policy" => None,
         other => panic!("add the expected reason of examples/{other}.yaml"),
     }
 }
@@ -172,6 +177,25 @@ async fn every_example_does_what_its_comment_says() {
         .await;
     let (is_admitted, output) = world.shell("kubectl apply -f examples/refused.yaml").await;
     assert!(!is_admitted && output.contains("write family:revision"), "{output}");
+}
+
+/// An `EcsAccount` is cluster-scoped, so it is validated and not created on the shared API server.
+#[tokio::test]
+async fn example_of_an_account_is_valid_and_allows_its_own_retirement() {
+    let world = World::new().await;
+    let text = document("examples/account-ref.yaml");
+    let [account, retirement] = &testkit::namespace::documents(&text).expect("YAML")[..] else {
+        panic!("{text}")
+    };
+    let (account_spec, retirement_spec) = (&account["spec"], &retirement["spec"]);
+    assert_eq!(retirement_spec["accountRef"]["name"], account["metadata"]["name"]);
+    assert_eq!(account_spec["allowedNamespaces"]["names"][0], retirement["metadata"]["namespace"]);
+    assert_eq!(account_spec["families"], json!({ "allow": ["web-*"], "deny": ["web-payments"] }));
+    assert_eq!(retirement_spec["revisions"], json!(["web-api:41"]));
+    let here = text.replace("namespace: platform", &format!("namespace: {}", world.namespace.name()));
+    let command = format!("kubectl apply --dry-run=server --validate=strict -f - <<'END'\n{here}\nEND");
+    let (is_done, output) = world.shell(&command).await;
+    assert!(is_done && output.matches(" created").count() == 2, "{output}");
 }
 
 /// Applies a retirement in the namespace `platform`. Returns whether it is admitted, and the
