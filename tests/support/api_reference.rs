@@ -2,29 +2,25 @@
 
 use serde_json::Value;
 
+/// Returns the reference of all kinds, in the order of `crds`.
 pub fn of(crds: &[Value]) -> String {
     let head = "# API reference\n\nMade from `crds/` by `make api-docs`; do not edit.\n";
-    let kinds = crds.iter().map(|crd| line(&crd["spec"]["names"]["kind"]));
-    let list: Vec<String> = kinds.map(|kind| format!("- [{kind}](#{})", kind.to_lowercase())).collect();
-    let sections: String = crds.iter().map(kind).collect();
-    format!("{head}\n{}\n{sections}", list.join("\n"))
+    head.to_owned() + &crds.iter().map(kind).collect::<String>()
 }
 
-/// Returns the section of a kind, and of each object in it.
+/// Returns the sections of a kind. Their titles are the paths that `kubectl explain` takes.
 fn kind(crd: &Value) -> String {
     let (names, version) = (&crd["spec"]["names"], &crd["spec"]["versions"][0]);
-    let (kind, scope) = (line(&names["kind"]), line(&crd["spec"]["scope"]));
-    let scope = if scope == "Cluster" { "cluster-scoped" } else { "namespaced" };
     let schema = &version["schema"]["openAPIV3Schema"];
+    let (kind, short_name) = (line(&names["kind"]), line(&names["shortNames"][0]));
     let head = format!(
-        "\n## {kind}\n\n{}\n\n`apiVersion: {}/{}`, `kind: {kind}`, short name `{}`, {scope}.\n",
+        "\n## {kind}\n\n{}\n\n`apiVersion: {}/{}`, `kind: {kind}`, short name `{short_name}`.\n",
         line(&schema["description"]),
         line(&crd["spec"]["group"]),
         line(&version["name"]),
-        line(&names["shortNames"][0]),
     );
-    let part = |part| section(&format!("{kind}.{part}"), &schema["properties"][part]);
-    head + &["spec", "status"].map(part).concat()
+    let parts = ["spec", "status"];
+    head + &parts.map(|part| section(&format!("{short_name}.{part}"), &schema["properties"][part])).concat()
 }
 
 /// Returns the section of the object at `path`, and of each object in it.
