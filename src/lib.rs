@@ -164,8 +164,13 @@ pub mod task_definition;
 pub mod deregistration;
 pub mod duration;
 pub mod family_pattern;
+pub mod text;
 
 pub mod retirement;
+
+pub mod account;
+
+pub mod controller;
 
 pub mod aws;
 

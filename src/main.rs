@@ -28,7 +28,7 @@ struct Arguments {
 enum Command {
     /// Run the controller, with KUBECONFIG or the pod's service account, and the AWS SDK's
     /// environment variables.
-    Run(Flags),
+    Run(Box<Flags>),
     /// Print the CustomResourceDefinitions as YAML.
     Crd,
 }
@@ -39,6 +39,17 @@ struct Flags {
     /// Comma-separated namespaces to watch. Default: all.
     #[arg(long, env = "WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACES")]
     watch_namespace: Vec<String>,
+    /// Serve EcsAccounts. Set it to false if the controller may not read EcsAccounts and namespaces:
+    /// resources with accountRef are then AccountNotFound.
+    #[arg(long, env = "ECS_ACCOUNTS", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    ecs_accounts: bool,
+    /// Name of this controller: it serves the EcsAccounts with this spec.controllerName.
+    #[arg(long, env = "CONTROLLER_NAME", default_value = CONTROLLER, value_name = "NAME")]
+    controller_name: String,
+    /// Use the controller's own (ambient) credentials for resources without accountRef. Set it to
+    /// false to require an EcsAccount: resources without one are then AccountNotFound.
+    #[arg(long, env = "AMBIENT_CREDENTIALS", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    ambient_credentials: bool,
     /// Comma-separated AWS account IDs of 12 digits that the controller's credentials may belong
     /// to. Default: all. With credentials of another account, ECS is not called and every row is
     /// WrongAccount.
@@ -125,6 +136,8 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             });
             let options = Options {
                 namespaces,
+                controller_name: flags.ecs_accounts.then_some(flags.controller_name),
+                allows_ambient: flags.ambient_credentials,
                 allowed_accounts: flags.allowed_account_ids.into_iter().collect(),
                 concurrency: flags.max_concurrent_reconciles,
                 pacing: Pacing {

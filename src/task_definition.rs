@@ -160,6 +160,17 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase())
 }
 
+impl Reference {
+    /// Returns the family of the revision.
+    #[must_use]
+    pub fn family(&self) -> &str {
+        match self {
+            Self::Revision(revision) => revision.family(),
+            Self::Arn(arn) => arn.revision().family(),
+        }
+    }
+}
+
 impl FromStr for Reference {
     type Err = ParseError;
 

@@ -3,6 +3,7 @@
 mod support;
 
 mod account_id;
+mod accounts;
 mod alerts;
 mod api_calls;
 mod architecture;

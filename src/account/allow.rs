@@ -136,6 +136,7 @@ mod tests {
 
     #[test]
     fn namespaces_are_the_union_of_names_and_selector_and_none_by_default() {
+        let none = BTreeMap::new();
         let labels = BTreeMap::from([("team".to_owned(), "platform".to_owned())]);
         let allows = |namespaces: Value, namespace, namespace_labels| {
             let account = account(|spec| spec["allowedNamespaces"] = namespaces);
@@ -144,9 +145,9 @@ mod tests {
         let selector = json!({ "names": ["a"], "selector": { "matchLabels": { "team": "platform" } } });
         assert!(allows(selector.clone(), "a", None));
         assert!(allows(selector.clone(), "b", Some(&labels)));
-        assert!(!allows(selector.clone(), "b", Some(&BTreeMap::new())));
+        assert!(!allows(selector.clone(), "b", Some(&none)));
         assert!(!allows(selector, "b", None), "the labels are not known");
-        assert!(allows(json!({ "selector": {} }), "b", Some(&BTreeMap::new())), "every namespace");
+        assert!(allows(json!({ "selector": {} }), "b", Some(&none)), "every namespace");
         assert!(!allows(json!({ "selector": {} }), "b", None));
         for nobody in [Value::Null, json!({}), json!({ "names": [] })] {
             assert!(!allows(nobody, "platform", Some(&labels)));

@@ -1,7 +1,5 @@
 //! EcsAccounts: which credentials are used for an AWS account, and what may be done there.
 
-#![expect(clippy::doc_markdown, reason = "EcsAccount is the name of a kind")]
-
 pub mod validate;
 pub mod allow;
 pub mod store;

@@ -54,7 +54,9 @@ pub enum InvalidAccount {
     Family { field: &'static str, message: String },
     #[error("spec.minimumUnusedFor is {0:?}: write a duration such as 20s, 90m or 24h")]
     MinimumUnusedFor(String),
-    #[error("spec.pacing.{0} is 0: write a number of at least 1, or set spec.suspend to stop deregistrations")]
+    #[error(
+        "spec.pacing.{0} is 0: write a number of at least 1, or set spec.suspend to stop deregistrations"
+    )]
     Pacing(&'static str),
 }
 
@@ -68,9 +70,9 @@ pub fn validate(account: &EcsAccount, pacing: Pacing) -> Result<ValidatedAccount
     if !is_account(&spec.account_id) {
         return Err(InvalidAccount::AccountId(spec.account_id.clone()));
     }
-    let region = |field, region: &String| match is_region(region) {
-        true => Ok(region.clone()),
-        false => Err(InvalidAccount::Region { field, region: region.clone() }),
+    let region = |field, region: &String| {
+        let invalid = || InvalidAccount::Region { field, region: region.clone() };
+        is_region(region).then(|| region.clone()).ok_or_else(invalid)
     };
     let default_region = region("spec.region", &spec.region)?;
     let allowed = spec.allowed_regions.iter().flatten().map(|it| region("spec.allowedRegions", it));
@@ -83,9 +85,8 @@ pub fn validate(account: &EcsAccount, pacing: Pacing) -> Result<ValidatedAccount
     if spec.families.allow.is_empty() {
         return Err(InvalidAccount::NoFamily);
     }
-    let duration = |text: &String| {
-        duration(text).ok_or_else(|| InvalidAccount::MinimumUnusedFor(text.clone()))
-    };
+    let duration =
+        |text: &String| duration(text).ok_or_else(|| InvalidAccount::MinimumUnusedFor(text.clone()));
     let minimum_unused_for = spec.minimum_unused_for.as_ref().map(duration).transpose()?;
     let AllowedNamespaces { names, selector } = spec.allowed_namespaces.clone().unwrap_or_default();
     Ok(ValidatedAccount {
@@ -207,10 +208,7 @@ mod tests {
             pacing(json!({ "deregistrationsPerMinute": 6 })),
             Some(Pacing { per_second: 0.1, burst: 10 })
         );
-        assert_eq!(
-            pacing(json!({ "deregistrationBurst": 3 })),
-            Some(Pacing { per_second: 0.5, burst: 3 })
-        );
+        assert_eq!(pacing(json!({ "deregistrationBurst": 3 })), Some(Pacing { per_second: 0.5, burst: 3 }));
     }
 
     #[test]

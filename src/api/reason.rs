@@ -50,6 +50,12 @@ pub enum Reason {
     WrongAccount,
     /// The entry belongs to another region; ECS was not called.
     WrongRegion,
+    /// There is no EcsAccount of the declared name; ECS was not called.
+    AccountNotFound,
+    /// The credentials of the EcsAccount cannot be used; ECS was not called.
+    AccountNotReady,
+    /// The EcsAccount does not allow it; ECS was not called.
+    NotAllowed,
     /// AWS denies the call; retried with backoff.
     AccessDenied,
     /// ECS rejects the call; retried with backoff.
@@ -101,6 +107,9 @@ impl Reason {
             Self::Invalid
             | Self::WrongAccount
             | Self::WrongRegion
+            | Self::AccountNotFound
+            | Self::AccountNotReady
+            | Self::NotAllowed
             | Self::AccessDenied
             | Self::Refused
             | Self::NotFound => ReasonClass::Rejected,
@@ -119,8 +128,12 @@ impl Reason {
             | Self::Invalid
             | Self::WrongRegion
             | Self::NotFound => true,
-            // The credentials may be switched back to the recorded account.
+            // The credentials may be switched back to the recorded account, and the EcsAccount may
+            // change.
             Self::WrongAccount
+            | Self::AccountNotFound
+            | Self::AccountNotReady
+            | Self::NotAllowed
             | Self::Pending
             | Self::InUse
             | Self::CoolingDown
@@ -144,6 +157,9 @@ impl Reason {
             | Self::Invalid
             | Self::WrongAccount
             | Self::WrongRegion
+            | Self::AccountNotFound
+            | Self::AccountNotReady
+            | Self::NotAllowed
             | Self::AccessDenied
             | Self::Refused
             | Self::NotFound => Priority::Failed,
@@ -166,10 +182,20 @@ impl Reason {
             | Self::Invalid
             | Self::WrongAccount
             | Self::WrongRegion
+            | Self::AccountNotFound
+            | Self::AccountNotReady
+            | Self::NotAllowed
             | Self::AccessDenied
             | Self::Refused
             | Self::NotFound => true,
         }
+    }
+
+    /// Returns true if the cause often disappears automatically, such as while a new role or policy
+    /// takes effect, so that the resource is stalled only after some time.
+    #[must_use]
+    pub fn has_grace(self) -> bool {
+        matches!(self, Self::AccountNotFound | Self::AccountNotReady | Self::AccessDenied)
     }
 }
 

@@ -212,6 +212,11 @@ pub struct TaskDefinitionRetirementStatus {
     #[schemars(range(min = 0))]
     pub rejected: i32,
 
+    /// While a revision has the reason AccountNotFound, AccountNotReady or AccessDenied: the time
+    /// since when. After two minutes the resource is Stalled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_since: Option<Time>,
+
     /// While revisions cool down: a usage scan in which they were unused, updated at most every 15
     /// minutes. If 45 minutes pass without a usage scan, unusedSince starts again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -246,8 +251,9 @@ pub struct RevisionStatus {
     pub status: Option<String>,
 
     /// The state of the revision: Retired, Deleting, Deleted, Pending, InUse, CoolingDown,
-    /// Throttled, Unavailable, Suspended, DryRun, Invalid, WrongAccount, WrongRegion, AccessDenied,
-    /// Refused or NotFound. Later versions may add others.
+    /// Throttled, Unavailable, Suspended, DryRun, Invalid, WrongAccount, WrongRegion,
+    /// AccountNotFound, AccountNotReady, NotAllowed, AccessDenied, Refused or NotFound. Later
+    /// versions may add others.
     #[schemars(with = "String", length(max = 32))]
     pub reason: Reason,
 

@@ -3,9 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{
-    api::TaskDefinitionRetirementStatus, aws::identity::Identity, retirement::validate::ValidatedSpec,
-};
+use crate::{account::validate::ValidatedAccount, aws::identity::Identity};
 
 /// The limits on the AWS account of one resource.
 #[derive(Clone, Copy, Debug)]
@@ -14,28 +12,24 @@ pub struct AccountGuard<'a> {
     pub declared: Option<&'a str>,
     /// `status.account`.
     pub recorded: Option<&'a str>,
-    /// `--allowed-account-ids`; empty if every account is allowed.
+    /// The EcsAccount; `None` for the ambient credentials.
+    pub account: Option<&'a ValidatedAccount>,
+    /// `--allowed-account-ids`, for the ambient credentials; empty if every account is allowed.
     pub allowed: &'a BTreeSet<String>,
 }
 
 impl<'a> AccountGuard<'a> {
-    #[must_use]
-    pub fn new(
-        spec: &'a ValidatedSpec,
-        recorded: Option<&'a TaskDefinitionRetirementStatus>,
-        allowed: &'a BTreeSet<String>,
-    ) -> Self {
-        let recorded = recorded.and_then(|status| status.account.as_deref());
-        Self { declared: spec.account_id.as_deref(), recorded, allowed }
-    }
-
     /// Returns the account that the short forms of the resource refer to, or `None` if it is not
-    /// known yet. A recorded account takes precedence: new credentials do not change the meaning of
-    /// an old manifest.
+    /// known yet. A recorded account takes precedence: neither new credentials nor a new EcsAccount
+    /// change the meaning of an old manifest.
     #[must_use]
     pub fn account(&self, identity: Option<&'a Identity>) -> Option<&'a str> {
-        let of_caller = identity.filter(|it| self.allows(&it.account)).map(|it| it.account.as_str());
-        self.recorded.or(self.declared).or(of_caller)
+        let of_account = self.account.map(|account| account.source.account.as_str());
+        let of_caller = || {
+            let allowed = identity.filter(|it| self.allows(&it.account));
+            allowed.map(|it| it.account.as_str())
+        };
+        self.recorded.or(self.declared).or(of_account).or_else(of_caller)
     }
 
     /// Returns the reason why no call may be made for the resource with the credentials of
@@ -49,27 +43,30 @@ impl<'a> AccountGuard<'a> {
                 "spec.accountId is {declared}, and the revisions of this resource were resolved in account {recorded}: make a new TaskDefinitionRetirement for account {declared}"
             ));
         }
-        let account = &identity?.account;
+        let (of, account) = match self.account {
+            Some(account) => (format!("EcsAccount {} is", account.name), &account.source.account),
+            None => ("the credentials of the controller are".to_owned(), &identity?.account),
+        };
         if let Some(declared) = self.declared.filter(|declared| declared != account) {
             return Some(format!(
-                "spec.accountId is {declared}, and the credentials of the controller belong to account {account}: apply the resource where the controller has credentials of account {declared}"
+                "spec.accountId is {declared}, and {of} for account {account}: name credentials of account {declared}, or apply the resource where the controller has them"
             ));
         }
         if let Some(recorded) = self.recorded.filter(|recorded| recorded != account) {
             return Some(format!(
-                "the revisions of this resource were resolved in account {recorded}, and the credentials of the controller now belong to account {account}: make a new TaskDefinitionRetirement for account {account}"
+                "the revisions of this resource were resolved in account {recorded}, and {of} now for account {account}: make a new TaskDefinitionRetirement for account {account}"
             ));
         }
         (!self.allows(account)).then(|| {
             let allowed = self.allowed.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             format!(
-                "the credentials of the controller belong to account {account}, and --allowed-account-ids is {allowed}: correct the credentials or the flag"
+                "the credentials of the controller are for account {account}, and --allowed-account-ids is {allowed}: correct the credentials or the flag"
             )
         })
     }
 
     fn allows(&self, account: &str) -> bool {
-        self.allowed.is_empty() || self.allowed.contains(account)
+        self.account.is_some() || self.allowed.is_empty() || self.allowed.contains(account)
     }
 }
 
@@ -90,7 +87,7 @@ mod tests {
         let all = BTreeSet::new();
         let identity = identity();
         let account = |declared, recorded, allowed, identity| {
-            AccountGuard { declared, recorded, allowed }.account(identity)
+            AccountGuard { declared, recorded, account: None, allowed }.account(identity)
         };
         assert_eq!(account(None, None, &all, None), None);
         assert_eq!(account(None, None, &all, Some(&identity)), Some(OURS));
@@ -111,7 +108,7 @@ mod tests {
         let all = BTreeSet::new();
         let identity = identity();
         let refusal = |declared, recorded, allowed, identity| {
-            AccountGuard { declared, recorded, allowed }.refusal(identity)
+            AccountGuard { declared, recorded, account: None, allowed }.refusal(identity)
         };
         for (declared, recorded, allowed) in [
             (None, None, &all),

@@ -3,21 +3,24 @@
 use tokio::time::Instant;
 
 use crate::{
+    account::authorize::is_still_allowed,
     api::RevisionStatus,
     aws::{
         freshness::Purpose,
         response::{Description, FailureKind},
     },
+    controller::Error,
     deregistration::Deregistration,
     retirement::{
         batch::{Batch, BatchResult},
-        context::{Error, read},
+        context::{Context, read},
         observe::{NewestByFamily, Observations, is_retry, is_throttled},
         outcome::{Outcome, RevisionKey},
         plan::{Plan, Step, must_wait, needs_usage},
         requeue::{self, Progress},
     },
     shutdown::Delay,
+    task_definition::Arn,
 };
 
 /// Why a batch ends early.
@@ -139,7 +142,7 @@ impl Batch<'_> {
         deregistration: &Deregistration,
     ) -> Result<Outcome, Stop> {
         let (key, arn) = (&self.waiter.key, deregistration.arn());
-        let checks_usage = needs_usage(self.spec, recorded);
+        let checks_usage = needs_usage(self.spec(), recorded);
         let Some(permit) = self.session().limits().deregistrations.acquire(key) else {
             if checks_usage {
                 self.session().usage.expect_permit(key);
@@ -147,13 +150,14 @@ impl Batch<'_> {
             return Err(Stop::Now(Progress::Queued));
         };
         self.check_unchanged().await?;
+        self.check_allowed(arn).await?;
         if checks_usage {
             // The permit is kept until a usage scan is recent enough.
             let Some(usage) = self.usage(arn, Purpose::Deregister) else {
                 permit.keep(key);
                 return Err(Stop::Now(Progress::Verifying));
             };
-            if must_wait(self.spec, recorded, &usage, self.now) {
+            if must_wait(self.spec(), recorded, &usage, self.now) {
                 return Ok(Outcome::MustWait { before: Some(before), usage });
             }
         }
@@ -173,6 +177,19 @@ impl Batch<'_> {
         let generation = self.resource.metadata.generation;
         let is_same = live.is_some_and(|live| live.metadata.generation == generation);
         is_same.then_some(()).ok_or(Stop::Now(Progress::Made))
+    }
+
+    /// Reads the EcsAccount uncached. Stops the batch if it has changed: the next reconcile uses the
+    /// new one.
+    async fn check_allowed(&self, arn: &Arn) -> Result<(), Stop> {
+        let Some(account) = self.admitted.account() else { return Ok(()) };
+        let Context { accounts, client, shutdown, .. } = self.context;
+        let namespace = &self.waiter.key.namespace;
+        let (subject, family) = (self.admitted.subject(namespace), arn.revision().family());
+        let check = is_still_allowed((accounts, client), account, &subject, family);
+        let is_allowed = shutdown.abandon(check).await.ok_or(Stop::Now(Progress::Made))?;
+        // The cache may not have the change yet.
+        is_allowed.map_err(Stop::Kubernetes)?.then_some(()).ok_or(Stop::Now(Progress::Locked))
     }
 
     async fn deregister(

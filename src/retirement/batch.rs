@@ -12,8 +12,10 @@ use crate::{
         session::{VerifiedSession, Waiter},
         usage::Use,
     },
+    controller::Error,
     retirement::{
-        context::{Context, Error},
+        admission::Admitted,
+        context::Context,
         outcome::{Outcome, RevisionKey},
         plan::remaining_cool_down,
         requeue::Progress,
@@ -32,7 +34,7 @@ pub(super) struct Batch<'a> {
     pub(super) context: &'a Context,
     pub(super) api: &'a Api<TaskDefinitionRetirement>,
     pub(super) resource: &'a TaskDefinitionRetirement,
-    pub(super) spec: &'a ValidatedSpec,
+    pub(super) admitted: &'a Admitted,
     pub(super) rows: &'a [RevisionStatus],
     pub(super) waiter: &'a Waiter,
     /// The time by AWS's clock, or `None` while it is unknown.
@@ -64,6 +66,10 @@ impl BatchResult {
 }
 
 impl<'a> Batch<'a> {
+    pub(super) fn spec(&self) -> &'a ValidatedSpec {
+        &self.admitted.spec
+    }
+
     pub(super) fn session(&self) -> &'a VerifiedSession {
         &self.waiter.session
     }
@@ -80,7 +86,7 @@ impl<'a> Batch<'a> {
     /// Returns the remaining time of the cool-down of a revision, or `None` if it is not cooling
     /// down.
     pub(super) fn remaining_cool_down(&self, row: Option<&RevisionStatus>, usage: &Use) -> Option<Duration> {
-        let left = remaining_cool_down(self.spec, row, usage, self.now);
+        let left = remaining_cool_down(self.spec(), row, usage, self.now);
         let is_unknown = self.now.is_none() && matches!(usage, Use::Unused { .. });
         left.or(is_unknown.then_some(TIME_UNKNOWN_DELAY))
     }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
+    account::store::Accounts,
     api::TaskDefinitionRetirement,
     aws::{
         rate_limiter::ResourceKey,
@@ -18,6 +19,7 @@ use crate::{
         usage_cache::IsActive,
     },
     clock::Clock,
+    controller::Error,
     in_flight,
     retirement::{events, pending_status::PendingStatus, revision_locks::RevisionLocks},
     shutdown::Shutdown,
@@ -26,7 +28,10 @@ use crate::{
 /// State shared by all reconciles.
 pub struct Context {
     pub client: Client,
-    pub sources: Sources,
+    pub sources: Arc<Sources>,
+    pub accounts: Arc<Accounts>,
+    /// False if resources must name an EcsAccount: `--ambient-credentials=false`.
+    pub allows_ambient: bool,
     /// The AWS accounts whose ambient credentials may be used; every account is allowed if empty.
     pub allowed_accounts: BTreeSet<String>,
     pub revision_locks: RevisionLocks,
@@ -84,15 +89,6 @@ impl Waiters {
         // Dropped without the lock: leaving a queue takes others.
         drop(waiter);
     }
-}
-
-/// A failed Kubernetes call. Failures of AWS calls are outcomes, not errors.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot read the resource")]
-    ReadResource(#[source] kube::Error),
-    #[error("cannot write the status")]
-    PatchStatus(#[source] kube::Error),
 }
 
 /// Returns the key of a resource in the rate limiters and the usage cache.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::{
     api::{Reason, ReasonClass, RevisionStatus, TaskDefinitionRetirementStatus},
+    controller::status_patch::EventNote,
     retirement::summary::{INVALID_SPEC, explanation},
 };
 
@@ -43,14 +44,6 @@ impl Recent {
             }
         }
     }
-}
-
-/// One event to publish.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct EventNote {
-    pub is_warning: bool,
-    pub reason: String,
-    pub note: String,
 }
 
 /// Returns the events for the change from one status to another, at most one for each reason.
@@ -215,7 +208,8 @@ mod tests {
         assert!(event_notes(&none, &empty)[0].is_warning);
         assert_eq!(event_notes(&empty, &empty), []);
         assert_eq!(event_notes(&empty, &invalid(&InvalidSpec::NoRegion)).len(), 1);
-        let conditions = Summary::of(&[], None).conditions(&[], None, Timestamp::UNIX_EPOCH);
+        let conditions =
+            Summary::of(&[], None, None, Timestamp::UNIX_EPOCH).conditions(&[], None, Timestamp::UNIX_EPOCH);
         let valid = TaskDefinitionRetirementStatus { conditions, ..Default::default() };
         assert_eq!(event_notes(&empty, &valid), []);
     }

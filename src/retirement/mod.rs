@@ -1,7 +1,6 @@
 //! Retirement of declared revisions: parsing of the spec, observation, plan, deregistration, status
 //! and requeue delay.
 
-pub mod guarded;
 pub mod account_guard;
 pub mod validate;
 pub mod resolve;
@@ -19,6 +18,7 @@ pub mod revision_locks;
 pub mod pending_status;
 pub mod status_writer;
 pub mod context;
+pub mod admission;
 pub mod reconcile;
 mod batch;
 mod observe;

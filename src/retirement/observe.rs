@@ -85,7 +85,7 @@ pub(super) async fn observe<'a>(batch: &Batch<'a>, entries: &[Entry]) -> Observa
         };
         observations.stopped = reason_to_stop(recorded, &observed);
         is_refused |= observed.description.as_ref().is_some_and(is_rejected);
-        let next = step(batch.spec, recorded, observed.clone(), batch.now);
+        let next = step(batch.spec(), recorded, observed.clone(), batch.now);
         ready += usize::from(matches!(next, Step::Deregister { .. }));
         observations.revisions.push((entry.key.clone(), observed));
         if observations.stopped.is_some() || ready > permits {
@@ -108,7 +108,7 @@ impl<'a> Batch<'a> {
     /// Returns the observations from the usage cache, without an ECS call, for entries that are
     /// known to be ACTIVE and have to wait.
     fn observe_cached(&self, entries: &[Entry]) -> Observations<'a> {
-        let (spec, usage) = (self.spec, &self.session().usage);
+        let (spec, usage) = (self.spec(), &self.session().usage);
         let mut observations = Observations {
             revisions: Vec::new(),
             unscanned: BTreeSet::new(),
@@ -179,7 +179,7 @@ impl<'a> Batch<'a> {
         may_use_permit: bool,
         newest: &mut NewestByFamily,
     ) -> Result<Observed, Progress> {
-        let checks_usage = needs_usage(self.spec, recorded);
+        let checks_usage = needs_usage(self.spec(), recorded);
         if checks_usage && may_use_permit && self.usage(arn, Purpose::Deregister).is_none() {
             return Err(Progress::Verifying);
         }

@@ -162,8 +162,8 @@ fn run(
     let spec = validate(&resource.spec).expect("a valid spec");
     let allowed = BTreeSet::new();
     let known = round.caller_known.then_some(&identity);
-    let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
-    let entries = resolve::entries(&spec, known, &guard);
+    let guard = AccountGuard { declared: None, recorded: None, account: None, allowed: &allowed };
+    let entries = resolve::entries(&spec, known, &guard, None, |_| None);
     let account = guard.account(known);
     let rows = resource.status.clone().unwrap_or_default().revisions;
     let mut outcomes = BTreeMap::new();

@@ -3,31 +3,27 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, ResourceExt};
+use kube::{Api, ResourceExt, runtime::watcher};
 use tokio::time::timeout;
 
 use crate::{
+    account::authorize::Refused,
     api::{Reason, TaskDefinitionRetirement},
-    aws::{
-        rate_limiter::ResourceKey,
-        response::Failure,
-        session::{Session, VerifiedSession},
-        source::Source,
-    },
+    aws::{identity::Identity, rate_limiter::ResourceKey, response::Failure, session::VerifiedSession},
+    controller::{Error, Kind, guarded::Guarded},
     retirement::{
         account_guard::AccountGuard,
+        admission::{self, Admission, Admitted},
         apply::apply,
         batch::{Batch, BatchResult},
-        context::{Context, Error, key, read},
-        guarded::Guarded,
+        context::{Context, key, read},
         observe::observe,
         plan::Plan,
         requeue::{self, Progress},
-        resolve,
+        resolve::{self, Entry},
         status::{Findings, Report},
         status_writer::{self, Record},
         trigger::Trigger,
-        validate::{InvalidSpec, ValidatedSpec, validate},
     },
 };
 
@@ -38,19 +34,26 @@ const FIRST_STATUS: Duration = Duration::from_millis(100);
 /// Permits are returned within this time while AWS responds normally.
 const CONCURRENCY_PERMIT_WAIT: Duration = Duration::from_millis(50);
 
+/// Requeue delay while the EcsAccounts are being listed after a start.
+const ACCOUNTS_DELAY: Duration = Duration::from_millis(200);
+
 /// Reconciles one resource. Returns the requeue delay, or `None` to wait for a change of the
 /// resource.
 ///
 /// # Guarantees
 /// - A revision is deregistered only if the resource declares it. The resource is read uncached
 ///   right before, and must have the same uid and generation, and be neither deleted nor suspended.
+///   So is its EcsAccount, which must allow it.
 /// - Responses of ECS are written to the status, and kept in memory until the write succeeds.
 /// - A resource that is final causes no call to AWS or to Kubernetes.
 /// - A process that may not act does nothing.
 ///
 /// # Errors
 /// Returns [`Error::ReadResource`] or [`Error::PatchStatus`] if a call to the API server fails.
-pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Option<Duration>, Error> {
+pub async fn reconcile(
+    object: Arc<Guarded<TaskDefinitionRetirement>>,
+    context: Arc<Context>,
+) -> Result<Option<Duration>, Error> {
     if !(context.is_active)() {
         return Ok(None);
     }
@@ -64,23 +67,11 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Op
     }
 }
 
-/// Returns the requeue delay after `error`. Only the Kubernetes call is repeated: the responses of
-/// ECS are kept in memory.
-#[must_use]
-pub fn retry_after(error: &Error, uid: &str) -> Duration {
-    match error {
-        // The resource was changed by another client meanwhile.
-        Error::PatchStatus(kube::Error::Api(status)) if status.is_conflict() => requeue::after_conflict(uid),
-        Error::ReadResource(_) | Error::PatchStatus(_) => requeue::after_error(uid),
-    }
-}
-
 async fn reconcile_due(
     cached: &TaskDefinitionRetirement,
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
-    let source = context.sources.ambient();
-    if let Some(delay) = delay_before_reading(cached, source, context) {
+    if let Some(delay) = admission::delay(cached, context) {
         return Ok(Some(delay));
     }
     let api = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
@@ -99,70 +90,55 @@ async fn reconcile_due(
     // it.
     let now = context.sources.time();
     let mut record = Record::open(api.clone(), live, context, now);
-    let (spec, region) = match validated(record.resource(), source) {
-        Ok(valid) => valid,
+    let admitted = match admission::admit(record.resource(), context) {
+        Ok(Admission::Admitted(admitted)) => *admitted,
+        Ok(Admission::Pending) => return Ok(Some(ACCOUNTS_DELAY)),
+        Ok(Admission::LeftToAnother) => {
+            context.waiters.remove(&key(cached));
+            return Ok(None);
+        }
         Err(invalid) => {
             context.waiters.remove(&key(cached));
             record.update(Report::Invalid(&invalid)).await?;
             return Ok(None);
         }
     };
-    let session = source.session(&region);
-    let mut reconciliation = Reconciliation { context, record, spec, region, now };
-    let Some((verified, _permit)) = reconciliation.verify(&session).await? else {
+    let mut reconciliation = Reconciliation { context, record, admitted, now };
+    let Some((verified, _permit)) = reconciliation.verify().await? else {
         return Ok(Some(requeue::at_concurrency_limit(&cached.uid().unwrap_or_default())));
     };
-    let result = if let Ok(session) = &verified {
-        reconciliation.process(&api, session).await
-    } else {
-        context.waiters.remove(&key(cached));
-        BatchResult::new(Progress::Outage)
-    };
+    reconciliation.refuse_ambient(&verified);
+    let result = reconciliation.process(&api, &verified).await;
     let next = reconciliation.report_and_requeue(&verified, &result).await?;
     result.end?;
     Ok(next)
 }
 
-/// Returns the requeue delay of a resource for which nothing can be done now, and whose status says
-/// so already.
-fn delay_before_reading(
-    cached: &TaskDefinitionRetirement,
-    source: &Source,
-    context: &Context,
-) -> Option<Duration> {
-    let status = cached.status.as_ref()?;
-    if status.conditions.is_empty() || Trigger::of(cached, status).is_due() {
-        return None;
-    }
-    let uid = cached.uid().unwrap_or_default();
-    let is_reported = || status.revisions.iter().any(|row| row.reason == Reason::Unavailable);
-    if status.region.as_ref().is_some_and(|region| source.session(region).is_open()) && is_reported() {
-        return Some(requeue::after_outage(&uid));
-    }
-    // A resource with a permit to deregister is not delayed.
-    let has_permit = || context.waiters.get(&key(cached)).is_some_and(|waiter| waiter.has_permit());
-    let is_at_limit = context.aws_concurrency.available_permits() == 0 && !has_permit();
-    is_at_limit.then(|| requeue::at_concurrency_limit(&uid))
+/// The result of a verification. `NotNeeded` if the resource may use no credentials.
+enum Verified {
+    Session(Arc<VerifiedSession>),
+    Failed(Failure),
+    NotNeeded,
 }
 
-/// Returns the spec and the region of a resource.
-fn validated(
-    resource: &TaskDefinitionRetirement,
-    source: &Source,
-) -> Result<(ValidatedSpec, String), InvalidSpec> {
-    let spec = validate(&resource.spec)?;
-    let region = resolve::region(&spec, resource.status.as_ref(), source.default_region())?;
-    Ok((spec, region))
-}
+impl Verified {
+    fn new(result: Result<Arc<VerifiedSession>, Failure>) -> Self {
+        match result {
+            Ok(session) => Self::Session(session),
+            Err(failure) => Self::Failed(failure),
+        }
+    }
 
-type Verified = Result<Arc<VerifiedSession>, Failure>;
+    fn identity(&self) -> Option<&Identity> {
+        if let Self::Session(session) = self { Some(&session.identity) } else { None }
+    }
+}
 
 /// The reconciliation of a resource with a valid spec.
 struct Reconciliation<'a> {
     context: &'a Context,
     record: Record<'a>,
-    spec: ValidatedSpec,
-    region: String,
+    admitted: Admitted,
     /// The time by AWS's clock, or `None` while it is unknown.
     now: Option<Timestamp>,
 }
@@ -174,14 +150,17 @@ impl<'a> Reconciliation<'a> {
 
     /// Verifies the identity of the credentials. The first status of a new or changed resource does
     /// not wait for AWS. Returns `None` if no concurrency permit is free.
-    async fn verify(&mut self, session: &Session) -> Result<Option<(Verified, impl Sized + use<'a>)>, Error> {
+    async fn verify(&mut self) -> Result<Option<(Verified, impl Sized + use<'a>)>, Error> {
         let trigger = self.record.trigger();
+        let session = self.admitted.session.clone();
+        let is_new = trigger.is_none_or(Trigger::is_due) || self.resumes();
+        let Some(session) = session else { return Ok(Some((Verified::NotNeeded, None))) };
         if trigger.is_some_and(|trigger| trigger.reconcile_requested) {
             session.shorten_backoff();
         }
         let (mut verifying, mut verified) = (pin!(session.verify()), None);
-        if trigger.is_none_or(Trigger::is_due) {
-            verified = timeout(FIRST_STATUS, &mut verifying).await.ok();
+        if is_new {
+            verified = timeout(FIRST_STATUS, &mut verifying).await.ok().map(Verified::new);
             self.report(verified.as_ref(), &BatchResult::new(Progress::Made)).await?;
         }
         let permit = timeout(CONCURRENCY_PERMIT_WAIT, self.context.aws_concurrency.acquire()).await;
@@ -191,31 +170,60 @@ impl<'a> Reconciliation<'a> {
         }
         let verified = match verified {
             Some(verified) => verified,
-            None => verifying.await,
+            None => Verified::new(verifying.await),
+        };
+        Ok(Some((verified, Some(permit))))
+    }
+
+    /// Returns true if a revision was suspended by an EcsAccount that is no longer suspended.
+    fn resumes(&self) -> bool {
+        let resource = self.record.resource();
+        let rows = resource.status.iter().flat_map(|status| &status.revisions);
+        self.admitted.spec.suspended.is_none()
+            && rows.into_iter().any(|row| requeue::is_suspended_by_account(resource, row))
+    }
+
+    /// Refuses the ambient credentials if an EcsAccount is for their AWS account: leaving
+    /// `spec.accountRef` out must not lift its limits.
+    fn refuse_ambient(&mut self, verified: &Verified) {
+        let Some(identity) = verified.identity() else { return };
+        if self.admitted.account().is_none() && self.context.accounts.declare(&identity.account) {
+            let message = format!(
+                "AWS account {} is managed by EcsAccounts: name an EcsAccount in spec.accountRef",
+                identity.account
+            );
+            self.admitted.refused = Some(Refused { reason: Reason::NotAllowed, message });
+        }
+    }
+
+    /// Records the account, then observes, plans and applies a batch.
+    async fn process(&mut self, api: &Api<TaskDefinitionRetirement>, verified: &Verified) -> BatchResult {
+        let session = match verified {
+            Verified::Session(session) if self.admitted.refused.is_none() => session,
+            _ => {
+                self.context.waiters.remove(&self.key());
+                let is_failed = matches!(verified, Verified::Failed(_));
+                return BatchResult::new(if is_failed { Progress::Outage } else { Progress::Denied });
+            }
         };
         // The account is recorded before anything is deregistered, so that short forms cannot change
         // their meaning.
-        if verified.is_ok() && self.guard().recorded.is_none() {
-            self.report(Some(&verified), &BatchResult::new(Progress::Made)).await?;
+        if self.guard().recorded.is_none()
+            && let Err(error) = self.report(Some(verified), &BatchResult::new(Progress::Made)).await
+        {
+            return BatchResult { end: Err(error), ..BatchResult::new(Progress::Made) };
         }
-        Ok(Some((verified, permit)))
-    }
-
-    /// Observes, plans and applies a batch.
-    async fn process(
-        &self,
-        api: &Api<TaskDefinitionRetirement>,
-        session: &Arc<VerifiedSession>,
-    ) -> BatchResult {
-        let (context, resource, spec, now) = (self.context, self.record.resource(), &self.spec, self.now);
-        let entries = resolve::entries(spec, Some(&session.identity), &self.guard());
+        let (context, resource, now) = (self.context, self.record.resource(), self.now);
         let waiter = context.waiters.enter(&self.key(), session);
         session.usage.unsubscribe(&waiter.key);
+        let entries = self.entries(Some(&session.identity));
         let rows = resource.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
-        let batch = Batch { context, api, resource, spec, rows, waiter: &waiter, now };
+        let admitted = &self.admitted;
+        let batch = Batch { context, api, resource, admitted, rows, waiter: &waiter, now };
         let observations = observe(&batch, &entries).await;
         let observed = observations.revisions.iter().cloned();
-        let plan = Plan::new(spec, observed.map(|(key, it)| (key.clone(), batch.row(&key), it)), now);
+        let observed = observed.map(|(key, it)| (key.clone(), batch.row(&key), it));
+        let plan = Plan::new(&admitted.spec, observed, now);
         tracing::debug!(%plan);
         let result = apply(&batch, plan, &observations).await;
         if !matches!(result.progress, Progress::Queued | Progress::Verifying) {
@@ -248,16 +256,18 @@ impl<'a> Reconciliation<'a> {
     /// Summarizes what is known, and writes the status if it differs.
     async fn report(&mut self, verified: Option<&Verified>, result: &BatchResult) -> Result<(), Error> {
         let waiter = self.context.waiters.get(&self.key());
-        let identity = verified.and_then(|it| it.as_ref().ok()).map(|session| &session.identity);
-        let guard = self.guard();
-        let account = guard.account(identity).map(str::to_owned);
-        let entries = resolve::entries(&self.spec, identity, &guard);
+        let identity = verified.and_then(Verified::identity);
+        let account = self.guard().account(identity).map(str::to_owned);
+        let entries = self.entries(identity);
         let findings = Findings {
-            spec: &self.spec,
-            region: Some(&self.region),
+            spec: &self.admitted.spec,
+            region: self.admitted.region.as_deref(),
             account: account.as_deref(),
             entries: &entries,
-            identity_failure: verified.and_then(|it| it.as_ref().err()),
+            identity_failure: match verified {
+                Some(Verified::Failed(failure)) => Some(failure),
+                _ => None,
+            },
             outcomes: &result.outcomes,
             position: waiter.and_then(|waiter| waiter.queue_positions().0),
             scanned_at: result.scanned_at,
@@ -265,10 +275,53 @@ impl<'a> Reconciliation<'a> {
         self.record.update(Report::Valid(findings)).await
     }
 
+    fn entries(&self, identity: Option<&Identity>) -> Vec<Entry> {
+        let Admitted { spec, refused, .. } = &self.admitted;
+        let namespace = self.record.resource().namespace().unwrap_or_default();
+        let refuse_family = |family: &str| self.admitted.refuse_family(&namespace, family);
+        resolve::entries(spec, identity, &self.guard(), refused.as_ref(), refuse_family)
+    }
+
     /// Returns the limits on the AWS account of the resource.
     fn guard(&self) -> AccountGuard<'_> {
-        AccountGuard::new(&self.spec, self.record.resource().status.as_ref(), &self.context.allowed_accounts)
+        let status = self.record.resource().status.as_ref();
+        AccountGuard {
+            declared: self.admitted.spec.account_id.as_deref(),
+            recorded: status.and_then(|status| status.account.as_deref()),
+            account: self.admitted.account(),
+            allowed: &self.context.allowed_accounts,
+        }
     }
+}
+
+impl Kind for TaskDefinitionRetirement {
+    type Context = Context;
+
+    const CONTROLLER: &'static str = "taskdefinitionretirement";
+
+    fn work_is_due(resource: &Self) -> bool {
+        requeue::work_is_due(resource)
+    }
+
+    /// A reconcile reads the resource again.
+    fn prune(resource: &mut Self) {
+        for row in resource.status.iter_mut().flat_map(|status| &mut status.revisions) {
+            row.arn = None;
+            row.request_id = None;
+        }
+    }
+
+    async fn reconcile(object: Arc<Guarded<Self>>, context: Arc<Context>) -> Result<Option<Duration>, Error> {
+        reconcile(object, context).await
+    }
+
+    fn observed(before: Option<&Guarded<Self>>, after: Option<&Guarded<Self>>, context: &Context) {
+        if let (Some(deleted), None) = (before, after) {
+            context.forget(deleted);
+        }
+    }
+
+    fn watch_failed(_: &watcher::Error, _: &Context) {}
 }
 
 #[cfg(test)]

@@ -1,11 +1,7 @@
 //! Scheduling of reconciles: whether work is due, which entries the next batch contains, and the
 //! requeue delay. No I/O.
 
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -15,6 +11,7 @@ use crate::{
         conditions::{RECONCILING, STALLED},
     },
     aws::permit_queue::QueuePosition,
+    controller::delay::{hash, jitter},
     retirement::{
         outcome::RevisionKey,
         resolve::{Entry, Target},
@@ -39,12 +36,6 @@ const LONGEST_DELAY: Duration = Duration::from_mins(10);
 
 /// Longest backoff while other revisions of the resource are making progress.
 const LONGEST_DELAY_BESIDE_WORK: Duration = Duration::from_secs(45);
-
-/// Requeue delay after a conflict.
-const CONFLICT_DELAY: Duration = Duration::from_millis(200);
-
-/// Requeue delay after a panic.
-const PANIC_DELAY: Duration = Duration::from_mins(1);
 
 /// Requeue delay while AWS is unavailable. Short, as the circuit breaker admits only one probe at a
 /// time.
@@ -79,8 +70,13 @@ pub fn work_is_due(resource: &TaskDefinitionRetirement) -> bool {
     let invalid = || status.conditions.iter().any(|it| it.reason == INVALID_SPEC);
     Trigger::of(resource, status).is_due()
         || status.conditions.is_empty()
-        || status.revisions.iter().any(|row| is_due(status, row))
+        || status.revisions.iter().any(|row| is_due(status, row) || is_suspended_by_account(resource, row))
         || invalid()
+}
+
+/// Returns true if the EcsAccount suspends the revision, or did so.
+pub(super) fn is_suspended_by_account(resource: &TaskDefinitionRetirement, row: &RevisionStatus) -> bool {
+    row.reason == Reason::Suspended && !resource.spec.suspend
 }
 
 /// Returns true if a row may change although the resource does not. This includes every
@@ -130,6 +126,8 @@ pub enum Progress {
     Verifying,
     /// Other resources have locked all of its entries.
     Locked,
+    /// The resource may use no credentials; a change of the EcsAccount or of the namespace wakes it.
+    Denied,
     /// Stopped because ECS throttled a call.
     Throttled,
     /// Stopped because AWS is unavailable.
@@ -159,16 +157,22 @@ pub fn requeue_delay(
         (Reason::Pending | Reason::InUse | Reason::CoolingDown, Progress::Scanning) => MISSED_SCAN_RESULT,
         (Reason::Pending | Reason::InUse | Reason::CoolingDown, Progress::Made) => Duration::ZERO,
         (Reason::Pending | Reason::InUse | Reason::CoolingDown, Progress::Locked) => LOCKED_DELAY,
-        (Reason::AccessDenied | Reason::Refused | Reason::WrongAccount, _) => {
-            spread(backoff(status, now), uid)
-        }
-        (_, Progress::Outage) => spread(OUTAGE_DELAY, uid),
+        (
+            Reason::AccessDenied
+            | Reason::Refused
+            | Reason::WrongAccount
+            | Reason::AccountNotFound
+            | Reason::AccountNotReady,
+            _,
+        ) => jitter(backoff(status, now), uid),
+        (_, Progress::Denied) => LONGEST_DELAY,
+        (_, Progress::Outage) => jitter(OUTAGE_DELAY, uid),
         // A cool-down counts only while the resource reads the results of usage scans.
         (_, Progress::Queued) if row.unused_since.is_some() => {
             until_permit_expected(position).min(MISSED_SCAN_RESULT)
         }
         (_, Progress::Queued) => until_permit_expected(position),
-        _ => spread(SHORTEST_DELAY, uid),
+        _ => jitter(SHORTEST_DELAY, uid),
     };
     status.revisions.iter().filter(|row| is_due(status, row)).map(delay).min()
 }
@@ -190,32 +194,13 @@ fn until_permit_expected(position: Option<QueuePosition>) -> Duration {
 /// Returns the requeue delay while AWS is unavailable in the region of the resource.
 #[must_use]
 pub fn after_outage(uid: &str) -> Duration {
-    spread(OUTAGE_DELAY, uid)
+    jitter(OUTAGE_DELAY, uid)
 }
 
 /// Returns the requeue delay while no AWS concurrency permit is free.
 #[must_use]
 pub fn at_concurrency_limit(uid: &str) -> Duration {
-    spread(CONCURRENCY_LIMIT_DELAY, uid)
-}
-
-/// Returns the requeue delay after a failed Kubernetes call.
-#[must_use]
-pub fn after_error(uid: &str) -> Duration {
-    spread(SHORTEST_DELAY, uid)
-}
-
-/// Returns the requeue delay after a conflict with another client. Short, but not zero: otherwise
-/// two clients that both write the resource could conflict continuously.
-#[must_use]
-pub fn after_conflict(uid: &str) -> Duration {
-    spread(CONFLICT_DELAY, uid)
-}
-
-/// Returns the requeue delay after a panic. Long, as a bug is rarely fixed without a change.
-#[must_use]
-pub fn after_panic(uid: &str) -> Duration {
-    spread(PANIC_DELAY, uid)
+    jitter(CONCURRENCY_LIMIT_DELAY, uid)
 }
 
 /// Returns the time for which calls have been refused, within the limits of the backoff.
@@ -228,19 +213,6 @@ fn backoff(status: &TaskDefinitionRetirementStatus, now: Timestamp) -> Duration 
     // backoff.
     let refused_for = lasts(STALLED).or_else(|| Some(lasts(RECONCILING)?.min(LONGEST_DELAY_BESIDE_WORK)));
     refused_for.unwrap_or_default().clamp(SHORTEST_DELAY, LONGEST_DELAY)
-}
-
-/// Adds jitter of up to a fifth, always the same for one resource.
-fn spread(delay: Duration, uid: &str) -> Duration {
-    let fifth = u32::try_from(hash(uid) % 200).unwrap_or_default();
-    delay + delay * fifth / 1000
-}
-
-/// Returns a hash of `value`.
-fn hash(value: impl Hash) -> usize {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    usize::try_from(hasher.finish() >> 32).unwrap_or_default()
 }
 
 #[cfg(test)]

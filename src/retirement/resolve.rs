@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
+    account::authorize::Refused,
     api::{Reason, TaskDefinitionRetirementStatus},
     aws::identity::Identity,
     retirement::{
@@ -55,28 +56,43 @@ pub fn region(
 /// Returns the entries of a resource in the order of the spec. A revision that is declared twice is
 /// one entry.
 ///
-/// `identity` is `None` while the account of the credentials is not known.
+/// `identity` is `None` while the account of the credentials is not known. `refused` is why the
+/// resource may use no credentials, and `refuse_family` why it may not for a family.
 #[must_use]
-pub fn entries(spec: &ValidatedSpec, identity: Option<&Identity>, guard: &AccountGuard<'_>) -> Vec<Entry> {
+pub fn entries(
+    spec: &ValidatedSpec,
+    identity: Option<&Identity>,
+    guard: &AccountGuard<'_>,
+    refused: Option<&Refused>,
+    refuse_family: impl Fn(&str) -> Option<Refused>,
+) -> Vec<Entry> {
     let mut seen = HashSet::new();
-    let refusal = guard.refusal(identity);
-    let entries = spec.revisions.iter().map(|Declared { text, reference }| match (reference, &refusal) {
-        (Ok(reference), Some(refusal)) => refused(text, reference, guard.account(identity), refusal),
-        (Ok(reference), None) => entry(text, reference.clone(), identity),
-        (Err(error), _) => rejected(text, Reason::Invalid, error.clone()),
+    let wrong_account =
+        guard.refusal(identity).map(|message| Refused { reason: Reason::WrongAccount, message });
+    let refused = refused.or(wrong_account.as_ref());
+    let entries = spec.revisions.iter().map(|Declared { text, reference }| {
+        let reference = match reference {
+            Ok(reference) => reference,
+            Err(error) => return rejected(text, Reason::Invalid, error.clone()),
+        };
+        let refused = refused.cloned().or_else(|| refuse_family(reference.family()));
+        match refused {
+            Some(refused) => refuse(text, reference, guard.account(identity), refused),
+            None => entry(text, reference.clone(), identity),
+        }
     });
     entries.filter(|entry| seen.insert(entry.key.clone())).collect()
 }
 
 /// Returns an entry of a resource for which calls are forbidden. A revision of `account` keeps the
 /// short form as its key.
-fn refused(text: &str, reference: &Reference, account: Option<&str>, refusal: &str) -> Entry {
+fn refuse(text: &str, reference: &Reference, account: Option<&str>, refused: Refused) -> Entry {
     let key = match reference {
         Reference::Arn(arn) if Some(arn.account()) != account => text.to_owned(),
         Reference::Arn(arn) => arn.revision().to_string(),
         Reference::Revision(revision) => revision.to_string(),
     };
-    rejected(&key, Reason::WrongAccount, refusal.to_owned())
+    rejected(&key, refused.reason, refused.message)
 }
 
 fn entry(text: &str, reference: Reference, identity: Option<&Identity>) -> Entry {

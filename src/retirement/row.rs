@@ -91,11 +91,11 @@ pub(super) fn new_row(
             }
         },
         Target::Unresolved(_) | Target::Resolved(_) => {
-            let before = before_reconcile(entry, recorded.unwrap_or_default(), trigger);
+            let before = before_reconcile(entry, spec, recorded.unwrap_or_default(), trigger);
             let row = before.clone();
             let after = match outcome {
                 Ok(outcome) => with_outcome(row, spec, outcome),
-                Err(Some(failure)) if is_due_for_ecs(&row) => failed(row, failure),
+                Err(Some(failure)) if is_due_for_ecs(&row) => not_verified(row, spec, failure),
                 Err(_) => row,
             };
             with_first_message(&before, after)
@@ -113,7 +113,12 @@ fn with_first_message(before: &RevisionStatus, after: RevisionStatus) -> Revisio
 
 /// Returns the row before the reconcile. A changed spec or a requested reconcile makes it pending
 /// again, unless it is retired.
-fn before_reconcile(entry: &Entry, recorded: RevisionStatus, trigger: Trigger) -> RevisionStatus {
+fn before_reconcile(
+    entry: &Entry,
+    spec: &ValidatedSpec,
+    recorded: RevisionStatus,
+    trigger: Trigger,
+) -> RevisionStatus {
     let row = match &entry.target {
         Target::Resolved(arn) => {
             RevisionStatus { revision: entry.key.to_string(), arn: Some(arn.to_string()), ..recorded }
@@ -132,7 +137,12 @@ fn before_reconcile(entry: &Entry, recorded: RevisionStatus, trigger: Trigger) -
         },
         Reason::Retired | Reason::Deleting | Reason::Deleted => row,
         // The entry is resolved now, so that the earlier rejection no longer applies.
-        Reason::Invalid | Reason::WrongAccount | Reason::WrongRegion => pending(row),
+        Reason::Invalid
+        | Reason::WrongAccount
+        | Reason::WrongRegion
+        | Reason::AccountNotFound
+        | Reason::NotAllowed => pending(row),
+        Reason::Suspended if spec.suspended.is_none() => pending(row),
         _ if trigger.is_due() => pending(row),
         _ => row,
     }
@@ -290,6 +300,16 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         _ => failure.message.clone(),
     };
     RevisionStatus { reason, message: Some(message), error: error(failure), used_by: Vec::new(), ..row }
+}
+
+/// Returns the row if the identity of the credentials could not be verified. Credentials of an
+/// EcsAccount that are denied or wrong are those of an account that is not ready.
+fn not_verified(row: RevisionStatus, spec: &ValidatedSpec, failure: &Failure) -> RevisionStatus {
+    let row = failed(row, failure);
+    let Some(name) = spec.account_ref.as_ref().filter(|_| !is_retired(&row)) else { return row };
+    let is_not_ready = matches!(row.reason, Reason::AccessDenied | Reason::Refused | Reason::NotFound);
+    let reason = if is_not_ready { Reason::AccountNotReady } else { row.reason };
+    RevisionStatus { reason, message: Some(format!("EcsAccount {name}: {}", failure.message)), ..row }
 }
 
 fn deleted(row: RevisionStatus) -> RevisionStatus {

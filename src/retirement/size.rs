@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::api::{RevisionStatus, TaskDefinitionRetirementStatus};
+use crate::{
+    api::{RevisionStatus, TaskDefinitionRetirementStatus},
+    text::{cut, json_bytes},
+};
 
 /// Maximum size of the messages and users of all rows together, in bytes of JSON. With the other
 /// fields of 500 rows, the longest spec and an annotation that repeats the spec, this stays below
@@ -28,9 +31,6 @@ const USER_BYTES: usize = 520;
 
 /// Size of the text that reports that the users are truncated, in bytes of JSON.
 const OMISSION_BYTES: usize = 32;
-
-/// Suffix of a truncated text.
-const CUT: &str = "...";
 
 /// Truncates the texts of a status so that the API server can always store it.
 ///
@@ -73,37 +73,6 @@ fn fit_row(row: &mut RevisionStatus, limit: usize) {
         let _ = write!(message, "; usedBy is truncated to {fitting}");
     }
     row.message.take_if(|message| message.is_empty());
-}
-
-/// Truncates `text` to at most `limit` bytes of JSON. A truncated text ends with "...".
-pub fn cut(text: &mut String, limit: usize) {
-    if json_bytes(text) <= limit {
-        return;
-    }
-    let mut bytes = CUT.len();
-    let end = text.char_indices().find_map(|(index, char)| {
-        bytes += char_bytes(char);
-        (bytes > limit).then_some(index)
-    });
-    text.truncate(end.unwrap_or(text.len()));
-    text.push_str(CUT);
-}
-
-/// Returns the size of `text` in JSON as the API server writes it, in bytes, without the quotation
-/// marks.
-fn json_bytes(text: &str) -> usize {
-    text.chars().map(char_bytes).sum()
-}
-
-/// Returns the size of a character in JSON, in bytes.
-/// Source: `encoding/json` of Go, which also escapes what HTML and JavaScript treat specially.
-fn char_bytes(char: char) -> usize {
-    match char {
-        '"' | '\\' | '\n' | '\r' | '\t' => 2,
-        '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => 6,
-        control if control < ' ' => 6,
-        other => other.len_utf8(),
-    }
 }
 
 #[cfg(test)]

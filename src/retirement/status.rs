@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         resolve::Entry,
         row::{new_row, recorded_row},
         size::fitted,
-        summary::Summary,
+        summary::{Summary, blocked_since},
         trigger::{Trigger, requested_at},
         validate::{InvalidSpec, ValidatedSpec},
     },
@@ -56,6 +56,7 @@ pub fn summarize(
 ) -> TaskDefinitionRetirementStatus {
     let recorded = resource.status.clone().unwrap_or_default();
     let generation = resource.metadata.generation;
+    let mut blocked = None;
     let (region, account, rows, summary, scanned_at) = match report {
         Report::Invalid(error) => {
             let summary = Summary::invalid(error, resource.spec.revisions.len(), &recorded.revisions);
@@ -69,7 +70,8 @@ pub fn summarize(
                 new_row(entry, findings.spec, row, trigger, outcome.ok_or(findings.identity_failure))
             };
             let rows: Vec<RevisionStatus> = findings.entries.iter().map(new_row).collect();
-            let summary = Summary::of(&rows, findings.position.map(|position| (position, now)));
+            blocked = blocked_since(&rows, recorded.blocked_since.as_ref(), now);
+            let summary = Summary::of(&rows, blocked, findings.position, now);
             let region = findings.region.map(str::to_owned).or(recorded.region);
             (region, findings.account.map(str::to_owned), rows, summary, findings.scanned_at)
         }
@@ -77,6 +79,7 @@ pub fn summarize(
     let uid = resource.uid().unwrap_or_default();
     fitted(TaskDefinitionRetirementStatus {
         observed_generation: generation,
+        blocked_since: blocked.map(Time),
         last_usage_scan: last_scan(recorded.last_usage_scan, &rows, scanned_at, &uid),
         conditions: summary.conditions(&recorded.conditions, generation, now),
         last_handled_reconcile_at: requested_at(resource),

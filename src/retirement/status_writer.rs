@@ -2,26 +2,25 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::{
-    api::events::v1::Event,
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
-};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 use kube::{
-    Api, Resource, ResourceExt,
-    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    Api, ResourceExt,
+    api::{ApiResource, DynamicObject},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    CONTROLLER,
     api::{RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
+    controller::{
+        Error,
+        status_patch::{patch_status, publish},
+    },
     in_flight,
     retirement::{
-        context::{Context, Error},
+        context::Context,
         cool_down::resume,
-        events::{EventNote, event_notes, transitions},
+        events::{event_notes, transitions},
         outcome::{Outcome, RevisionKey},
         size::fitted,
         status::{Report, summarize},
@@ -29,10 +28,6 @@ use crate::{
         trigger::Trigger,
     },
 };
-
-/// The longest prefix of an event name: a name has at most 253 characters, of which the API server
-/// adds 5.
-const EVENT_NAME_LENGTH: usize = 247;
 
 /// A resource, its last written status, and the rows that are not written yet.
 pub struct Record<'a> {
@@ -96,18 +91,15 @@ impl<'a> Record<'a> {
     ) -> Result<(), Error> {
         let uid = self.resource.uid().unwrap_or_default();
         if self.written.as_ref() != Some(&status) {
-            let patch = apply(&self.resource.metadata, &status);
-            let name = self.resource.name_any();
-            let (parameters, patch) = (manager(), Patch::Apply(patch));
-            let write = self.api.patch_status(&name, &parameters, &patch);
-            match in_flight::kubernetes("patch status", write).await {
-                Ok(written) => self.resource.metadata.resource_version = written.metadata.resource_version,
+            let metadata = &self.resource.metadata;
+            match patch_status::<TaskDefinitionRetirement, _>(&self.api, metadata, &status).await {
+                Ok(version) => self.resource.metadata.resource_version = version,
                 Err(error) => {
                     let is_learned =
                         |row: &RevisionStatus| learned.contains_key(&RevisionKey::new(&row.revision));
                     let rows = status.revisions.into_iter().filter(is_learned);
                     self.context.pending_status.keep(&uid, rows);
-                    return Err(Error::PatchStatus(error));
+                    return Err(error);
                 }
             }
             let before = self.written.take().unwrap_or_default();
@@ -118,53 +110,14 @@ impl<'a> Record<'a> {
             let now = (self.context.clock)();
             let is_repeated = |row: &RevisionStatus| self.context.recent_events.repeats(&uid, row, now);
             for event_note in event_notes(&before, &status, is_repeated) {
-                publish(&self.resource, event_note, self.context).await;
+                let Context { client, instance, .. } = self.context;
+                publish(client, &self.resource, ("Retire", instance, now), event_note).await;
             }
         }
         self.context.pending_status.forget(&uid);
         self.written = Some(status.clone());
         self.resource.status = Some(status);
         Ok(())
-    }
-}
-
-fn manager() -> PatchParams {
-    PatchParams::apply(CONTROLLER).force()
-}
-
-/// Returns the server-side apply patch for a status. Its resource version makes the API server
-/// reject a status that is based on an older version: written by a process that was paused, or for
-/// an earlier resource of the same name.
-fn apply(metadata: &ObjectMeta, status: &TaskDefinitionRetirementStatus) -> Value {
-    json!({
-        "apiVersion": TaskDefinitionRetirement::api_version(&()),
-        "kind": TaskDefinitionRetirement::kind(&()),
-        "metadata": { "name": metadata.name, "uid": metadata.uid, "resourceVersion": metadata.resource_version },
-        "status": status,
-    })
-}
-
-/// Publishes an event. A failure is only logged, as the status contains the same information.
-async fn publish(resource: &TaskDefinitionRetirement, event_note: EventNote, context: &Context) {
-    let api: Api<Event> = Api::namespaced(context.client.clone(), &resource.namespace().unwrap_or_default());
-    let name = resource.name_any();
-    let prefix = name[..name.len().min(EVENT_NAME_LENGTH)].trim_end_matches(['.', '-']);
-    let event = Event {
-        metadata: ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() },
-        action: Some("Retire".to_owned()),
-        event_time: Some(MicroTime((context.clock)())),
-        note: Some(event_note.note),
-        reason: Some(event_note.reason),
-        regarding: Some(resource.object_ref(&())),
-        reporting_controller: Some(CONTROLLER.to_owned()),
-        reporting_instance: Some(context.instance.clone()),
-        type_: Some(if event_note.is_warning { "Warning" } else { "Normal" }.to_owned()),
-        ..Event::default()
-    };
-    let parameters = PostParams::default();
-    if let Err(error) = in_flight::kubernetes("create event", api.create(&parameters, &event)).await {
-        let error = &error as &dyn std::error::Error;
-        tracing::warn!(resource = resource.name_any(), error, "cannot publish an event");
     }
 }
 
@@ -206,10 +159,7 @@ pub async fn report_unreadable(metadata: &ObjectMeta, context: &Context) -> Resu
         TaskDefinitionRetirementStatus { observed_generation: generation, conditions, ..recorded.clone() };
     let status = fitted(status);
     if status != recorded {
-        let patch = apply(&object.metadata, &status);
-        let (parameters, patch) = (manager(), Patch::Apply(patch));
-        let write = api.patch_status(&name, &parameters, &patch);
-        in_flight::kubernetes("patch status", write).await.map_err(Error::PatchStatus)?;
+        patch_status::<TaskDefinitionRetirement, _>(&api, &object.metadata, &status).await?;
     }
     Ok(None)
 }

@@ -13,11 +13,22 @@ use crate::{
         conditions::{READY, RECONCILING, STALLED},
     },
     aws::permit_queue::QueuePosition,
+    controller::status_patch::condition,
     retirement::validate::InvalidSpec,
 };
 
 /// The reason of the conditions of a resource whose spec is invalid.
 pub const INVALID_SPEC: &str = "InvalidSpec";
+
+/// How long a resource is reconciling before it is stalled for a reason with grace.
+const GRACE: SignedDuration = SignedDuration::from_mins(2);
+
+/// Returns the time since when a row has a reason with grace; `None` if no row has.
+#[must_use]
+pub fn blocked_since(rows: &[RevisionStatus], recorded: Option<&Time>, now: Timestamp) -> Option<Timestamp> {
+    let is_blocked = rows.iter().any(|row| row.reason.has_grace());
+    is_blocked.then(|| recorded.map_or(now, |since| since.0))
+}
 
 /// Aggregate state of a resource.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,11 +53,22 @@ enum State {
 }
 
 impl Summary {
-    /// Returns the summary of a resource with `rows`. `position` is its position in the wait queue
-    /// and the current time; `None` if it is not queued.
+    /// Returns the summary of a resource with `rows` at `now`. `blocked_since` is its recorded time;
+    /// see [`blocked_since`]. `position` is its position in the wait queue; `None` if it is not
+    /// queued.
     #[must_use]
-    pub fn of(rows: &[RevisionStatus], position: Option<(QueuePosition, Timestamp)>) -> Self {
-        let of_class = |wanted: ReasonClass| rows.iter().filter(move |row| row.reason.class() == wanted);
+    pub fn of(
+        rows: &[RevisionStatus],
+        blocked_since: Option<Timestamp>,
+        position: Option<QueuePosition>,
+        now: Timestamp,
+    ) -> Self {
+        let is_in_grace = blocked_since.is_some_and(|since| now.duration_since(since) < GRACE);
+        let class = move |reason: Reason| match reason.class() {
+            ReasonClass::Rejected if is_in_grace && reason.has_grace() => ReasonClass::Progressing,
+            class => class,
+        };
+        let of_class = |wanted: ReasonClass| rows.iter().filter(move |row| class(row.reason) == wanted);
         let number = |wanted: ReasonClass| of_class(wanted).count();
         let (retired, progressing) = (number(ReasonClass::Retired), number(ReasonClass::Progressing));
         let (on_hold, rejected) = (number(ReasonClass::OnHold), number(ReasonClass::Rejected));
@@ -75,7 +97,7 @@ impl Summary {
                 same => drop(write!(message, " (and {} more)", same - 1)),
             }
         }
-        if let Some((position, now)) = position
+        if let Some(position) = position
             && why.is_some_and(|row| row.reason == Reason::Pending)
         {
             let _ = write!(message, ": {}", queued(position, progressing, now));
@@ -130,18 +152,8 @@ impl Summary {
         generation: Option<i64>,
         now: Timestamp,
     ) -> Vec<Condition> {
-        let condition = |type_: &str, is_true: bool| {
-            let status = if is_true { "True" } else { "False" };
-            let unchanged = recorded.iter().find(|it| it.type_ == type_ && it.status == status);
-            Condition {
-                type_: type_.to_owned(),
-                status: status.to_owned(),
-                reason: self.reason.clone(),
-                message: self.message.clone(),
-                observed_generation: generation,
-                last_transition_time: unchanged.map_or(Time(now), |it| it.last_transition_time.clone()),
-            }
-        };
+        let texts = (self.reason.as_str(), self.message.as_str());
+        let condition = |type_, is_true| condition((type_, is_true), texts, recorded, (generation, now));
         let mut conditions = vec![condition(READY, self.state == State::Ready)];
         match self.state {
             State::Reconciling => conditions.push(condition(RECONCILING, true)),
@@ -199,7 +211,11 @@ mod tests {
 
     /// Returns the conditions as type and status, the reason, and the message.
     fn report(rows: &[RevisionStatus]) -> (Vec<String>, String, String) {
-        let conditions = Summary::of(rows, None).conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
+        let conditions = Summary::of(rows, None, None, Timestamp::UNIX_EPOCH).conditions(
+            &[],
+            Some(1),
+            Timestamp::UNIX_EPOCH,
+        );
         let types = conditions.iter().map(|it| format!("{}={}", it.type_, it.status)).collect();
         (types, conditions[0].reason.clone(), conditions[0].message.clone())
     }
@@ -243,8 +259,9 @@ mod tests {
     #[test]
     fn last_transition_time_changes_only_with_the_status_of_the_condition() {
         let later = Timestamp::from_second(60).expect("a time");
-        let pending = Summary::of(&[row("api:1", Reason::Pending, None)], None);
-        let denied = Summary::of(&[row("api:1", Reason::AccessDenied, Some("no"))], None);
+        let pending = Summary::of(&[row("api:1", Reason::Pending, None)], None, None, Timestamp::UNIX_EPOCH);
+        let denied =
+            Summary::of(&[row("api:1", Reason::AccessDenied, Some("no"))], None, None, Timestamp::UNIX_EPOCH);
         let first = pending.conditions(&[], Some(1), Timestamp::UNIX_EPOCH);
         assert_eq!(pending.conditions(&first, Some(1), later), first);
         let second = denied.conditions(&first, Some(2), later);
@@ -258,7 +275,7 @@ mod tests {
         let message = |seconds: i64| {
             let position = QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 };
             let now = Timestamp::from_second(seconds).expect("a time");
-            Summary::of(&rows, Some((position, now))).message
+            Summary::of(&rows, None, Some(position), now).message
         };
         let expected = "0 of 2 revisions retired, 2 waiting: queued for deregistration at position 30 of 40; estimated completion 1970-01-01 00:05 UTC";
         assert_eq!(message(0), expected);
@@ -269,11 +286,13 @@ mod tests {
         let (position, now) =
             (QueuePosition { ahead: 29, waiting: 40, per_second: 0.5 }, Timestamp::UNIX_EPOCH);
         let throttled = [row("api:1", Reason::Throttled, None), row("api:2", Reason::Pending, None)];
-        let blocked = Summary::of(&throttled, Some((position, now))).message;
+        let blocked = Summary::of(&throttled, None, Some(position), now).message;
         assert_eq!(blocked, "0 of 2 revisions retired, 2 waiting", "the blocking reason is not the queue");
         let without_rate = QueuePosition { per_second: 0.0, ..position };
         assert!(
-            Summary::of(&rows, Some((without_rate, now))).message.ends_with("estimated completion unknown")
+            Summary::of(&rows, None, Some(without_rate), now)
+                .message
+                .ends_with("estimated completion unknown")
         );
     }
 
@@ -299,5 +318,27 @@ mod tests {
         );
         assert_eq!(conditions[1].type_, STALLED);
         assert_eq!(conditions[0].message, "the resource cannot be read: spec.revisions[1]: invalid type");
+    }
+
+    #[test]
+    fn denied_resource_is_stalled_after_two_minutes() {
+        let at = |second: i64| Timestamp::from_second(second).expect("a time");
+        let types = |reason, since: Option<i64>, now| {
+            let rows = [row("api:1", reason, Some("no"))];
+            let summary = Summary::of(&rows, since.map(at), None, at(now));
+            let conditions = summary.conditions(&[], Some(1), at(now));
+            (conditions[1].type_.clone(), summary.waiting, summary.rejected)
+        };
+        for reason in [Reason::AccessDenied, Reason::AccountNotFound, Reason::AccountNotReady] {
+            assert_eq!(types(reason, Some(0), 119), ("Reconciling".to_owned(), 1, 0));
+            assert_eq!(types(reason, Some(0), 120), ("Stalled".to_owned(), 0, 1));
+        }
+        for reason in [Reason::NotAllowed, Reason::Refused, Reason::WrongAccount] {
+            assert_eq!(types(reason, Some(0), 0), ("Stalled".to_owned(), 0, 1));
+            assert_eq!(blocked_since(&[row("api:1", reason, None)], None, at(5)), None);
+        }
+        let rows = [row("api:1", Reason::AccessDenied, None)];
+        assert_eq!(blocked_since(&rows, None, at(5)), Some(at(5)));
+        assert_eq!(blocked_since(&rows, Some(&Time(at(3))), at(5)), Some(at(3)));
     }
 }

@@ -16,7 +16,7 @@ use axum::{
     http::{Request, Response},
 };
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
+use kube::{Client, runtime::reflector::store};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use testkit::{
@@ -30,7 +30,8 @@ use tokio::{
 use tower::service_fn;
 
 use crate::{
-    api::{Reason, RevisionStatus, TaskDefinitionRetirementStatus},
+    account::store::{Accounts, Caches},
+    api::{Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
     aws::{
         permit_queue::Pacing,
         rate_limiter::{RateLimiter, RequeueTrigger, ResourceKey},
@@ -38,10 +39,10 @@ use crate::{
         usage_cache::IsActive,
     },
     clock::Clock,
+    controller::{Error, guarded::Guarded},
     retirement::{
-        context::{Context, Error, Waiters},
+        context::{Context, Waiters},
         events::Recent,
-        guarded::Guarded,
         pending_status::PendingStatus,
         reconcile::reconcile,
         revision_locks::RevisionLocks,
@@ -164,7 +165,20 @@ impl World {
         let config = in_process::config(REGION, ecs.transport());
         let context = Context {
             client: Client::new(service, NAMESPACE),
-            sources: Sources::new(&config, pacing, requeue_trigger, is_active_fn.clone(), clock.clone()),
+            accounts: Arc::new(Accounts::new(
+                None,
+                pacing,
+                Caches { accounts: store().0, namespaces: store().0, retirements: Vec::new() },
+                requeue_trigger.clone(),
+            )),
+            allows_ambient: true,
+            sources: Arc::new(Sources::new(
+                &config,
+                pacing,
+                requeue_trigger,
+                is_active_fn.clone(),
+                clock.clone(),
+            )),
             allowed_accounts: BTreeSet::new(),
             revision_locks: RevisionLocks::default(),
             pending_status: PendingStatus::default(),
@@ -301,7 +315,7 @@ impl World {
 
     /// Reconciles a resource in the given version.
     pub async fn reconcile_object(&self, object: Value) -> Result<Option<Duration>, Error> {
-        let cached: Guarded = serde_json::from_value(object).expect("an object");
+        let cached: Guarded<TaskDefinitionRetirement> = serde_json::from_value(object).expect("an object");
         reconcile(Arc::new(cached), self.context.clone()).await
     }
 

@@ -4,7 +4,8 @@ use kube::ResourceExt;
 
 use crate::{
     api::{REQUESTED_AT, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
-    retirement::size::{REQUESTED_AT_BYTES, cut},
+    retirement::size::REQUESTED_AT_BYTES,
+    text::cut,
 };
 
 /// Returns the value of the annotation that requests a reconcile, truncated as in the status.

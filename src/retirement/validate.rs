@@ -5,6 +5,7 @@ use std::fmt;
 use k8s_openapi::jiff::SignedDuration;
 
 use crate::{
+    account::validate::ValidatedAccount,
     api::{InUse, TaskDefinitionRetirementSpec, task_definition_retirement::MAX_REVISIONS},
     duration::duration,
     task_definition::{ParseError, Reference, is_account, is_region},
@@ -15,6 +16,8 @@ use crate::{
 pub struct ValidatedSpec {
     /// The declared revisions, in the order of the spec.
     pub revisions: Vec<Declared>,
+    /// The name of the EcsAccount; `None` for the ambient credentials.
+    pub account_ref: Option<String>,
     pub account_id: Option<String>,
     pub region: Option<String>,
     pub use_policy: UsePolicy,
@@ -46,12 +49,18 @@ pub enum UsePolicy {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Suspended {
     BySpec,
+    /// By the EcsAccount of this name.
+    ByAccount(String),
 }
 
 impl fmt::Display for Suspended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BySpec => f.write_str("suspended: would be deregistered without spec.suspend"),
+            Self::ByAccount(name) => write!(
+                f,
+                "suspended by EcsAccount {name} (its spec.suspend): deregistered once the administrator of the cluster resumes it"
+            ),
         }
     }
 }
@@ -108,6 +117,7 @@ pub fn validate(spec: &TaskDefinitionRetirementSpec) -> Result<ValidatedSpec, In
     });
     Ok(ValidatedSpec {
         revisions: parsed.collect(),
+        account_ref: spec.account_ref.as_ref().map(|account_ref| account_ref.name.clone()),
         account_id: spec.account_id.clone(),
         region: spec.region.clone(),
         use_policy: use_policy(spec)?,
@@ -127,6 +137,16 @@ fn use_policy(spec: &TaskDefinitionRetirementSpec) -> Result<UsePolicy, InvalidS
 }
 
 impl ValidatedSpec {
+    /// Applies what an EcsAccount adds: a suspension, and a minimum of `unusedFor`.
+    pub fn restrict(&mut self, account: &ValidatedAccount) {
+        if account.is_suspended && self.suspended.is_none() {
+            self.suspended = Some(Suspended::ByAccount(account.name.clone()));
+        }
+        if let UsePolicy::Wait { unused_for } = &mut self.use_policy {
+            *unused_for = (*unused_for).max(account.minimum_unused_for);
+        }
+    }
+
     /// Returns the duration for which a revision must have been unused. `None` if it need not.
     #[must_use]
     pub fn unused_for(&self) -> Option<SignedDuration> {

@@ -3,11 +3,11 @@
 //! Metrics that exist in controller-runtime have the same names here, so that its dashboards work.
 //! No label holds the name of a resource, a family or a user.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
 
 use axum::{Router, routing::get};
 use k8s_openapi::jiff::Timestamp;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use strum::VariantArray;
 use tokio::time::Instant;
@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use crate::runtime::process;
 use crate::{
     CONTROLLER,
+    account::store::Accounts,
     api::{
-        Reason, TaskDefinitionRetirement,
+        EcsAccount, Reason, TaskDefinitionRetirement,
         conditions::{READY, RECONCILING, STALLED},
     },
     aws::{
@@ -26,86 +27,27 @@ use crate::{
         response_clock::CLOCK_SKEW,
         usage_cache::{AGE, SCAN_SECONDS, SCANS},
     },
+    controller::{
+        Cache,
+        metrics::{
+            self as controller_metrics, WORKQUEUE_BUCKETS, WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_WORK_SECONDS,
+        },
+    },
     runtime::{
-        controllers::{Cache, Shared},
         kubernetes::REST_CLIENT_REQUESTS,
-        leader_election::Leadership,
-        workqueue::Queue,
+        replica::{ACCOUNT_CONCURRENCY, Replica},
     },
 };
 
-const RECONCILE_TOTAL: &str = "controller_runtime_reconcile_total";
-const RECONCILE_ERRORS: &str = "controller_runtime_reconcile_errors_total";
-const RECONCILE_PANICS: &str = "controller_runtime_reconcile_panics_total";
-const RECONCILE_SECONDS: &str = "controller_runtime_reconcile_time_seconds";
-const ACTIVE_WORKERS: &str = "controller_runtime_active_workers";
-const MAX_CONCURRENT: &str = "controller_runtime_max_concurrent_reconciles";
-const WORKQUEUE_DEPTH: &str = "workqueue_depth";
-pub(super) const WORKQUEUE_ADDS: &str = "workqueue_adds_total";
-pub(super) const WORKQUEUE_RETRIES: &str = "workqueue_retries_total";
-pub(super) const WORKQUEUE_QUEUE_SECONDS: &str = "workqueue_queue_duration_seconds";
-pub(super) const WORKQUEUE_WORK_SECONDS: &str = "workqueue_work_duration_seconds";
-const WORKQUEUE_UNFINISHED: &str = "workqueue_unfinished_work_seconds";
-const WORKQUEUE_LONGEST: &str = "workqueue_longest_running_processor_seconds";
 const LEADER: &str = "leader_election_master_status";
 const REVISIONS: &str = "ecs_retirement_revisions";
 const RESOURCES: &str = "ecs_retirement_resources";
 const OLDEST_WAITING: &str = "ecs_retirement_oldest_waiting_seconds";
+const ACCOUNT_READY: &str = "ecs_retirement_account_ready";
 const BUILD_INFO: &str = "ecs_retirement_build_info";
-
-/// The value of the labels `controller` and `name`, which controller-runtime derives from the kind.
-pub(super) const KIND: &str = "taskdefinitionretirement";
 
 /// Upper bounds of the histograms, in seconds.
 const BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-
-/// Upper bounds of the workqueue histograms, in seconds, as in controller-runtime.
-/// Source: `pkg/metrics/workqueue.go` of sigs.k8s.io/controller-runtime,
-/// `ExponentialBuckets(10e-9, 10, 12)`.
-const WORKQUEUE_BUCKETS: [f64; 12] =
-    [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0];
-
-/// The result of a reconcile, for the label `result`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ReconcileResult {
-    Success,
-    RequeueAfter,
-    Error,
-    Panic,
-}
-
-/// A reconcile in progress, until dropped.
-#[derive(Debug)]
-pub struct Worker {
-    began: Instant,
-}
-
-impl Worker {
-    #[must_use]
-    pub fn begin() -> Self {
-        gauge!(ACTIVE_WORKERS, "controller" => KIND).increment(1);
-        Self { began: Instant::now() }
-    }
-
-    pub fn end(self, result: ReconcileResult) {
-        let label = match result {
-            ReconcileResult::Success => "success",
-            ReconcileResult::RequeueAfter => "requeue_after",
-            ReconcileResult::Error | ReconcileResult::Panic => "error",
-        };
-        counter!(RECONCILE_TOTAL, "controller" => KIND, "result" => label).increment(1);
-        counter!(RECONCILE_ERRORS, "controller" => KIND).increment(u64::from(label == "error"));
-        counter!(RECONCILE_PANICS, "controller" => KIND)
-            .increment(u64::from(result == ReconcileResult::Panic));
-        histogram!(RECONCILE_SECONDS, "controller" => KIND).record(self.began.elapsed());
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        gauge!(ACTIVE_WORKERS, "controller" => KIND).decrement(1);
-    }
-}
 
 /// Installs the metrics recorder of this process, and describes the metrics.
 ///
@@ -118,34 +60,25 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(workqueue(WORKQUEUE_QUEUE_SECONDS), &WORKQUEUE_BUCKETS)?
         .set_buckets_for_metric(workqueue(WORKQUEUE_WORK_SECONDS), &WORKQUEUE_BUCKETS)?
         .install_recorder()?;
-    describe_workqueue();
+    controller_metrics::describe();
     #[cfg(target_os = "linux")]
     process::describe();
-    describe_counter!(RECONCILE_TOTAL, "Reconciles, by result.");
-    describe_counter!(
-        RECONCILE_ERRORS,
-        "Reconciles that failed on the Kubernetes API or panicked (AWS errors excluded)."
-    );
-    describe_counter!(RECONCILE_PANICS, "Reconciles that panicked.");
-    describe_histogram!(RECONCILE_SECONDS, Unit::Seconds, "Duration of reconciles.");
-    describe_gauge!(ACTIVE_WORKERS, "Reconciles in progress.");
-    describe_gauge!(MAX_CONCURRENT, "Maximum number of concurrent reconciles.");
     describe_gauge!(LEADER, "1 while this replica is the leader, 0 while it is a standby.");
     describe_counter!(REST_CLIENT_REQUESTS, "Requests to the API server, by method and status code.");
     describe_counter!(AWS_CALLS, "Calls to AWS, by operation and code: OK, the AWS error code, or NoAnswer.");
     describe_histogram!(AWS_CALL_SECONDS, Unit::Seconds, "Duration of calls to AWS.");
-    describe_gauge!(TOKENS, "Available tokens of the rate limiter, by region and bucket of ECS.");
+    describe_gauge!(TOKENS, "Available tokens of the rate limiter, by account, region and bucket of ECS.");
     describe_gauge!(
         RATE,
-        "Current rate limit in calls per second, by region and bucket: lower than configured while backing off from throttling."
+        "Current rate limit in calls per second, by account, region and bucket: lower than configured while backing off from throttling."
     );
-    describe_gauge!(WAITING, "Resources that wait for a permit, by region and bucket.");
-    describe_counter!(SCANS, "Usage scans, by region and result.");
+    describe_gauge!(WAITING, "Resources that wait for a permit, by account, region and bucket.");
+    describe_counter!(SCANS, "Usage scans, by account, region and result.");
     describe_histogram!(SCAN_SECONDS, Unit::Seconds, "Duration of usage scans.");
     describe_gauge!(
         AGE,
         Unit::Seconds,
-        "Age of the last usage scan, by region; 0 while no resource waits for it."
+        "Age of the last usage scan, by account and region; 0 while no resource waits for it."
     );
     describe_gauge!(
         CLOCK_SKEW,
@@ -155,57 +88,39 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(REVISIONS, "Declared revisions, by reason. Exported by the leader only.");
     describe_gauge!(
         RESOURCES,
-        "Resources, by condition: Ready, Reconciling, Stalled, or Held (on hold: suspended or a dry run). Exported by the leader only."
+        "Resources, by condition: Ready, Reconciling, Stalled, or OnHold (suspended or a dry run). Exported by the leader only."
     );
     describe_gauge!(
         OLDEST_WAITING,
         Unit::Seconds,
         "Time for which the oldest resource that is not on hold has not been Ready. Exported by the leader only."
     );
+    describe_gauge!(
+        ACCOUNT_READY,
+        "1 if the credentials of an EcsAccount are verified, else 0, by account and name. Exported by the leader only."
+    );
     describe_gauge!(BUILD_INFO, "Always 1, with the version as a label.");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
-    for counter in [RECONCILE_ERRORS, RECONCILE_PANICS] {
-        counter!(counter, "controller" => KIND).absolute(0);
-    }
-    counter!(WORKQUEUE_RETRIES, "name" => KIND).absolute(0);
-    gauge!(ACTIVE_WORKERS, "controller" => KIND).set(0);
     Ok(handle)
 }
 
-fn describe_workqueue() {
-    describe_gauge!(WORKQUEUE_DEPTH, "Resources that are due for a reconcile and wait for a worker.");
-    describe_counter!(WORKQUEUE_ADDS, "Reconciles that were scheduled.");
-    describe_counter!(WORKQUEUE_RETRIES, "Reconciles that were scheduled because the last one failed.");
-    describe_histogram!(
-        WORKQUEUE_QUEUE_SECONDS,
-        Unit::Seconds,
-        "Time that due resources waited for a worker."
-    );
-    describe_histogram!(WORKQUEUE_WORK_SECONDS, Unit::Seconds, "Duration of reconciles.");
-    describe_gauge!(
-        WORKQUEUE_UNFINISHED,
-        Unit::Seconds,
-        "Total time spent so far in the reconciles in progress. A value that keeps growing means that some are stuck."
-    );
-    describe_gauge!(WORKQUEUE_LONGEST, Unit::Seconds, "Time spent so far in the longest-running reconcile.");
-}
-
 /// Returns the router of `/metrics`.
-pub fn router(
-    handle: PrometheusHandle,
-    concurrency: u16,
-    caches: Vec<Cache>,
-    shared: Arc<Shared>,
-    leadership: Arc<Leadership>,
-) -> Router {
-    gauge!(MAX_CONCURRENT, "controller" => KIND).set(concurrency);
+pub fn router(handle: PrometheusHandle, concurrency: u16, replica: &Replica) -> Router {
+    controller_metrics::initialize::<TaskDefinitionRetirement>(concurrency);
+    controller_metrics::initialize::<EcsAccount>(ACCOUNT_CONCURRENCY);
+    let Replica { retirements, accounts, leadership, caches, .. } = replica;
+    let (retirements, accounts) = (retirements.clone(), accounts.clone());
+    let (leadership, caches) = (leadership.clone(), caches.clone());
     let metrics = move || {
-        measure_workqueue(&shared.queue, Instant::now());
+        let (now, is_leader) = (Instant::now(), leadership.is_held());
+        controller_metrics::measure(&retirements.queue, now);
+        controller_metrics::measure(&accounts.queue, now);
         #[cfg(target_os = "linux")]
         process::measure();
-        gauge!(LEADER, "name" => CONTROLLER).set(u8::from(leadership.is_held()));
-        shared.context.sources.measure();
-        measure_resources(&caches, leadership.is_held());
+        gauge!(LEADER, "name" => CONTROLLER).set(u8::from(is_leader));
+        retirements.context.sources.measure();
+        measure_resources(&caches, is_leader);
+        measure_accounts(&retirements.context.accounts, is_leader);
         handle.run_upkeep();
         let text = handle.render();
         async move { ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text) }
@@ -213,17 +128,27 @@ pub fn router(
     Router::new().route("/metrics", get(metrics))
 }
 
-fn measure_workqueue(queue: &Queue, now: Instant) {
-    let unfinished = queue.unfinished(now);
-    let longest = unfinished.iter().max().copied().unwrap_or_default();
-    gauge!(WORKQUEUE_DEPTH, "name" => KIND).set(as_float(queue.depth(now)));
-    gauge!(WORKQUEUE_UNFINISHED, "name" => KIND).set(unfinished.iter().sum::<Duration>().as_secs_f64());
-    gauge!(WORKQUEUE_LONGEST, "name" => KIND).set(longest.as_secs_f64());
+/// Updates the gauge of the EcsAccounts: 1 if its credentials are verified, else 0. A standby exports
+/// none.
+fn measure_accounts(accounts: &Accounts, is_leader: bool) {
+    for object in accounts.all().iter().filter(|_| is_leader) {
+        let Ok(account) = &object.0 else { continue };
+        if accounts.validated(account).is_err() {
+            continue;
+        }
+        let conditions = account.status.iter().flat_map(|status| &status.conditions);
+        let is_ready = conditions.into_iter().any(|it| it.type_ == READY && it.status == "True");
+        let labels = [
+            ("account", account.spec.account_id.clone()),
+            ("name", account.metadata.name.clone().unwrap_or_default()),
+        ];
+        gauge!(ACCOUNT_READY, &labels).set(u8::from(is_ready));
+    }
 }
 
 /// Updates the gauges of the cached resources. A standby exports zeros, so that sums over replicas
 /// do not count a resource twice.
-fn measure_resources(caches: &[Cache], is_leader: bool) {
+fn measure_resources(caches: &[Cache<TaskDefinitionRetirement>], is_leader: bool) {
     let objects = caches.iter().flat_map(Cache::state).filter(|_| is_leader);
     let (mut revisions, mut resources) = (BTreeMap::new(), BTreeMap::new());
     let (mut oldest, now) = (0, Timestamp::now());
@@ -254,7 +179,7 @@ fn measure_resources(caches: &[Cache], is_leader: bool) {
 }
 
 /// The label of a resource for which none of the conditions is true: it is suspended or a dry run.
-const ON_HOLD: &str = "Held";
+const ON_HOLD: &str = "OnHold";
 
 fn condition_label(resource: &TaskDefinitionRetirement) -> &'static str {
     let Some(status) = &resource.status else { return RECONCILING };

@@ -1,7 +1,5 @@
 //! Process wiring: clients, leader election, metrics, health probes, startup and shutdown.
 
-mod changes;
-mod controllers;
 mod health;
 pub mod kubernetes;
 mod leader_election;
@@ -9,9 +7,7 @@ pub mod http_server;
 mod metrics;
 #[cfg(target_os = "linux")]
 mod process;
-mod workqueue;
 pub mod replica;
-mod resource_watch;
 pub mod telemetry;
 
 use std::{
@@ -44,6 +40,10 @@ pub struct Options {
     pub namespaces: BTreeSet<String>,
     /// The AWS accounts whose credentials may be used; all if empty.
     pub allowed_accounts: BTreeSet<String>,
+    /// The EcsAccounts to serve, by `spec.controllerName`; `None` if EcsAccounts are not served.
+    pub controller_name: Option<String>,
+    /// True if resources without an EcsAccount use the ambient credentials.
+    pub allows_ambient: bool,
     /// Maximum number of concurrent reconciles.
     pub concurrency: u16,
     /// Rate limit for deregistrations in each account and region.
@@ -113,10 +113,9 @@ async fn start(options: &Options, stop: watch::Receiver<bool>) -> Result<Replica
 
     let dependencies = Dependencies { client, own_namespace, aws, clock, instance, identity, stop };
     let replica = Replica::new(options, dependencies);
-    let (caches, shared) = (replica.caches.clone(), replica.shared.clone());
-    let probes = health::router(caches.clone(), shared.context.clone());
+    let probes = health::router(replica.caches.clone(), replica.retirements.context.clone());
     serve("--health-probe-bind-address", options.health_probes, probes).await?;
-    let metrics = metrics::router(recorder, options.concurrency, caches, shared, replica.leadership.clone());
+    let metrics = metrics::router(recorder, options.concurrency, &replica);
     serve("--metrics-bind-address", options.metrics, metrics).await?;
     Ok(replica)
 }

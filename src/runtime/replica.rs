@@ -2,19 +2,32 @@
 //!
 //! All dependencies are injected. It does not read the environment, handle signals or open sockets.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures::{
-    FutureExt,
+    FutureExt, Stream, StreamExt,
     future::{BoxFuture, join_all},
+    stream,
 };
-use kube::{Api, Client};
+use kube::{
+    Api, Client, ResourceExt,
+    runtime::{
+        reflector::{ObjectRef, store, store::Writer},
+        watcher::Event,
+    },
+};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
+    account::{
+        self,
+        store::{Accounts, Caches, NamespaceMetadata},
+    },
+    api::{EcsAccount, TaskDefinitionRetirement},
     aws::rate_limiter::{RequeueTrigger, ResourceKey},
     aws::{SdkConfig, source::Sources},
     clock::Clock,
+    controller::{Cache, Shared, controller, guarded::Guarded, resource_watch},
     retirement::{
         context::{Context, Waiters},
         events::Recent,
@@ -23,12 +36,13 @@ use crate::{
     },
     runtime::{
         Options,
-        controllers::{self, Cache, Shared},
         leader_election::{LeaderElector, Leadership},
-        workqueue::Queue,
     },
     shutdown::Shutdown,
 };
+
+/// Maximum number of concurrent reconciles of EcsAccounts.
+pub(super) const ACCOUNT_CONCURRENCY: u16 = 4;
 
 /// Dependencies and names of a replica.
 pub struct Dependencies {
@@ -47,63 +61,83 @@ pub struct Dependencies {
 
 /// A replica that does not run yet.
 pub struct Replica {
-    pub(super) shared: Arc<Shared>,
+    pub(super) retirements: Arc<Shared<TaskDefinitionRetirement>>,
+    pub(super) accounts: Arc<Shared<EcsAccount>>,
     pub(super) leadership: Arc<Leadership>,
-    pub(super) caches: Vec<Cache>,
+    pub(super) caches: Vec<Cache<TaskDefinitionRetirement>>,
     controllers: Vec<BoxFuture<'static, ()>>,
     elector: Option<LeaderElector>,
     shutdown: Shutdown,
 }
 
+/// The caches, and the writers that fill them.
+struct Stores {
+    retirements: Vec<(Cache<TaskDefinitionRetirement>, Writer<Guarded<TaskDefinitionRetirement>>)>,
+    accounts: (Cache<EcsAccount>, Writer<Guarded<EcsAccount>>),
+    namespaces: (kube::runtime::reflector::Store<NamespaceMetadata>, Writer<NamespaceMetadata>),
+}
+
+impl Stores {
+    fn new(count: usize) -> Self {
+        Self { retirements: (0..count).map(|_| store()).collect(), accounts: store(), namespaces: store() }
+    }
+
+    fn caches(&self) -> Caches {
+        Caches {
+            accounts: self.accounts.0.clone(),
+            namespaces: self.namespaces.0.clone(),
+            retirements: self.retirements.iter().map(|(cache, _)| cache.clone()).collect(),
+        }
+    }
+}
+
 impl Replica {
     #[must_use]
     pub fn new(options: &Options, dependencies: Dependencies) -> Self {
-        let Dependencies { client, own_namespace, aws, clock, instance, identity, stop } = dependencies;
+        let count = options.namespaces.len().max(1);
+        let (stores, shutdown) = (Stores::new(count), Shutdown::new(dependencies.stop.clone()));
         let leadership =
             Arc::new(if options.election.is_some() { Leadership::none() } else { Leadership::sole() });
-        let shutdown = Shutdown::new(stop);
-        let is_active = {
-            let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
-            Arc::new(move || leadership.is_held() && !shutdown.is_requested())
-        };
         let (wakers, wakeups): (Vec<_>, Vec<_>) =
-            (0..options.namespaces.len().max(1)).map(|_| mpsc::unbounded_channel::<ResourceKey>()).unzip();
+            (0..count).map(|_| mpsc::unbounded_channel::<ResourceKey>()).unzip();
         // Each controller ignores the resources of other namespaces. Sending to one that has ended
         // fails.
         let wake = move |key: &ResourceKey| wakers.iter().for_each(|waker| drop(waker.send(key.clone())));
         let requeue_trigger = RequeueTrigger(Arc::new(wake));
-        let context = Arc::new(Context {
-            client: client.clone(),
-            sources: Sources::new(&aws, options.pacing, requeue_trigger, is_active.clone(), clock.clone()),
-            allowed_accounts: options.allowed_accounts.clone(),
-            revision_locks: RevisionLocks::default(),
-            pending_status: PendingStatus::default(),
-            recent_events: Recent::default(),
-            instance,
-            is_active,
-            clock: clock.clone(),
-            shutdown: shutdown.clone(),
-            waiters: Waiters::default(),
-            aws_concurrency: Semaphore::new(aws_concurrency(options.concurrency)),
-        });
-        let shared = Arc::new(Shared { context, queue: Arc::new(Queue::default()) });
+        let (context, account_context) =
+            contexts(options, &dependencies, (&leadership, &shutdown), stores.caches(), requeue_trigger);
+        let (retirements, accounts) = (Shared::new(context), Shared::new(account_context));
+        let caches = stores.caches().retirements;
+        let client = &dependencies.client;
+        let stop = || {
+            let shutdown = shutdown.clone();
+            async move { shutdown.requested().await }.shared()
+        };
         let apis: Vec<Api<_>> = if options.namespaces.is_empty() {
             vec![Api::all(client.clone())]
         } else {
             options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect()
         };
-        let controller = |(api, wakeups)| {
-            let shutdown = shutdown.clone();
-            let stop = async move { shutdown.requested().await }.shared();
-            controllers::controller(api, options.concurrency, &shared, leadership.terms(), wakeups, stop)
-        };
-        let (caches, controllers) = apis.into_iter().zip(wakeups).map(controller).unzip();
-        let elector = options.election.as_ref().map(|election| {
-            let namespace = election.namespace.as_ref().unwrap_or(&own_namespace);
-            let leases = Api::namespaced(client, namespace);
-            LeaderElector::new(leases, election.id.clone(), identity, leadership.clone(), clock)
-        });
-        Self { shared, leadership, caches, controllers, elector, shutdown }
+        let mut controllers: Vec<BoxFuture<'static, ()>> = Vec::new();
+        for ((api, wakeups), store) in apis.into_iter().zip(wakeups).zip(stores.retirements) {
+            let api = (api, options.concurrency);
+            controllers.push(controller(
+                api,
+                store,
+                &retirements,
+                leadership.terms(),
+                woken(wakeups),
+                stop(),
+            ));
+        }
+        if options.controller_name.is_some() {
+            let (api, terms) = ((Api::all(client.clone()), ACCOUNT_CONCURRENCY), leadership.terms());
+            controllers.push(controller(api, stores.accounts, &accounts, terms, stream::pending(), stop()));
+            let known = retirements.context.accounts.clone();
+            controllers.push(namespaces(Api::all(client.clone()), stores.namespaces, known, stop()).boxed());
+        }
+        let elector = elector(options, dependencies, &leadership);
+        Self { retirements, accounts, leadership, caches, controllers, elector, shutdown }
     }
 
     /// Runs until shutdown is requested. Then it abandons reads, waits for irreversible calls in
@@ -118,6 +152,116 @@ impl Replica {
             () = work => {}
         }
         elector.release().await;
+    }
+}
+
+/// Returns the state that the reconciles of both kinds share.
+fn contexts(
+    options: &Options,
+    dependencies: &Dependencies,
+    (leadership, shutdown): (&Arc<Leadership>, &Shutdown),
+    caches: Caches,
+    requeue_trigger: RequeueTrigger,
+) -> (Arc<Context>, Arc<account::reconcile::Context>) {
+    let Dependencies { client, aws, clock, instance, .. } = dependencies;
+    let is_active = {
+        let (leadership, shutdown) = (leadership.clone(), shutdown.clone());
+        Arc::new(move || leadership.is_held() && !shutdown.is_requested())
+    };
+    let sources =
+        Sources::new(aws, options.pacing, requeue_trigger.clone(), is_active.clone(), clock.clone());
+    let (sources, controller_name) = (Arc::new(sources), options.controller_name.clone());
+    let accounts = Arc::new(Accounts::new(controller_name, options.pacing, caches, requeue_trigger));
+    let context = Context {
+        client: client.clone(),
+        sources: sources.clone(),
+        accounts: accounts.clone(),
+        allows_ambient: options.allows_ambient,
+        allowed_accounts: options.allowed_accounts.clone(),
+        revision_locks: RevisionLocks::default(),
+        pending_status: PendingStatus::default(),
+        recent_events: Recent::default(),
+        waiters: Waiters::default(),
+        instance: instance.clone(),
+        is_active: is_active.clone(),
+        clock: clock.clone(),
+        shutdown: shutdown.clone(),
+        aws_concurrency: Semaphore::new(aws_concurrency(options.concurrency)),
+    };
+    let (client, clock, instance) = (client.clone(), clock.clone(), instance.clone());
+    let account_context =
+        account::reconcile::Context { client, sources, accounts, clock, is_active, instance };
+    (Arc::new(context), Arc::new(account_context))
+}
+
+fn elector(
+    options: &Options,
+    dependencies: Dependencies,
+    leadership: &Arc<Leadership>,
+) -> Option<LeaderElector> {
+    let Dependencies { client, own_namespace, clock, identity, .. } = dependencies;
+    options.election.as_ref().map(|election| {
+        let namespace = election.namespace.as_ref().unwrap_or(&own_namespace);
+        let leases = Api::namespaced(client, namespace);
+        LeaderElector::new(leases, election.id.clone(), identity, leadership.clone(), clock)
+    })
+}
+
+/// Returns the resources that are woken: a permit is available, or their usage or what they are
+/// allowed has changed.
+fn woken(
+    wakeups: mpsc::UnboundedReceiver<ResourceKey>,
+) -> impl Stream<Item = ObjectRef<Guarded<TaskDefinitionRetirement>>> + Send + 'static {
+    stream::unfold(wakeups, |mut wakeups| async { Some((wakeups.recv().await?, wakeups)) })
+        .map(|ResourceKey { namespace, name }| ObjectRef::new(&name).within(&namespace))
+}
+
+/// Caches the labels of the namespaces, and reports changes to `accounts`. Runs until `stop`.
+async fn namespaces(
+    api: Api<NamespaceMetadata>,
+    (cache, mut writer): (kube::runtime::reflector::Store<NamespaceMetadata>, Writer<NamespaceMetadata>),
+    accounts: Arc<Accounts>,
+    stop: impl Future<Output = ()> + Send,
+) {
+    let mut events = pin!(resource_watch::events(api, cache.clone()).take_until(stop));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => apply_namespace(event, (&cache, &mut writer), &accounts),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "cannot watch the namespaces: may the service account watch them?");
+            }
+        }
+    }
+}
+
+fn apply_namespace(
+    mut event: Event<NamespaceMetadata>,
+    (cache, writer): (&kube::runtime::reflector::Store<NamespaceMetadata>, &mut Writer<NamespaceMetadata>),
+    accounts: &Accounts,
+) {
+    if let Event::Apply(namespace) | Event::InitApply(namespace) | Event::Delete(namespace) = &mut event {
+        namespace.metadata.annotations = None;
+        namespace.metadata.managed_fields = None;
+    }
+    let labels = |namespace: &NamespaceMetadata| namespace.metadata.labels.clone().unwrap_or_default();
+    let before: std::collections::HashMap<String, _> = match &event {
+        Event::InitDone => cache.state().iter().map(|it| (it.name_any(), labels(it))).collect(),
+        Event::Apply(namespace) | Event::Delete(namespace) => {
+            let known = cache.get(&ObjectRef::from_obj(namespace));
+            known.iter().map(|it| (it.name_any(), labels(it))).collect()
+        }
+        Event::Init | Event::InitApply(_) => return writer.apply_watcher_event(&event),
+    };
+    writer.apply_watcher_event(&event);
+    let names: Vec<String> = match &event {
+        Event::Apply(namespace) | Event::Delete(namespace) => vec![namespace.name_any()],
+        _ => cache.state().iter().map(|it| it.name_any()).chain(before.keys().cloned()).collect(),
+    };
+    for name in names {
+        if accounts.namespace_labels(&name).as_ref() != before.get(&name) {
+            accounts.namespace_changed(&name);
+        }
     }
 }
 

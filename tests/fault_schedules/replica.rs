@@ -49,6 +49,8 @@ fn options(world: &World, pacing: Pacing) -> Options {
     let election = Election { namespace: Some(NAMESPACE.to_owned()), id: "controller".to_owned() };
     Options {
         allowed_accounts: BTreeSet::new(),
+        controller_name: None,
+        allows_ambient: true,
         namespaces: [].into(),
         concurrency: 16,
         pacing,

@@ -50,6 +50,12 @@ impl Seen {
         self.row(revision)["reason"].as_str().unwrap_or_default()
     }
 
+    /// Returns the reasons of all rows.
+    pub fn reasons(&self) -> Vec<&str> {
+        let rows = self.status()["revisions"].as_array();
+        rows.into_iter().flatten().filter_map(|row| row["reason"].as_str()).collect()
+    }
+
     pub fn message(&self, revision: &str) -> &str {
         self.row(revision)["message"].as_str().unwrap_or_default()
     }

@@ -10,6 +10,7 @@ use testkit::simulated_ecs::{
 use tokio::time::sleep;
 
 use super::*;
+use crate::controller::delay::after_error;
 use crate::retirement::tests::{APPLY, Between, CONCURRENCY, GET, World, is_about};
 
 fn is_half_a_second(pause: Option<Duration>) -> bool {
@@ -91,7 +92,7 @@ async fn requeue_delay_is_shorter_after_a_conflict_than_after_an_error() {
     for (request, code, shortest) in [(APPLY, 409, 200), (APPLY, 500, 5000), (GET, 409, 5000)] {
         world.before(request, 1, Between::Refuse(code));
         let error = world.reconcile("web").await.expect_err("refused");
-        let pause = retry_after(&error, "uid").as_millis();
+        let pause = after_error(&error, "uid").as_millis();
         assert!((shortest..=shortest * 6 / 5).contains(&pause), "{request} {code}: {pause} ms");
     }
 }

@@ -33,7 +33,7 @@ fn rows(reasons: &[Reason]) -> Vec<RevisionStatus> {
 fn refused_for(seconds: i64, reasons: &[Reason]) -> TaskDefinitionRetirementStatus {
     let revisions = rows(reasons);
     let since = NOW - SignedDuration::from_secs(seconds);
-    let conditions = Summary::of(&revisions, None).conditions(&[], Some(1), since);
+    let conditions = Summary::of(&revisions, None, None, since).conditions(&[], Some(1), since);
     TaskDefinitionRetirementStatus { conditions, revisions, ..Default::default() }
 }
 
@@ -114,7 +114,7 @@ fn resource_that_waits_for_a_permit_or_a_scan_is_requeued_even_if_it_is_not_woke
 #[test]
 fn retries_of_resources_that_were_refused_together_have_jitter() {
     let delays: std::collections::BTreeSet<Duration> =
-        (0..100).map(|uid| spread(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
+        (0..100).map(|uid| jitter(LONGEST_DELAY, &format!("uid-{uid}"))).collect();
     assert!(delays.len() > 50);
     let longest = LONGEST_DELAY * 6 / 5;
     assert!(delays.iter().all(|delay| (LONGEST_DELAY..longest).contains(delay)));
@@ -123,13 +123,9 @@ fn retries_of_resources_that_were_refused_together_have_jitter() {
 
 #[test]
 fn failures_are_retried_after_a_delay_with_jitter() {
-    for (delay, shortest) in [
-        (after_outage("uid"), OUTAGE_DELAY),
-        (at_concurrency_limit("uid"), CONCURRENCY_LIMIT_DELAY),
-        (after_error("uid"), SHORTEST_DELAY),
-        (after_conflict("uid"), CONFLICT_DELAY),
-        (after_panic("uid"), PANIC_DELAY),
-    ] {
+    for (delay, shortest) in
+        [(after_outage("uid"), OUTAGE_DELAY), (at_concurrency_limit("uid"), CONCURRENCY_LIMIT_DELAY)]
+    {
         assert!((shortest..shortest * 6 / 5).contains(&delay), "{delay:?} for {shortest:?}");
     }
 }
@@ -165,8 +161,8 @@ fn declared(count: usize) -> Vec<Entry> {
     let revisions = (1..=count).map(|number| format!("api:{number}")).collect();
     let spec = TaskDefinitionRetirementSpec { revisions, ..Default::default() };
     let allowed = BTreeSet::new();
-    let guard = AccountGuard { declared: None, recorded: None, allowed: &allowed };
-    resolve::entries(&validate(&spec).expect("a valid spec"), Some(&identity), &guard)
+    let guard = AccountGuard { declared: None, recorded: None, account: None, allowed: &allowed };
+    resolve::entries(&validate(&spec).expect("a valid spec"), Some(&identity), &guard, None, |_| None)
 }
 
 #[test]

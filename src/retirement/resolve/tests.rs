@@ -10,7 +10,7 @@ use crate::{api::TaskDefinitionRetirementSpec, retirement::validate::validate};
 static EVERY_ACCOUNT: BTreeSet<String> = BTreeSet::new();
 
 fn guard(recorded: Option<&str>) -> AccountGuard<'_> {
-    AccountGuard { declared: None, recorded, allowed: &EVERY_ACCOUNT }
+    AccountGuard { declared: None, recorded, account: None, allowed: &EVERY_ACCOUNT }
 }
 
 fn identity() -> Identity {
@@ -28,7 +28,7 @@ fn spec(revisions: &[&str]) -> ValidatedSpec {
 }
 
 fn reasons(revisions: &[&str], identity: Option<&Identity>, account: Option<&str>) -> Vec<Option<Reason>> {
-    entries(&spec(revisions), identity, &guard(account))
+    entries(&spec(revisions), identity, &guard(account), None, |_| None)
         .iter()
         .map(|entry| match &entry.target {
             Target::Rejected { reason, .. } => Some(*reason),
@@ -41,7 +41,13 @@ const CPU_WAVE: &str = "arn:aws:ecs:us-west-2:012345678910:task-definition/cpu-w
 
 #[test]
 fn short_form_and_arn_of_a_revision_are_one_entry() {
-    let entries = entries(&spec(&["cpu-wave:1", CPU_WAVE, "cpu-wave:1"]), Some(&identity()), &guard(None));
+    let entries = entries(
+        &spec(&["cpu-wave:1", CPU_WAVE, "cpu-wave:1"]),
+        Some(&identity()),
+        &guard(None),
+        None,
+        |_| None,
+    );
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].key.as_str(), "cpu-wave:1");
     assert!(matches!(&entries[0].target, Target::Resolved(arn) if arn.to_string() == CPU_WAVE));
@@ -55,7 +61,7 @@ fn arn_of_another_account_or_region_is_rejected_with_the_arn_as_key() {
         ("arn:aws:ecs:eu-west-1:012345678910:task-definition/cpu-wave:1", Reason::WrongRegion),
     ];
     for (arn, expected) in foreign {
-        let entries = entries(&spec(&[arn, "cpu-wave:1"]), Some(&identity()), &guard(None));
+        let entries = entries(&spec(&[arn, "cpu-wave:1"]), Some(&identity()), &guard(None), None, |_| None);
         assert_eq!(entries[0].key.as_str(), arn);
         assert!(matches!(&entries[0].target, Target::Rejected { reason, .. } if *reason == expected));
         assert!(matches!(&entries[1].target, Target::Resolved(_)));
@@ -105,7 +111,13 @@ fn region_is_declared_or_the_default_and_never_changes() {
 fn row_keeps_its_key_when_the_account_changes() {
     let other_arn = "arn:aws:ecs:us-west-2:999999999999:task-definition/cpu-wave:1";
     let keys = |account| {
-        let entries = entries(&spec(&["cpu-wave:2", other_arn]), Some(&identity()), &guard(Some(account)));
+        let entries = entries(
+            &spec(&["cpu-wave:2", other_arn]),
+            Some(&identity()),
+            &guard(Some(account)),
+            None,
+            |_| None,
+        );
         entries.into_iter().map(|entry| entry.key.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(keys("999999999999"), ["cpu-wave:2", "cpu-wave:1"], "resolved in this account before");
@@ -117,7 +129,7 @@ proptest! {
     #[test]
     fn resolved_arn_belongs_to_the_account_region_and_partition_of_the_identity(text in "[a-z]{1,3}:[1-9]|arn:aws(-cn)?:ecs:(us-west-2|eu-west-1):(012345678910|999999999999):task-definition/[a-z]:[1-9]") {
         let identity = identity();
-        for entry in entries(&spec(&[&text]), Some(&identity), &guard(None)) {
+        for entry in entries(&spec(&[&text]), Some(&identity), &guard(None), None, |_| None) {
             if let Target::Resolved(arn) = entry.target {
                 prop_assert_eq!(arn.account(), &identity.account);
                 prop_assert_eq!(arn.region(), &identity.region);

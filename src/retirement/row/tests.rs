@@ -305,13 +305,20 @@ fn change_or_request_makes_a_row_pending_again_and_a_retired_row_is_described() 
     };
     let triggered = |row: &RevisionStatus, trigger| without_outcome(&resolved(), row, trigger, None);
     let pending = recorded(Reason::Pending);
-    for reason in [Reason::Refused, Reason::InUse, Reason::NotFound, Reason::Suspended, Reason::DryRun] {
+    for reason in [Reason::Refused, Reason::InUse, Reason::NotFound, Reason::DryRun] {
         assert_eq!(triggered(&tried(reason), NOT_TRIGGERED), tried(reason));
         assert_eq!(triggered(&tried(reason), SPEC_CHANGED), pending);
         assert_eq!(triggered(&tried(reason), RECONCILE_REQUESTED), pending);
     }
-    for reason in [Reason::Invalid, Reason::WrongAccount, Reason::WrongRegion] {
-        assert_eq!(triggered(&tried(reason), NOT_TRIGGERED), pending, "it is resolved now");
+    for reason in [
+        Reason::Invalid,
+        Reason::WrongAccount,
+        Reason::WrongRegion,
+        Reason::AccountNotFound,
+        Reason::NotAllowed,
+        Reason::Suspended,
+    ] {
+        assert_eq!(triggered(&tried(reason), NOT_TRIGGERED), pending, "nothing refuses it now");
     }
     assert_eq!(triggered(&retired(), NOT_TRIGGERED), retired());
     assert_eq!(triggered(&retired(), SPEC_CHANGED), retired());
@@ -328,7 +335,7 @@ fn unknown_account_is_reported_only_by_rows_that_are_due() {
     let report = |row: &RevisionStatus| without_outcome(&resolved(), row, NOT_TRIGGERED, Some(&unknown));
     let unavailable = RevisionStatus { message: Some("no".to_owned()), ..recorded(Reason::Unavailable) };
     assert_eq!(report(&recorded(Reason::Pending)), unavailable);
-    for row in [retired(), recorded(Reason::Suspended), recorded(Reason::NotFound)] {
+    for row in [retired(), recorded(Reason::DryRun), recorded(Reason::NotFound)] {
         assert_eq!(report(&row), row);
     }
 }

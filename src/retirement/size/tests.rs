@@ -117,7 +117,7 @@ proptest! {
         message in any_text(),
     ) {
         let revisions: Vec<_> = std::iter::repeat_n(rows, copies).flatten().collect();
-        let mut conditions = Summary::of(&revisions, None).conditions(&[], None, Timestamp::UNIX_EPOCH);
+        let mut conditions = Summary::of(&revisions, None, None, Timestamp::UNIX_EPOCH).conditions(&[], None, Timestamp::UNIX_EPOCH);
         for condition in &mut conditions {
             condition.message.push_str(&message);
         }

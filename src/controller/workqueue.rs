@@ -3,73 +3,75 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use kube::runtime::reflector::ObjectRef;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{
-    retirement::guarded::Guarded,
-    runtime::metrics::{
-        KIND, WORKQUEUE_ADDS, WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_RETRIES, WORKQUEUE_WORK_SECONDS,
-    },
+use crate::controller::{
+    Kind,
+    guarded::Guarded,
+    metrics::{WORKQUEUE_ADDS, WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_RETRIES, WORKQUEUE_WORK_SECONDS},
 };
 
 /// The due time of each scheduled resource, and the start time of each reconcile in progress.
-#[derive(Debug, Default)]
-pub struct Queue {
-    state: Mutex<State>,
+pub struct Queue<K: Kind> {
+    state: Mutex<State<K>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    due: HashMap<ObjectRef<Guarded>, Instant>,
-    started: HashMap<ObjectRef<Guarded>, Instant>,
+struct State<K: Kind> {
+    due: HashMap<ObjectRef<Guarded<K>>, Instant>,
+    started: HashMap<ObjectRef<Guarded<K>>, Instant>,
+}
+
+impl<K: Kind> Default for Queue<K> {
+    fn default() -> Self {
+        Self { state: Mutex::new(State { due: HashMap::new(), started: HashMap::new() }) }
+    }
 }
 
 /// A reconcile in progress, until dropped.
-#[derive(Debug)]
 #[must_use = "the reconcile is in progress until this is dropped"]
-pub struct Work {
-    queue: Arc<Queue>,
-    resource: ObjectRef<Guarded>,
+pub struct Work<K: Kind> {
+    queue: Arc<Queue<K>>,
+    resource: ObjectRef<Guarded<K>>,
 }
 
-impl Queue {
+impl<K: Kind> Queue<K> {
     /// Schedules a reconcile for `due`. If one is scheduled already, the earlier time counts.
-    pub fn add(&self, resource: &ObjectRef<Guarded>, due: Instant) {
-        let scheduled = &mut self.lock().due;
+    pub fn add(&self, resource: &ObjectRef<Guarded<K>>, due: Instant) {
+        let scheduled = &mut self.state.lock().due;
         scheduled.entry(resource.clone()).and_modify(|earlier| *earlier = due.min(*earlier)).or_insert_with(
             || {
-                metrics::counter!(WORKQUEUE_ADDS, "name" => KIND).increment(1);
+                metrics::counter!(WORKQUEUE_ADDS, "name" => K::CONTROLLER).increment(1);
                 due
             },
         );
     }
 
     /// Schedules a reconcile for `due` because the last one failed.
-    pub fn retry(&self, resource: &ObjectRef<Guarded>, due: Instant) {
-        metrics::counter!(WORKQUEUE_RETRIES, "name" => KIND).increment(1);
+    pub fn retry(&self, resource: &ObjectRef<Guarded<K>>, due: Instant) {
+        metrics::counter!(WORKQUEUE_RETRIES, "name" => K::CONTROLLER).increment(1);
         self.add(resource, due);
     }
 
     /// Records the start of a reconcile.
-    pub fn start(self: &Arc<Self>, resource: &ObjectRef<Guarded>, now: Instant) -> Work {
+    pub fn start(self: &Arc<Self>, resource: &ObjectRef<Guarded<K>>, now: Instant) -> Work<K> {
         if let Some(due) = self.remove(resource) {
             let waited = now.saturating_duration_since(due);
-            metrics::histogram!(WORKQUEUE_QUEUE_SECONDS, "name" => KIND).record(waited);
+            metrics::histogram!(WORKQUEUE_QUEUE_SECONDS, "name" => K::CONTROLLER).record(waited);
         }
-        self.lock().started.insert(resource.clone(), now);
+        self.state.lock().started.insert(resource.clone(), now);
         Work { queue: self.clone(), resource: resource.clone() }
     }
 
     /// Removes a resource that was deleted.
-    pub fn forget(&self, resource: &ObjectRef<Guarded>) {
+    pub fn forget(&self, resource: &ObjectRef<Guarded<K>>) {
         self.remove(resource);
     }
 
     /// Removes a resource and returns its due time. Shrinks the map after a burst, such as after a
     /// restart.
-    fn remove(&self, resource: &ObjectRef<Guarded>) -> Option<Instant> {
-        let scheduled = &mut self.lock().due;
+    fn remove(&self, resource: &ObjectRef<Guarded<K>>) -> Option<Instant> {
+        let scheduled = &mut self.state.lock().due;
         let due = scheduled.remove(resource);
         let left = scheduled.len();
         if left < scheduled.capacity() / 8 {
@@ -81,24 +83,20 @@ impl Queue {
     /// Returns the number of resources that are due at `now` and wait for a worker.
     #[must_use]
     pub fn depth(&self, now: Instant) -> usize {
-        self.lock().due.values().filter(|due| **due <= now).count()
+        self.state.lock().due.values().filter(|due| **due <= now).count()
     }
 
     /// Returns the time spent so far in each reconcile in progress.
     #[must_use]
     pub fn unfinished(&self, now: Instant) -> Vec<Duration> {
-        self.lock().started.values().map(|started| now.saturating_duration_since(*started)).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+        self.state.lock().started.values().map(|started| now.saturating_duration_since(*started)).collect()
     }
 }
 
-impl Drop for Work {
+impl<K: Kind> Drop for Work<K> {
     fn drop(&mut self) {
-        if let Some(started) = self.queue.lock().started.remove(&self.resource) {
-            metrics::histogram!(WORKQUEUE_WORK_SECONDS, "name" => KIND).record(started.elapsed());
+        if let Some(started) = self.queue.state.lock().started.remove(&self.resource) {
+            metrics::histogram!(WORKQUEUE_WORK_SECONDS, "name" => K::CONTROLLER).record(started.elapsed());
         }
     }
 }
@@ -106,8 +104,9 @@ impl Drop for Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::TaskDefinitionRetirement;
 
-    fn resource(name: &str) -> ObjectRef<Guarded> {
+    fn resource(name: &str) -> ObjectRef<Guarded<TaskDefinitionRetirement>> {
         ObjectRef::new(name).within("platform")
     }
 

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tower::service_fn;
 
 use super::*;
+use crate::{api::TaskDefinitionRetirement, controller::guarded::Guarded};
 
 /// How the API server responds to a watch.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +102,7 @@ async fn time_until(
         let (status, body) = handle.lock().respond(&query);
         ready(Response::builder().status(status).body(body))
     });
-    let (cache, mut writer) = store();
+    let (cache, mut writer) = store::<Guarded<TaskDefinitionRetirement>>();
     let api = Api::all(Client::new(service, "platform"));
     let mut events = pin!(events(api, cache.clone()));
     let mut change = Some(change);

@@ -2,12 +2,14 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Time};
-use kube::{Resource, api::ObjectMeta};
-use serde::{Deserialize, Deserializer};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{
+    Resource,
+    api::ObjectMeta,
+    core::object::{HasSpec, HasStatus},
+};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
-
-use crate::api::TaskDefinitionRetirement;
 
 /// A resource, or only its metadata if it does not parse. An unreadable resource does not stop the
 /// watch of the others.
@@ -15,7 +17,7 @@ use crate::api::TaskDefinitionRetirement;
 /// kube's `DeserializeGuard` does the same for any kind, but copies each object including its
 /// managed fields. With ten thousand resources this takes most of the time of a restart.
 #[derive(Clone, Debug)]
-pub struct Guarded(pub Result<TaskDefinitionRetirement, ObjectMeta>);
+pub struct Guarded<K>(pub Result<K, ObjectMeta>);
 
 #[derive(Deserialize)]
 struct Parts {
@@ -57,45 +59,54 @@ impl From<Metadata> for ObjectMeta {
     }
 }
 
-impl<'de> Deserialize<'de> for Guarded {
+impl<'de, K> Deserialize<'de> for Guarded<K>
+where
+    K: Resource + HasSpec<Spec: DeserializeOwned> + HasStatus<Status: DeserializeOwned> + Default,
+{
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Parts { metadata, spec, status } = Parts::deserialize(deserializer)?;
         let metadata = metadata.into();
         let parsed = (Deserialize::deserialize(&spec), Deserialize::deserialize(&status));
         Ok(Self(match parsed {
-            (Ok(spec), Ok(status)) => Ok(TaskDefinitionRetirement { metadata, spec, status }),
+            (Ok(spec), Ok(status)) => {
+                let mut resource = K::default();
+                *resource.meta_mut() = metadata;
+                *resource.spec_mut() = spec;
+                *resource.status_mut() = status;
+                Ok(resource)
+            }
             _ => Err(metadata),
         }))
     }
 }
 
-impl Resource for Guarded {
+impl<K: Resource<DynamicType = ()>> Resource for Guarded<K> {
     type DynamicType = ();
-    type Scope = NamespaceResourceScope;
+    type Scope = K::Scope;
 
     fn kind((): &()) -> Cow<'_, str> {
-        TaskDefinitionRetirement::kind(&())
+        K::kind(&())
     }
 
     fn group((): &()) -> Cow<'_, str> {
-        TaskDefinitionRetirement::group(&())
+        K::group(&())
     }
 
     fn version((): &()) -> Cow<'_, str> {
-        TaskDefinitionRetirement::version(&())
+        K::version(&())
     }
 
     fn plural((): &()) -> Cow<'_, str> {
-        TaskDefinitionRetirement::plural(&())
+        K::plural(&())
     }
 
     fn meta(&self) -> &ObjectMeta {
-        self.0.as_ref().map_or_else(|metadata| metadata, |resource| &resource.metadata)
+        self.0.as_ref().map_or_else(|metadata| metadata, Resource::meta)
     }
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         match &mut self.0 {
-            Ok(resource) => &mut resource.metadata,
+            Ok(resource) => resource.meta_mut(),
             Err(metadata) => metadata,
         }
     }
@@ -108,8 +119,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::TaskDefinitionRetirement;
 
-    fn read(spec: &Value, status: &Value) -> Guarded {
+    fn read(spec: &Value, status: &Value) -> Guarded<TaskDefinitionRetirement> {
         let object = json!({
             "apiVersion": "ecs-retirement.dev/v1alpha1",
             "kind": "TaskDefinitionRetirement",
@@ -161,7 +173,7 @@ mod tests {
     #[test]
     fn readable_and_unreadable_resources_have_the_same_kind_and_mutable_metadata() {
         let kind = ApiResource::erase::<TaskDefinitionRetirement>(&());
-        assert_eq!(ApiResource::erase::<Guarded>(&()), kind);
+        assert_eq!(ApiResource::erase::<Guarded<TaskDefinitionRetirement>>(&()), kind);
         for spec in [json!({ "revisions": ["api:1"] }), Value::Null] {
             let mut object = read(&spec, &Value::Null);
             assert_eq!(object.annotations().len(), 1);

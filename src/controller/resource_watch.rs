@@ -1,22 +1,24 @@
 //! Watches the resources, and lists all of them again if the watch may have missed changes.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use futures::{
     Stream, StreamExt,
     stream::{self, BoxStream},
 };
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     api::ListParams,
     runtime::{
         WatchStreamExt,
+        reflector::Store,
         watcher::{self, Event, watcher},
     },
 };
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{in_flight, retirement::guarded::Guarded, runtime::controllers::Cache};
+use crate::in_flight;
 
 /// Duration of one watch request in seconds. The next watch begins afterwards, so no request is
 /// pending indefinitely.
@@ -27,6 +29,17 @@ const PAGE: u32 = 250;
 
 /// Interval of the checks that compare the watch with a list.
 const CHECK_PERIOD: Duration = Duration::from_mins(1);
+
+/// A kind whose resources can be watched and cached.
+pub trait Watched:
+    Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static
+{
+}
 
 /// Returns the watch events of the resources of `api`. It backs off after failures. `cache` must
 /// hold the result of the previous events.
@@ -41,23 +54,23 @@ const CHECK_PERIOD: Duration = Duration::from_mins(1);
 ///
 /// Resource versions are compared as integers. Kubernetes guarantees this since 1.35, and it was
 /// true for etcd before. A resource version that is not an integer is not compared.
-pub(super) fn events(
-    api: Api<Guarded>,
-    cache: Cache,
-) -> impl Stream<Item = watcher::Result<Event<Guarded>>> + Send {
+pub fn events<K: Watched>(
+    api: Api<K>,
+    cache: Store<K>,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send {
     let watch =
         Watch { events: start_watch(&api), api, cache, check_at: None, newest: 0, was_different: false };
     stream::unfold(watch, |mut watch| async { Some((watch.next().await, watch)) }).default_backoff()
 }
 
-fn start_watch(api: &Api<Guarded>) -> BoxStream<'static, watcher::Result<Event<Guarded>>> {
+fn start_watch<K: Watched>(api: &Api<K>) -> BoxStream<'static, watcher::Result<Event<K>>> {
     watcher(api.clone(), watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE)).boxed()
 }
 
-struct Watch {
-    api: Api<Guarded>,
-    cache: Cache,
-    events: BoxStream<'static, watcher::Result<Event<Guarded>>>,
+struct Watch<K: Watched> {
+    api: Api<K>,
+    cache: Store<K>,
+    events: BoxStream<'static, watcher::Result<Event<K>>>,
     /// `None` while the resources are being listed.
     check_at: Option<Instant>,
     /// The newest resource version that the API server reported since the resources were listed.
@@ -66,8 +79,8 @@ struct Watch {
     was_different: bool,
 }
 
-impl Watch {
-    async fn next(&mut self) -> watcher::Result<Event<Guarded>> {
+impl<K: Watched> Watch<K> {
+    async fn next(&mut self) -> watcher::Result<Event<K>> {
         loop {
             let next = self.events.next();
             let event = if let Some(at) = self.check_at {
@@ -117,6 +130,7 @@ impl Watch {
         if is_older || (is_different && self.was_different) {
             let newest = self.newest;
             tracing::warn!(
+                kind = %K::kind(&()),
                 version,
                 newest,
                 count,

@@ -1,0 +1,289 @@
+//! Reconciles one EcsAccount: verifies its credentials and reports the result. The report is never
+//! an input: retirements verify the credentials themselves.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Condition,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::{Api, Client, ResourceExt, runtime::watcher};
+
+use crate::{
+    account::{
+        store::{Accounts, Missing, is_relevant},
+        validate::ValidatedAccount,
+    },
+    api::{
+        EcsAccount, EcsAccountStatus, REQUESTED_AT,
+        conditions::{READY, RECONCILING, STALLED},
+    },
+    aws::{
+        response::{Failure, FailureKind},
+        source::Sources,
+        usage_cache::IsActive,
+    },
+    clock::Clock,
+    controller::{
+        Error, Kind, delay,
+        guarded::Guarded,
+        status_patch::{EventNote, condition, patch_status, publish},
+    },
+    in_flight,
+};
+
+/// How often verified credentials are verified again.
+const VERIFIED_DELAY: Duration = Duration::from_mins(10);
+
+/// How often credentials are tried that are not verified. STS is called less often: the session
+/// backs off.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// How long denied credentials are retried before the account is stalled. A new role or trust
+/// policy takes effect within this time.
+const GRACE: SignedDuration = SignedDuration::from_mins(2);
+
+/// Maximum length of the message of a condition, in bytes.
+const MESSAGE_BYTES: usize = 1024;
+
+/// State shared by the reconciles of all EcsAccounts.
+pub struct Context {
+    pub client: Client,
+    pub sources: Arc<Sources>,
+    pub accounts: Arc<Accounts>,
+    pub clock: Clock,
+    pub is_active: IsActive,
+    /// The name of this process in events, such as the name of its pod.
+    pub instance: String,
+}
+
+/// The result of a verification: the value and the reason of the condition Ready, and its message.
+struct Verification {
+    state: State,
+    reason: &'static str,
+    message: String,
+    caller_arn: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Ready,
+    /// Retried, and not yet a case for the administrator.
+    Reconciling,
+    /// The account is stalled once it has been denied for [`GRACE`].
+    Denied,
+    /// Only a change of the credentials helps.
+    Mismatch,
+    /// Only a change of the spec helps.
+    Invalid,
+}
+
+impl Kind for EcsAccount {
+    type Context = Context;
+
+    const CONTROLLER: &'static str = "ecsaccount";
+
+    fn work_is_due(account: &Self) -> bool {
+        account.metadata.deletion_timestamp.is_none()
+    }
+
+    fn prune(_: &mut Self) {}
+
+    async fn reconcile(object: Arc<Guarded<Self>>, context: Arc<Context>) -> Result<Option<Duration>, Error> {
+        match &object.0 {
+            Ok(account) if (context.is_active)() => Box::pin(reconcile(account, &context)).await,
+            Ok(_) => Ok(None),
+            Err(metadata) => {
+                let name = metadata.name.as_deref();
+                tracing::error!(name, "EcsAccount cannot be read: correct its spec");
+                Ok(None)
+            }
+        }
+    }
+
+    fn observed(before: Option<&Guarded<Self>>, after: Option<&Guarded<Self>>, context: &Context) {
+        if !is_relevant(before, after) {
+            return;
+        }
+        if after.is_none()
+            && let Some(deleted) = before
+        {
+            context.sources.forget(&deleted.name_any());
+        }
+        context.accounts.account_changed(before, after);
+    }
+
+    fn watch_failed(error: &watcher::Error, context: &Context) {
+        context.accounts.list_failed(error);
+    }
+}
+
+async fn reconcile(account: &EcsAccount, context: &Context) -> Result<Option<Duration>, Error> {
+    let verification = match context.accounts.validated(account) {
+        Ok(validated) => verify(account, &validated, context).await,
+        Err(Missing::Invalid(message)) => {
+            Verification { state: State::Invalid, reason: "InvalidSpec", message, caller_arn: None }
+        }
+        // Another controller reports it.
+        Err(Missing::NotFound(_) | Missing::OfAnotherController(_)) => return Ok(None),
+    };
+    let state = verification.state;
+    report(account, verification, context).await?;
+    let uid = account.uid().unwrap_or_default();
+    Ok(match state {
+        State::Invalid => None,
+        State::Ready => Some(delay::jitter(VERIFIED_DELAY, &uid)),
+        State::Reconciling | State::Denied | State::Mismatch => Some(delay::jitter(RETRY_DELAY, &uid)),
+    })
+}
+
+async fn verify(account: &EcsAccount, validated: &ValidatedAccount, context: &Context) -> Verification {
+    let source = context.sources.account(&validated.name, &validated.source);
+    let session = source.session(&validated.source.region);
+    let handled = account.status.as_ref().and_then(|status| status.last_handled_reconcile_at.as_ref());
+    if account.annotations().get(REQUESTED_AT).is_some_and(|requested| Some(requested) != handled) {
+        session.shorten_backoff();
+    }
+    match session.verify().await {
+        Ok(session) => Verification {
+            state: State::Ready,
+            reason: "Verified",
+            message: format!("the credentials belong to account {}", session.identity.account),
+            caller_arn: Some(session.principal.clone()),
+        },
+        Err(failure) => not_verified(failure),
+    }
+}
+
+fn not_verified(failure: Failure) -> Verification {
+    let (state, reason) = match failure.kind {
+        FailureKind::AccountMismatch => (State::Mismatch, "AccountMismatch"),
+        FailureKind::AccessDenied | FailureKind::Refused | FailureKind::Absent | FailureKind::Deleted => {
+            (State::Denied, "AccessDenied")
+        }
+        FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault => {
+            (State::Reconciling, "Unavailable")
+        }
+    };
+    Verification { state, reason, message: failure.message, caller_arn: None }
+}
+
+async fn report(account: &EcsAccount, verification: Verification, context: &Context) -> Result<(), Error> {
+    let api: Api<EcsAccount> = Api::all(context.client.clone());
+    let read = in_flight::kubernetes("get EcsAccount", api.get_opt(&account.name_any())).await;
+    let live = read.map_err(Error::ReadResource)?.filter(|live| {
+        live.uid() == account.uid() && live.metadata.generation == account.metadata.generation
+    });
+    // A change is reconciled by itself.
+    let Some(live) = live else { return Ok(()) };
+    let recorded = live.status.clone().unwrap_or_default();
+    let (reason, message) = (verification.reason, verification.message.clone());
+    let status = status(&live, &recorded, verification, (context.clock)());
+    if live.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    patch_status::<EcsAccount, _>(&api, &live.metadata, &status).await?;
+    let before = recorded.conditions.iter().find(|it| it.type_ == READY).map(|it| it.reason.as_str());
+    if before != Some(reason) {
+        tracing::info!(account = live.spec.account_id, reason, message, "transition");
+        let note = EventNote {
+            is_warning: reason != "Verified",
+            reason: reason.to_owned(),
+            note: message.chars().take(MESSAGE_BYTES / 4).collect(),
+        };
+        let context_of_event = ("Verify", context.instance.as_str(), (context.clock)());
+        publish(&context.client, &live, context_of_event, note).await;
+    }
+    Ok(())
+}
+
+fn status(
+    account: &EcsAccount,
+    recorded: &EcsAccountStatus,
+    verification: Verification,
+    now: Timestamp,
+) -> EcsAccountStatus {
+    let Verification { state, reason, mut message, caller_arn } = verification;
+    crate::text::cut(&mut message, MESSAGE_BYTES);
+    let generation = account.metadata.generation;
+    let at = (generation, now);
+    let texts = (reason, message.as_str());
+    let is_stalled = match state {
+        State::Mismatch | State::Invalid => true,
+        State::Denied => {
+            let of_type = |type_: &str| recorded.conditions.iter().find(move |it| it.type_ == type_);
+            let is_denied = |it: &&Condition| it.reason == reason;
+            let since = of_type(STALLED).or(of_type(RECONCILING)).filter(is_denied);
+            of_type(STALLED).is_some_and(|it| it.reason == reason)
+                || since.is_some_and(|it| now.duration_since(it.last_transition_time.0) >= GRACE)
+        }
+        State::Ready | State::Reconciling => false,
+    };
+    let mut conditions = vec![condition((READY, state == State::Ready), texts, &recorded.conditions, at)];
+    if is_stalled {
+        conditions.push(condition((STALLED, true), texts, &recorded.conditions, at));
+    } else if state != State::Ready {
+        // The time since when this reason holds.
+        let same: Vec<Condition> =
+            recorded.conditions.iter().filter(|it| it.reason == reason).cloned().collect();
+        conditions.push(condition((RECONCILING, true), texts, &same, at));
+    }
+    EcsAccountStatus {
+        observed_generation: generation,
+        conditions,
+        last_handled_reconcile_at: account.annotations().get(REQUESTED_AT).cloned(),
+        caller_arn,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(status: &EcsAccountStatus) -> Vec<String> {
+        status.conditions.iter().map(|it| format!("{}={} {}", it.type_, it.status, it.reason)).collect()
+    }
+
+    fn after(recorded: &EcsAccountStatus, kind: Option<FailureKind>, seconds: i64) -> EcsAccountStatus {
+        let verification = match kind {
+            Some(kind) => not_verified(Failure::new(kind, "no")),
+            None => Verification {
+                state: State::Ready,
+                reason: "Verified",
+                message: String::new(),
+                caller_arn: Some("arn".to_owned()),
+            },
+        };
+        let now = Timestamp::from_second(seconds).expect("a time");
+        status(&EcsAccount::default(), recorded, verification, now)
+    }
+
+    #[test]
+    fn denied_account_is_stalled_after_two_minutes() {
+        let denied = Some(FailureKind::AccessDenied);
+        let first = after(&EcsAccountStatus::default(), denied, 0);
+        assert_eq!(types(&first), ["Ready=False AccessDenied", "Reconciling=True AccessDenied"]);
+        assert_eq!(after(&first, denied, 119), first, "the same status while nothing changes");
+        let stalled = after(&first, denied, 120);
+        assert_eq!(types(&stalled), ["Ready=False AccessDenied", "Stalled=True AccessDenied"]);
+        assert_eq!(after(&stalled, denied, 900), stalled);
+        let verified = after(&stalled, None, 901);
+        assert_eq!(types(&verified), ["Ready=True Verified"]);
+        assert_eq!(verified.caller_arn.as_deref(), Some("arn"));
+    }
+
+    #[test]
+    fn outage_is_never_stalled_and_does_not_count_as_denied() {
+        let unavailable = after(&EcsAccountStatus::default(), Some(FailureKind::Unavailable), 0);
+        let later = after(&unavailable, Some(FailureKind::Unavailable), 9_000);
+        assert_eq!(types(&later), ["Ready=False Unavailable", "Reconciling=True Unavailable"]);
+        let denied = after(&later, Some(FailureKind::AccessDenied), 9_001);
+        assert_eq!(types(&denied)[1], "Reconciling=True AccessDenied");
+    }
+
+    #[test]
+    fn account_mismatch_is_stalled_at_once() {
+        let status = after(&EcsAccountStatus::default(), Some(FailureKind::AccountMismatch), 0);
+        assert_eq!(types(&status), ["Ready=False AccountMismatch", "Stalled=True AccountMismatch"]);
+    }
+}

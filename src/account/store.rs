@@ -1,0 +1,253 @@
+//! The EcsAccounts and namespaces as the watch reports them, and the resources to wake when they
+//! change.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Resource, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use parking_lot::Mutex;
+
+use crate::{
+    account::validate::{ValidatedAccount, validate},
+    api::{EcsAccount, TaskDefinitionRetirement},
+    aws::{
+        permit_queue::Pacing,
+        rate_limiter::{RequeueTrigger, ResourceKey},
+    },
+    controller::{Cache, Kind, guarded::Guarded},
+};
+
+/// A namespace, of which only the metadata is cached.
+pub type NamespaceMetadata = PartialObjectMeta<Namespace>;
+
+/// The EcsAccounts that this controller serves.
+pub struct Accounts {
+    /// The value of `--controller-name`; `None` with `--ecs-accounts=false`.
+    controller_name: Option<String>,
+    /// The rate limit of accounts that declare none.
+    pacing: Pacing,
+    cache: Cache<EcsAccount>,
+    namespaces: Store<NamespaceMetadata>,
+    retirements: Vec<Cache<TaskDefinitionRetirement>>,
+    requeue_trigger: RequeueTrigger,
+    /// Why the EcsAccounts could not be listed. `None` once they are.
+    list_error: Mutex<Option<ListError>>,
+}
+
+/// The caches that [`Accounts`] reads.
+pub struct Caches {
+    pub accounts: Cache<EcsAccount>,
+    pub namespaces: Store<NamespaceMetadata>,
+    pub retirements: Vec<Cache<TaskDefinitionRetirement>>,
+}
+
+#[derive(Clone, Debug)]
+enum ListError {
+    /// The CRD is not installed, so there are no EcsAccounts.
+    NotInstalled,
+    Other(String),
+}
+
+/// Whether the EcsAccounts are known.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Readiness {
+    Ready,
+    /// They are not listed yet.
+    Pending,
+    /// They cannot be listed, for this reason.
+    Failed(String),
+}
+
+/// Why a name refers to no usable EcsAccount.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Missing {
+    NotFound(String),
+    /// It exists and its spec is invalid.
+    Invalid(String),
+    /// It exists and another controller serves it.
+    OfAnotherController(String),
+}
+
+impl Accounts {
+    /// Creates the accounts of the controller `controller_name`; `None` if EcsAccounts are not
+    /// served.
+    #[must_use]
+    pub fn new(
+        controller_name: Option<String>,
+        pacing: Pacing,
+        caches: Caches,
+        requeue_trigger: RequeueTrigger,
+    ) -> Self {
+        let Caches { accounts, namespaces, retirements } = caches;
+        let list_error = Mutex::default();
+        let cache = accounts;
+        Self { controller_name, pacing, cache, namespaces, retirements, requeue_trigger, list_error }
+    }
+
+    /// Returns whether the EcsAccounts are known. Without them nothing is known to be allowed.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if self.controller_name.is_none() {
+            return Readiness::Ready;
+        }
+        match &*self.list_error.lock() {
+            Some(ListError::NotInstalled) => return Readiness::Ready,
+            Some(ListError::Other(error)) if !is_synced(&self.cache) => {
+                return Readiness::Failed(error.clone());
+            }
+            _ => {}
+        }
+        if is_synced(&self.cache) && is_synced(&self.namespaces) {
+            Readiness::Ready
+        } else {
+            Readiness::Pending
+        }
+    }
+
+    /// Returns the EcsAccount `name`.
+    ///
+    /// # Errors
+    /// Returns why there is none that can be used.
+    pub fn get(&self, name: &str) -> Result<ValidatedAccount, Missing> {
+        let Some(controller_name) = &self.controller_name else {
+            let text = "this controller does not serve EcsAccounts (--ecs-accounts=false)";
+            return Err(Missing::NotFound(text.to_owned()));
+        };
+        let object = self.cache.get(&ObjectRef::new(name));
+        match object.as_deref() {
+            Some(Guarded(Ok(account))) if account.metadata.deletion_timestamp.is_none() => {
+                self.served(account, controller_name)
+            }
+            Some(Guarded(Err(_))) => {
+                Err(Missing::Invalid(format!("EcsAccount {name} cannot be read: correct its spec")))
+            }
+            _ => Err(Missing::NotFound(not_found(name))),
+        }
+    }
+
+    /// Returns `account` if this controller serves it.
+    ///
+    /// # Errors
+    /// Returns why it cannot be used.
+    pub fn validated(&self, account: &EcsAccount) -> Result<ValidatedAccount, Missing> {
+        match &self.controller_name {
+            Some(controller_name) => self.served(account, controller_name),
+            None => Err(Missing::NotFound(not_found(&account.name_any()))),
+        }
+    }
+
+    fn served(&self, account: &EcsAccount, controller_name: &str) -> Result<ValidatedAccount, Missing> {
+        let name = account.name_any();
+        if account.spec.controller_name != controller_name {
+            return Err(Missing::OfAnotherController(format!(
+                "EcsAccount {name} is not served by this controller: its spec.controllerName is not the value of --controller-name, which is {controller_name}"
+            )));
+        }
+        validate(account, self.pacing)
+            .map_err(|error| Missing::Invalid(format!("EcsAccount {name}: {error}")))
+    }
+
+    /// Returns true if an EcsAccount that this controller serves is for the AWS account
+    /// `account_id`, even if its spec is invalid.
+    #[must_use]
+    pub fn declare(&self, account_id: &str) -> bool {
+        let declares = |object: &Guarded<EcsAccount>| {
+            object.0.as_ref().is_ok_and(|account| {
+                account.spec.account_id == account_id
+                    && self.controller_name.as_ref() == Some(&account.spec.controller_name)
+            })
+        };
+        self.cache.state().iter().any(|object| declares(object))
+    }
+
+    /// Returns the labels of a namespace; `None` if it is not known.
+    #[must_use]
+    pub fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
+        let namespace = self.namespaces.get(&ObjectRef::new(namespace))?;
+        Some(namespace.metadata.labels.clone().unwrap_or_default())
+    }
+
+    /// Returns the served EcsAccounts, for metrics.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Guarded<EcsAccount>>> {
+        self.cache.state()
+    }
+
+    /// Handles a change of an EcsAccount: wakes the resources that refer to it and, if it may
+    /// restrict the ambient credentials, those that refer to none.
+    pub(super) fn account_changed(
+        &self,
+        before: Option<&Guarded<EcsAccount>>,
+        after: Option<&Guarded<EcsAccount>>,
+    ) {
+        *self.list_error.lock() = None;
+        let Some(name) = before.or(after).map(ResourceExt::name_any) else { return };
+        let account_id = |object: Option<&Guarded<EcsAccount>>| {
+            object.and_then(|it| it.0.as_ref().ok()).map(|account| account.spec.account_id.clone())
+        };
+        let restricts_others = account_id(before) != account_id(after);
+        self.wake(|resource| match &resource.spec.account_ref {
+            Some(account_ref) => account_ref.name == name,
+            None => restricts_others,
+        });
+    }
+
+    /// Handles a change of the labels of a namespace.
+    pub fn namespace_changed(&self, namespace: &str) {
+        self.wake(|resource| {
+            resource.spec.account_ref.is_some() && resource.metadata.namespace.as_deref() == Some(namespace)
+        });
+    }
+
+    /// Wakes the selected resources that are not final.
+    fn wake(&self, is_selected: impl Fn(&TaskDefinitionRetirement) -> bool) {
+        for object in self.retirements.iter().flat_map(Store::state) {
+            let Ok(resource) = &object.0 else { continue };
+            if is_selected(resource) && TaskDefinitionRetirement::work_is_due(resource) {
+                let namespace = resource.metadata.namespace.clone().unwrap_or_default();
+                (self.requeue_trigger.0)(&ResourceKey { namespace, name: resource.name_any() });
+            }
+        }
+    }
+
+    pub(super) fn list_failed(&self, error: &watcher::Error) {
+        let is_not_installed = matches!(
+            error,
+            watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404
+        );
+        let new =
+            if is_not_installed { ListError::NotInstalled } else { ListError::Other(error.to_string()) };
+        *self.list_error.lock() = Some(new);
+    }
+}
+
+fn not_found(name: &str) -> String {
+    format!("there is no EcsAccount {name}: ask the administrator of the cluster, or correct spec.accountRef")
+}
+
+fn is_synced<K>(cache: &Store<K>) -> bool
+where
+    K: kube::runtime::reflector::Lookup + Clone + 'static,
+    K::DynamicType: Clone + Eq + std::hash::Hash,
+{
+    matches!(cache.wait_until_ready().now_or_never(), Some(Ok(())))
+}
+
+/// Returns true if the change of a resource may change what is allowed.
+pub(super) fn is_relevant<K: Resource>(before: Option<&K>, after: Option<&K>) -> bool {
+    let relevant = |object: Option<&K>| {
+        object.map(|it| {
+            let metadata = it.meta();
+            (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some())
+        })
+    };
+    relevant(before) != relevant(after)
+}
