@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use testkit::{control_plane::ControlPlane, simulated_ecs::ACCOUNT, simulated_ecs::Status};
 use tokio::time::{Instant, sleep};
 
@@ -179,23 +179,38 @@ async fn every_example_does_what_its_comment_says() {
     assert!(!is_admitted && output.contains("write family:revision"), "{output}");
 }
 
-/// An `EcsAccount` is cluster-scoped, so it is validated and not created on the shared API server.
+/// Uses its own control plane: the controllers of other tests would serve the `EcsAccount` too.
 #[tokio::test]
-async fn example_of_an_account_is_valid_and_allows_its_own_retirement() {
-    let world = World::new().await;
-    let text = document("examples/account-ref.yaml");
-    let [account, retirement] = &testkit::namespace::documents(&text).expect("YAML")[..] else {
-        panic!("{text}")
-    };
-    let (account_spec, retirement_spec) = (&account["spec"], &retirement["spec"]);
-    assert_eq!(retirement_spec["accountRef"]["name"], account["metadata"]["name"]);
-    assert_eq!(account_spec["allowedNamespaces"]["names"][0], retirement["metadata"]["namespace"]);
-    assert_eq!(account_spec["families"], json!({ "allow": ["web-*"], "deny": ["web-payments"] }));
-    assert_eq!(retirement_spec["revisions"], json!(["web-api:41"]));
-    let here = text.replace("namespace: platform", &format!("namespace: {}", world.namespace.name()));
-    let command = format!("kubectl apply --dry-run=server --validate=strict -f - <<'END'\n{here}\nEND");
-    let (is_done, output) = world.shell(&command).await;
-    assert!(is_done && output.matches(" created").count() == 2, "{output}");
+async fn example_of_an_account_allows_its_retirement_and_refuses_what_its_comment_says() {
+    let plane = ControlPlane::start().await.expect("a control plane starts");
+    let world = World::on(&plane, CRD).await;
+    let member = world.ecs.region("111122223333", "us-west-2");
+    member.register_many("web-api", 41);
+    let role = world.ecs.role("arn:aws:iam::111122223333:role/ecs-retirement");
+    role.trust(ACCOUNT).external_id("cluster-west/prod");
+    let _controller = world.start_with(&[("WATCH_NAMESPACE", "platform")]);
+    let wait = "kubectl wait --namespace platform --timeout=20s --for";
+    let applied = format!(
+        "kubectl create namespace platform && kubectl apply -f examples/account-ref.yaml && \
+         {wait}=condition=Ready ecsa/prod && \
+         {wait}=jsonpath='{{.status.revisions[0].reason}}'=CoolingDown tdr/account-ref"
+    );
+    let (is_done, output) = world.shell(&applied).await;
+    assert!(is_done, "{output}");
+    for (name, spec, rule) in [
+        ("denied", "revisions: ['web-payments:1']", "spec.families.deny"),
+        ("another-family", "revisions: ['api:1']", "spec.families.allow"),
+        ("another-region", "region: eu-west-1, revisions: ['web-api:1']", "spec.allowedRegions"),
+        ("in-use", "inUse: Retire, revisions: ['web-api:1']", "spec.minimumUnusedFor"),
+    ] {
+        let spec = format!("{{accountRef: {{name: prod}}, {spec}}}");
+        assert!(try_to_retire(&world, "", name, &spec).await.0, "{name}");
+        let reason =
+            format!("{wait}=jsonpath='{{.status.revisions[0].reason}}'=NotAllowed tdr/{name} --output=yaml");
+        let (is_done, output) = world.shell(&reason).await;
+        assert!(is_done && output.contains(rule), "{name}: {output}");
+    }
+    assert_eq!(member.status("web-api:41"), Some(Status::Active), "it is unused for less than an hour");
 }
 
 /// Applies a retirement in the namespace `platform`. Returns whether it is admitted, and the

@@ -6,11 +6,20 @@ use kube::{
     core::GroupVersionKind,
 };
 use serde_json::{Value, json};
+use testkit::control_plane::ControlPlane;
+use tokio::sync::OnceCell;
 
-use crate::support::{ACCOUNT_CRD, World};
+use crate::support::{ACCOUNT_CRD, CRD, World};
 
-/// The account of the tests. It is not the account of the controllers that share the API server.
 const ACCOUNT: &str = "111122223333";
+
+/// Returns a world on an API server that no controller uses: on the shared one, the controllers of
+/// other tests would serve each `EcsAccount`.
+async fn world() -> World<'static> {
+    static PLANE: OnceCell<ControlPlane> = OnceCell::const_new();
+    let start = || async { ControlPlane::start().await.expect("a control plane starts") };
+    World::on(PLANE.get_or_init(start).await, CRD).await
+}
 
 /// Applies an `EcsAccount` whose name is unique on the API server.
 async fn apply(world: &World<'_>, name: &str, spec: &Value) -> Result<DynamicObject, String> {
@@ -127,7 +136,7 @@ fn invalid_specs() -> Vec<(&'static str, Value, &'static str)> {
 
 #[tokio::test]
 async fn invalid_account_is_refused_by_admission_with_what_to_write() {
-    let world = World::new().await;
+    let world = world().await;
     for (name, spec, text) in invalid_specs() {
         let refusal = apply(&world, name, &spec).await.expect_err(name);
         assert!(refusal.contains(text), "{name}: {refusal}");
@@ -136,7 +145,7 @@ async fn invalid_account_is_refused_by_admission_with_what_to_write() {
 
 #[tokio::test]
 async fn minimal_account_is_admitted_with_its_defaults() {
-    let world = World::new().await;
+    let world = world().await;
     let account = apply(&world, "minimal", &minimal()).await.expect("it is valid");
     let mut expected = minimal();
     expected["controllerName"] = json!("ecs-retirement-controller");
@@ -149,7 +158,7 @@ async fn minimal_account_is_admitted_with_its_defaults() {
 
 #[tokio::test]
 async fn every_field_of_a_valid_account_is_admitted() {
-    let world = World::new().await;
+    let world = world().await;
     let many = |prefix: &str, count| (0..count).map(|number| format!("{prefix}{number}")).collect::<Vec<_>>();
     let globs: Vec<String> = many(&"a".repeat(250), 1000);
     let spec = json!({
@@ -199,7 +208,7 @@ async fn every_field_of_a_valid_account_is_admitted() {
 
 #[tokio::test]
 async fn account_id_cannot_be_changed_and_everything_else_can() {
-    let world = World::new().await;
+    let world = world().await;
     apply(&world, "fixed", &minimal()).await.expect("it is valid");
     let refusal = apply(&world, "fixed", &with("accountId", json!("444455556666"))).await;
     let refusal = refusal.expect_err("the account is immutable");
