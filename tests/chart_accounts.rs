@@ -3,8 +3,36 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use testkit::simulated_ecs::ACCOUNT;
 
-use crate::chart_values::{pod, rendered};
+use crate::{
+    chart_values::{pod, rendered},
+    support::World,
+};
+
+/// Creates an `EcsAccount` for the controller of the release, and waits for its status and event.
+pub async fn assert_account_is_served(world: &World<'_>, release: &str) {
+    let role = "arn:aws:iam::111122223333:role/ecs-retirement";
+    world.ecs.role(role).trust(ACCOUNT);
+    let account = json!({
+        "apiVersion": "ecs-retirement.dev/v1alpha1",
+        "kind": "EcsAccount",
+        "metadata": { "name": release },
+        "spec": {
+            "controllerName": release, "accountId": "111122223333", "region": "us-west-2",
+            "assumeRole": { "roleArn": role }, "families": { "allow": ["*"] },
+        },
+    });
+    world.namespace.apply(account).await.expect("it is valid");
+    let wait = format!("kubectl wait --for=condition=Ready ecsa/{release} --timeout=20s");
+    let events =
+        "kubectl get events.events.k8s.io --namespace=default --output=jsonpath='{..regarding.name}'";
+    let event = format!("until {events} | grep -qw {release}; do sleep 0.1; done");
+    for command in [wait, event] {
+        let (is_done, output) = world.shell(&command).await;
+        assert!(is_done, "{command}: {output}");
+    }
+}
 
 /// Returns true if a rule of the role is for `resource` or its status.
 fn has_rule_for(role: &Value, resource: &str) -> bool {

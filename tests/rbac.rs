@@ -18,7 +18,10 @@ use testkit::{
     process::{Process, free_port},
 };
 
-use crate::support::{ACCOUNT_CRD, CHART, CRD, DEADLINE, World, page, stop};
+use crate::{
+    chart_accounts::assert_account_is_served,
+    support::{ACCOUNT_CRD, CHART, CRD, DEADLINE, World, page, stop},
+};
 
 const RELEASE: &str = "retirement";
 const NAME: &str = "retirement-ecs-retirement-controller";
@@ -108,6 +111,7 @@ async fn assert_release_works(world: &World<'_>, release: &str) {
     while !world.namespace.kubectl(&["events"]).await.is_ok_and(|events| events.contains("Retired")) {
         assert!(began.elapsed() < DEADLINE, "no event: {}", first.process.log());
     }
+    assert_account_is_served(world, release).await;
     let asked = [
         r#"method="POST",code="201""#,
         r#"method="PUT",code="200""#,
@@ -129,7 +133,7 @@ async fn assert_release_works(world: &World<'_>, release: &str) {
 #[tokio::test]
 async fn service_account_suffices_to_lead_and_to_retire() {
     let plane = ControlPlane::start().await.expect("a control plane of its own");
-    install(&plane, "ecs-retirement", &[]).await;
+    install(&plane, "ecs-retirement", &["--set=controllerName=ecs-retirement"]).await;
     let world = World::on(&plane, "").await;
     assert_release_works(&world, "ecs-retirement").await;
 }
@@ -140,7 +144,8 @@ async fn controller_with_watch_namespaces_works_only_in_them() {
     let unwatched = World::new().await;
     let release = format!("release-{}", world.namespace.name());
     let watched = format!("--set=crds.enabled=false,watchNamespaces={{{}}}", world.namespace.name());
-    install(world.namespace.control_plane(), &release, &[&watched]).await;
+    let named = format!("--set=controllerName={release}");
+    install(world.namespace.control_plane(), &release, &[&watched, &named]).await;
     unwatched.west.register("web");
     unwatched.declare("web", &["web:1"]).await;
     assert_release_works(&world, &release).await;
