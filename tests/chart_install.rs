@@ -11,19 +11,25 @@ use testkit::{
     tools,
 };
 
-use crate::support::{CHART, CRD, DEADLINE, World};
+use crate::{
+    architecture::{files, root},
+    support::{CHART, CRD, DEADLINE, World},
+};
 
 /// The values with which the chart is rendered and installed, each with its release name.
-const VALUE_SETS: [(&str, &[&str]); 5] = [
+const VALUE_SETS: [(&str, &[&str]); 7] = [
     ("defaults", &[]),
     ("everything", &["--values=tests/chart/everything.yaml"]),
     ("watched", &["--set=watchNamespaces={default,kube-system}"]),
     ("pods", &["--set=podMonitor.enabled=true,metrics.port=9090,serviceAccount.create=false"]),
+    ("accounts", &["--set=ambientCredentials=false,watchNamespaces={default}"]),
+    ("no-accounts", &["--set=ecsAccounts.enabled=false,watchNamespaces={default}"]),
     // Names that YAML would read as numbers.
     ("1234", &["--set-string=fullnameOverride=retirement,nameOverride=56,watchNamespaces={1234}"]),
 ];
 
 const CRD_NAME: &str = "crd/taskdefinitionretirements.ecs-retirement.dev";
+const ACCOUNT_CRD_NAME: &str = "crd/ecsaccounts.ecs-retirement.dev";
 
 /// Renders the release `name` in the namespace of that name.
 async fn rendered(name: &str, values: &[&str]) -> Vec<Value> {
@@ -82,6 +88,8 @@ async fn misspelt_value_is_refused_by_name() {
         "serviceMonitor.relabelings[0].targetLable=node",
         "networkPolicy.extraEgress[0].port[0].port=1",
         "crds.kept=false",
+        "ecsAccounts.enable=false",
+        "ambientCredential=false",
     ];
     for value in misspelt {
         let refusal = helm::template(&["release", CHART, "--set", value]).await.expect_err(value);
@@ -157,7 +165,24 @@ async fn releases_side_by_side_share_no_name_outside_their_namespaces() {
     let second = helm::template(&["first", CHART, "--namespace=second", "--set=crds.enabled=false"]);
     let second = second.await.expect("the chart renders");
     let (first, second) = (names(first.iter().filter(is_shared)), names(second.iter().filter(is_shared)));
-    assert_eq!(first.len(), second.len() + 1, "only the CRD is shared: {first:?}");
+    let crds = files(&root().join("crds")).len();
+    assert_eq!(first.len(), second.len() + crds, "only the CRDs are shared: {first:?}");
+    assert!(first.is_disjoint(&second), "{first:?} {second:?}");
+}
+
+#[tokio::test]
+async fn releases_side_by_side_share_no_name_in_a_namespace() {
+    let values = ["--set=crds.enabled=false,watchNamespaces={default,web}"];
+    let arguments = |release| [&["first", CHART, release], &values[..]].concat();
+    let in_namespaces = async |release| {
+        let objects = helm::template(&arguments(release)).await.expect("the chart renders");
+        let shared = objects
+            .iter()
+            .filter(|object| ["default", "web"].iter().any(|it| object["metadata"]["namespace"] == *it));
+        names(shared)
+    };
+    let (first, second) = (in_namespaces("--namespace=one").await, in_namespaces("--namespace=two").await);
+    assert_eq!(first.len(), 4, "a Role for retirements, another for the events of EcsAccounts: {first:?}");
     assert!(first.is_disjoint(&second), "{first:?} {second:?}");
 }
 
@@ -181,7 +206,7 @@ async fn helm_installs_every_set_of_values_and_uninstall_keeps_the_crd() {
     let ours = ["-A", "-l", "app.kubernetes.io/managed-by=Helm", "-o", "name"];
     let left = plane.kubectl(&[&["get", kinds], &ours[..]].concat()).await;
     assert_eq!(left.as_deref(), Ok(""));
-    plane.kubectl(&["get", CRD_NAME]).await.expect("the CRD is kept");
+    plane.kubectl(&["get", CRD_NAME, ACCOUNT_CRD_NAME]).await.expect("the CRDs are kept");
 }
 
 /// Creates a copy of the chart as of an older release, whose CRD has no `spec.suspend`.

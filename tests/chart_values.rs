@@ -25,7 +25,7 @@ async fn render(arguments: &[&str]) -> Result<Vec<Value>, String> {
     helm::template(&[&["release", CHART], arguments].concat()).await
 }
 
-async fn rendered(arguments: &[&str]) -> Vec<Value> {
+pub async fn rendered(arguments: &[&str]) -> Vec<Value> {
     render(arguments).await.unwrap_or_else(|message| panic!("{arguments:?}: {message}"))
 }
 
@@ -33,7 +33,7 @@ fn object<'value>(objects: &'value [Value], kind: &str) -> &'value Value {
     objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind} is rendered"))
 }
 
-fn pod(objects: &[Value]) -> &Value {
+pub fn pod(objects: &[Value]) -> &Value {
     &object(objects, "Deployment")["spec"]["template"]["spec"]
 }
 
@@ -187,6 +187,8 @@ async fn values_that_would_be_ignored_or_fail_later_are_rejected_with_a_sentence
         ("rbac.aggregateClusterRoles=true", "set rbac.aggregateToView and rbac.aggregateToEdit instead"),
         ("rbac.aggregateClusterRoles=false", "set rbac.aggregateToView and rbac.aggregateToEdit instead"),
         ("serviceAccount.create=false,serviceAccount.annotations.a=b", "needs serviceAccount.create=true"),
+        ("ambientCredentials=false,ecsAccounts.enabled=false", "together leave no credentials"),
+        ("ecsAccounts.enabled=false,controllerName=west", "controllerName needs ecsAccounts.enabled=true"),
         ("metrics.port=8081", "metrics.port and healthProbe.port are both 8081: choose two ports"),
         ("metrics.enabled=false,serviceMonitor.enabled=true", "serviceMonitor.enabled needs metrics.enabled"),
         ("metrics.enabled=false,podMonitor.enabled=true", "podMonitor.enabled needs metrics.enabled"),
@@ -210,12 +212,16 @@ async fn values_that_would_be_ignored_or_fail_later_are_rejected_with_a_sentence
 
 #[tokio::test]
 async fn extra_arguments_and_variables_cannot_repeat_a_flag_that_the_chart_sets() {
-    let values = ["--values=tests/chart/everything.yaml", "--set=extraArgs=null,watchNamespaces={default}"];
-    let objects = rendered(&values).await;
-    let arguments = pod(&objects)["containers"][0]["args"].as_array().expect("arguments").iter();
-    let flags: Vec<&str> =
+    let everything =
+        ["--values=tests/chart/everything.yaml", "--set=extraArgs=null,watchNamespaces={default}"];
+    let mut objects = rendered(&everything).await;
+    objects.extend(rendered(&["--set=ecsAccounts.enabled=false"]).await);
+    let deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
+    let containers = deployments.map(|deployment| &deployment["spec"]["template"]["spec"]["containers"][0]);
+    let arguments = containers.flat_map(|container| container["args"].as_array().expect("arguments"));
+    let flags: BTreeSet<&str> =
         arguments.filter_map(|flag| flag.as_str()?.split_once('=')).map(|(flag, _)| flag).collect();
-    assert!(flags.len() > 8, "{flags:?}");
+    assert!(flags.len() > 12, "{flags:?}");
     for flag in flags {
         let variable = flag.trim_start_matches('-').replace('-', "_").to_uppercase();
         for (values, sentence) in [

@@ -1,6 +1,6 @@
 //! Documents and examples: what they show is valid, and their commands do what they say.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use serde_json::Value;
 use testkit::{control_plane::ControlPlane, simulated_ecs::ACCOUNT, simulated_ecs::Status};
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     architecture::{files, root},
-    support::{CRD, DEADLINE, HEALTH_CHECK, World, api_reference},
+    support::{ACCOUNT_CRD, CRD, DEADLINE, HEALTH_CHECK, World, api_reference},
 };
 
 /// Reads a document of the repository.
@@ -76,12 +76,15 @@ async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
     let guide = document("docs/gitops.md");
     let (_, guide) = guide.split_once("## Argo CD").expect("a section");
     let [("sh", command), ("yaml", manifest), ..] = blocks(guide)[..] else { panic!("{guide}") };
-    let key = "resource.customizations.health.ecs-retirement.dev_TaskDefinitionRetirement";
-    assert_eq!(
-        yaml(manifest)["data"][key],
-        HEALTH_CHECK,
-        "docs/gitops.md shows another check than config/argocd"
-    );
+    let keys = ["TaskDefinitionRetirement", "EcsAccount"]
+        .map(|kind| format!("resource.customizations.health.ecs-retirement.dev_{kind}"));
+    for key in &keys {
+        assert_eq!(
+            yaml(manifest)["data"][key],
+            HEALTH_CHECK,
+            "docs/gitops.md shows another check than config/argocd"
+        );
+    }
 
     let prepare = "kubectl create namespace argocd && \
         kubectl create configmap argocd-cm --namespace argocd --from-literal=url=https://argocd.example.com";
@@ -91,7 +94,9 @@ async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
     }
     let (_, config) = world.shell("kubectl get configmap argocd-cm --namespace argocd --output=json").await;
     let config: Value = serde_json::from_str(&config).expect("JSON");
-    assert_eq!(config["data"][key], HEALTH_CHECK);
+    for key in &keys {
+        assert_eq!(config["data"][key], HEALTH_CHECK);
+    }
     assert_eq!(config["data"]["url"], "https://argocd.example.com");
 }
 
@@ -99,13 +104,13 @@ async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
 async fn manifests_and_commands_in_the_documents_are_valid() {
     let world = World::new().await;
     world.declare("cpu-wave", &["cpu-wave:1"]).await;
-    let mut manifests = 0;
+    let mut kinds = BTreeSet::new();
     for path in documents() {
         for (language, block) in blocks(&document(&path.display().to_string())) {
             match language {
                 "json" => drop(serde_json::from_str::<Value>(block).expect(block)),
-                "yaml" if yaml(block)["kind"] == "TaskDefinitionRetirement" => {
-                    manifests += 1;
+                "yaml" if yaml(block)["apiVersion"] == "ecs-retirement.dev/v1alpha1" => {
+                    kinds.insert(yaml(block)["kind"].to_string());
                     let command = format!(
                         "kubectl apply --dry-run=server --validate=strict -f - <<'END'\n{block}\nEND"
                     );
@@ -121,7 +126,7 @@ async fn manifests_and_commands_in_the_documents_are_valid() {
             }
         }
     }
-    assert!(manifests > 0, "no manifest was found");
+    assert!(kinds.len() > 1, "manifests of both kinds are found: {kinds:?}");
 }
 
 /// Returns the reason that an example has until its own commands run; `None` if it is not a
@@ -133,7 +138,7 @@ fn expected(example: &str) -> Option<&'static str> {
         "missing-revision" => Some("NotFound"),
         "suspend" => Some("Suspended"),
         "unused-for" => Some("CoolingDown"),
-        "refused" | "admission-warnings" | "validating-admission-policy" => None,
+        "refused" | "account-ref" | "admission-warnings" | "validating-admission-policy" => None,
         other => panic!("add the expected reason of examples/{other}.yaml"),
     }
 }
@@ -172,6 +177,40 @@ async fn every_example_does_what_its_comment_says() {
         .await;
     let (is_admitted, output) = world.shell("kubectl apply -f examples/refused.yaml").await;
     assert!(!is_admitted && output.contains("write family:revision"), "{output}");
+}
+
+/// Uses its own control plane: the controllers of other tests would serve the `EcsAccount` too.
+#[tokio::test]
+async fn example_of_an_account_allows_its_retirement_and_refuses_what_its_comment_says() {
+    let plane = ControlPlane::start().await.expect("a control plane starts");
+    let world = World::on(&plane, CRD).await;
+    let member = world.ecs.region("111122223333", "us-west-2");
+    member.register_many("web-api", 41);
+    let role = world.ecs.role("arn:aws:iam::111122223333:role/ecs-retirement");
+    role.trust(ACCOUNT).external_id("cluster-west/prod");
+    let _controller = world.start_with(&[("WATCH_NAMESPACE", "platform")]);
+    let wait = "kubectl wait --namespace platform --timeout=20s --for";
+    let applied = format!(
+        "kubectl create namespace platform && kubectl apply -f examples/account-ref.yaml && \
+         {wait}=condition=Ready ecsa/prod && \
+         {wait}=jsonpath='{{.status.revisions[0].reason}}'=CoolingDown tdr/account-ref"
+    );
+    let (is_done, output) = world.shell(&applied).await;
+    assert!(is_done, "{output}");
+    for (name, spec, rule) in [
+        ("denied", "revisions: ['web-payments:1']", "spec.families.deny"),
+        ("another-family", "revisions: ['api:1']", "spec.families.allow"),
+        ("another-region", "region: eu-west-1, revisions: ['web-api:1']", "spec.allowedRegions"),
+        ("in-use", "inUse: Retire, revisions: ['web-api:1']", "spec.minimumUnusedFor"),
+    ] {
+        let spec = format!("{{accountRef: {{name: prod}}, {spec}}}");
+        assert!(try_to_retire(&world, "", name, &spec).await.0, "{name}");
+        let reason =
+            format!("{wait}=jsonpath='{{.status.revisions[0].reason}}'=NotAllowed tdr/{name} --output=yaml");
+        let (is_done, output) = world.shell(&reason).await;
+        assert!(is_done && output.contains(rule), "{name}: {output}");
+    }
+    assert_eq!(member.status("web-api:41"), Some(Status::Active), "it is unused for less than an hour");
 }
 
 /// Applies a retirement in the namespace `platform`. Returns whether it is admitted, and the
@@ -255,16 +294,21 @@ async fn admission_policies_limit_families_by_namespace_and_warn_of_likely_mista
 #[tokio::test]
 async fn kubectl_explains_every_field() {
     let world = World::new().await;
-    let crd = yaml(CRD);
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    for part in ["spec", "status"] {
-        assert_explained(&world, &format!("tdr.{part}"), &schema["properties"][part]).await;
+    for (short_name, crd) in [("tdr", CRD), ("ecsa", ACCOUNT_CRD)] {
+        let crd = yaml(crd);
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        for part in ["spec", "status"] {
+            assert_explained(&world, &format!("{short_name}.{part}"), &schema["properties"][part]).await;
+        }
     }
 }
 
 /// Asserts that `kubectl explain` describes every field at `path` and below.
 async fn assert_explained(world: &World<'_>, path: &str, schema: &Value) {
-    let output = world.namespace.kubectl(&["explain", path]).await.expect("kubectl explains");
+    // Unlike `Namespace::kubectl`, it shares no discovery cache with tests that ran before the CRDs
+    // were installed.
+    let (is_done, output) = world.shell(&format!("kubectl explain {path}")).await;
+    assert!(is_done, "{path}: {output}");
     let (_, fields) =
         output.split_once("FIELDS:\n").unwrap_or_else(|| panic!("{path} has no fields: {output}"));
     for (name, property) in schema["properties"].as_object().expect("fields") {
@@ -283,9 +327,12 @@ async fn assert_explained(world: &World<'_>, path: &str, schema: &Value) {
 }
 
 #[test]
-fn api_reference_matches_the_crd() {
+fn api_reference_matches_the_crds() {
     let path = root().join("docs/api.md");
-    let reference = api_reference::of(&yaml(CRD));
+    // In reverse alphabetical order, TaskDefinitionRetirement is the first kind.
+    let crds = files(&root().join("crds")).into_iter().rev();
+    let crds: Vec<Value> = crds.map(|path| yaml(&document(&path.display().to_string()))).collect();
+    let reference = api_reference::of(&crds);
     if std::env::var_os("WRITE_API_REFERENCE").is_some() {
         fs::write(&path, &reference).expect("docs/api.md can be written");
     }

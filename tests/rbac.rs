@@ -18,7 +18,10 @@ use testkit::{
     process::{Process, free_port},
 };
 
-use crate::support::{CHART, DEADLINE, World, page, stop};
+use crate::{
+    chart_accounts::assert_account_is_served,
+    support::{ACCOUNT_CRD, CHART, CRD, DEADLINE, World, page, stop},
+};
 
 const RELEASE: &str = "retirement";
 const NAME: &str = "retirement-ecs-retirement-controller";
@@ -108,6 +111,7 @@ async fn assert_release_works(world: &World<'_>, release: &str) {
     while !world.namespace.kubectl(&["events"]).await.is_ok_and(|events| events.contains("Retired")) {
         assert!(began.elapsed() < DEADLINE, "no event: {}", first.process.log());
     }
+    assert_account_is_served(world, release).await;
     let asked = [
         r#"method="POST",code="201""#,
         r#"method="PUT",code="200""#,
@@ -129,7 +133,7 @@ async fn assert_release_works(world: &World<'_>, release: &str) {
 #[tokio::test]
 async fn service_account_suffices_to_lead_and_to_retire() {
     let plane = ControlPlane::start().await.expect("a control plane of its own");
-    install(&plane, "ecs-retirement", &[]).await;
+    install(&plane, "ecs-retirement", &["--set=controllerName=ecs-retirement"]).await;
     let world = World::on(&plane, "").await;
     assert_release_works(&world, "ecs-retirement").await;
 }
@@ -140,7 +144,8 @@ async fn controller_with_watch_namespaces_works_only_in_them() {
     let unwatched = World::new().await;
     let release = format!("release-{}", world.namespace.name());
     let watched = format!("--set=crds.enabled=false,watchNamespaces={{{}}}", world.namespace.name());
-    install(world.namespace.control_plane(), &release, &[&watched]).await;
+    let named = format!("--set=controllerName={release}");
+    install(world.namespace.control_plane(), &release, &[&watched, &named]).await;
     unwatched.west.register("web");
     unwatched.declare("web", &["web:1"]).await;
     assert_release_works(&world, &release).await;
@@ -222,8 +227,12 @@ impl Account<'_> {
     }
 }
 
-/// Returns the expected permissions of the service account of a release.
-fn expected(watched: &[&str]) -> BTreeMap<String, Vec<String>> {
+/// The places in which permissions are checked.
+const PLACES: [&str; 5] = ["cluster", "own", "own Lease", "watched", "other"];
+
+/// Returns the expected permissions of the service account of a release that watches retirements in
+/// `watched` and, if `has_accounts` is true, serves `EcsAccounts`.
+fn expected(watched: &[&str], has_accounts: bool) -> BTreeMap<String, Vec<String>> {
     let list = |places: &[&str]| places.iter().map(|place| (*place).to_owned()).collect();
     let mut rights: BTreeMap<String, Vec<String>> = BTreeMap::from([
         ("create coordination.k8s.io/leases".to_owned(), list(&["own", "own Lease"])),
@@ -239,22 +248,42 @@ fn expected(watched: &[&str]) -> BTreeMap<String, Vec<String>> {
     ] {
         rights.insert(right.to_owned(), list(watched));
     }
+    if has_accounts {
+        for right in [
+            "get ecs-retirement.dev/ecsaccounts",
+            "list ecs-retirement.dev/ecsaccounts",
+            "watch ecs-retirement.dev/ecsaccounts",
+            "patch ecs-retirement.dev/ecsaccounts/status",
+            "get /namespaces",
+            "list /namespaces",
+            "watch /namespaces",
+        ] {
+            rights.insert(right.to_owned(), list(&PLACES));
+        }
+        // The events of a cluster-scoped object are in the namespace `default`.
+        let events = PLACES.into_iter().filter(|place| watched.contains(place) || *place == "other");
+        rights.insert("create events.k8s.io/events".to_owned(), list(&events.collect::<Vec<_>>()));
+    }
     rights
 }
 
 #[tokio::test]
 async fn service_account_is_refused_every_other_verb_and_resource() {
     let namespace = Namespace::fresh().await;
-    namespace.install_crds(crate::support::CRD).await.expect("the CRD installs");
+    for crd in [CRD, ACCOUNT_CRD] {
+        namespace.install_crds(crd).await.expect("the CRD installs");
+    }
     let (plane, client, watched) = (namespace.control_plane(), namespace.client(), namespace.name());
-    let (all, some) = (format!("all-{watched}"), format!("some-{watched}"));
+    let [all, some, fewest] = ["all", "some", "fewest"].map(|name| format!("{name}-{watched}"));
     install(plane, &all, &["--set=crds.enabled=false"]).await;
     let narrow = format!("--set=crds.enabled=false,watchNamespaces={{{watched}}}");
     install(plane, &some, &[&narrow]).await;
+    install(plane, &fewest, &[&narrow, "--set=ecsAccounts.enabled=false"]).await;
 
     for (own, expected) in [
-        (&all, expected(&["cluster", "own", "own Lease", "watched", "other"])),
-        (&some, expected(&["watched"])),
+        (&all, expected(&PLACES, true)),
+        (&some, expected(&["watched"], true)),
+        (&fewest, expected(&["watched"], false)),
     ] {
         let places = [
             ("cluster", json!({})),

@@ -34,8 +34,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 pub const REGION: &str = "us-west-2";
 
-/// The generated CRD, as it is committed.
+/// The generated CRD of retirements, as it is committed.
 pub const CRD: &str = include_str!("../../crds/ecs-retirement.dev_taskdefinitionretirements.yaml");
+
+/// The generated CRD of `EcsAccounts`, as it is committed.
+pub const ACCOUNT_CRD: &str = include_str!("../../crds/ecs-retirement.dev_ecsaccounts.yaml");
 
 /// The Helm chart, from the root of the repository.
 pub const CHART: &str = "charts/ecs-retirement-controller";
@@ -63,9 +66,14 @@ impl World<'static> {
 }
 
 impl<'plane> World<'plane> {
+    /// Creates a namespace on `plane`. Installs `crd` as the CRD of retirements, and the CRD of
+    /// `EcsAccounts`; neither if `crd` is empty.
     pub async fn on(plane: &'plane ControlPlane, crd: &str) -> Self {
         let namespace = Namespace::on(plane).await;
-        namespace.install_crds(crd).await.expect("the CRD installs");
+        if !crd.is_empty() {
+            namespace.install_crds(crd).await.expect("the CRD installs");
+            namespace.install_crds(ACCOUNT_CRD).await.expect("the CRD installs");
+        }
         let ecs = SimulatedEcs::start().await;
         let west = ecs.region(ACCOUNT, REGION);
         Self { namespace, ecs, west, folder: Folder::create().expect("a folder for logs") }
