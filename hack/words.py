@@ -40,7 +40,7 @@ WORDS = {
 
 # Legitimate uses: a prefix of the path, a regular expression, and the reason.
 ALLOWED = [
-    ("", r"pass(es)? (its|the|its own) arguments?|unless you pass|pass_by_ref", "arguments are passed"),
+    ("", r"pass(es)? (its|the|its own) arguments?|unless you pass|pass_by_(ref|value)", "arguments are passed"),
     ("src/", r"(controller|serde|SDK) passes", "arguments are passed"),
     ("", r"(minutes|time) pass\b", "time passes"),
     ("hack/", r"^ *pass$", "a statement of Python"),
@@ -52,7 +52,6 @@ ALLOWED = [
     ("", r"--quiet", "a flag of other programs"),
     ("", r"alias = .Quiet|versions wrote .Quiet|parse\(.Quiet|\"Quiet\" \}", "a value that earlier versions wrote"),
     ("src/retirement/row", r"to be looked at again, as requested", "a message that earlier versions wrote"),
-    ("", r"\bHeld\b", "a value of the label `condition` of ecs_retirement_resources"),
     ("", r"shell\(|[Ss]hell loop|this shell|SHELL", "the command interpreter"),
     ("", r"leave room", "an idiom for capacity"),
 ]

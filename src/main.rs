@@ -34,6 +34,7 @@ enum Command {
 }
 
 /// The flags of the `run` command.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[derive(Debug, clap::Args)]
 struct Flags {
     /// Comma-separated namespaces to watch. Default: all.

@@ -26,6 +26,7 @@ mod kstatus;
 mod leader_election;
 mod listeners;
 mod operations;
+mod policies;
 mod rate_limit;
 mod rbac;
 mod safety;

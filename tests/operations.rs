@@ -135,7 +135,7 @@ async fn metrics_agree_with_the_calls_that_ecs_received() {
             assert!(with("AccessDeniedException") >= 1.0 && with("ThrottlingException") >= 1.0);
             assert!(with("Other") >= 1.0, "an unknown code gets no label of its own");
             for (condition, expected) in
-                [("Ready", 1.0), ("Stalled", 1.0), ("Held", 1.0), ("Reconciling", 0.0)]
+                [("Ready", 1.0), ("Stalled", 1.0), ("OnHold", 1.0), ("Reconciling", 0.0)]
             {
                 let counted = value(&scrape, "ecs_retirement_resources", &[("condition", condition)]);
                 assert!((counted - expected).abs() < 0.5, "{condition}: {counted}");

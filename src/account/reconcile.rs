@@ -174,7 +174,7 @@ async fn report(account: &EcsAccount, verification: Verification, context: &Cont
     let live = read.map_err(Error::ReadResource)?.filter(|live| {
         live.uid() == account.uid() && live.metadata.generation == account.metadata.generation
     });
-    // A change is reconciled by itself.
+    // A change causes another reconcile.
     let Some(live) = live else { return Ok(()) };
     let recorded = live.status.clone().unwrap_or_default();
     let (reason, message) = (verification.reason, verification.message.clone());

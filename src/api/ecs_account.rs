@@ -65,7 +65,7 @@ use super::schema;
     )
 )]
 #[x_kube(
-    validation = Rule::new("!has(self.assumeRole) || self.assumeRole.roleArn.split(':')[4] == self.accountId")
+    validation = Rule::new("!has(self.assumeRole) || self.assumeRole.roleArn.split(':').size() < 5 || self.assumeRole.roleArn.split(':')[4] == self.accountId")
         .message("spec.assumeRole.roleArn is a role of another account than spec.accountId: name a role in that account"),
     validation = Rule::new("!has(self.allowedRegions) || self.region in self.allowedRegions")
         .message("spec.region is not in spec.allowedRegions: add it, or change spec.region")

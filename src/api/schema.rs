@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Maximum number of revisions in one resource.
 pub const MAX_REVISIONS: usize = 500;
@@ -49,18 +49,8 @@ pub(super) fn revisions(_: &mut SchemaGenerator) -> Schema {
 
 /// Returns the schema of a list of families and globs, which may be empty.
 pub(super) fn globs(_: &mut SchemaGenerator) -> Schema {
-    glob_list(0)
-}
-
-/// Returns the schema of a list of at least one family or glob.
-pub(super) fn allowed_globs(_: &mut SchemaGenerator) -> Schema {
-    glob_list(1)
-}
-
-fn glob_list(min_items: usize) -> Schema {
     json_schema!({
         "type": "array",
-        "minItems": min_items,
         "maxItems": 1000,
         "x-kubernetes-list-type": "atomic",
         "items": {
@@ -73,6 +63,17 @@ fn glob_list(min_items: usize) -> Schema {
             }],
         },
     })
+}
+
+/// Returns the schema of a list of at least one family or glob.
+pub(super) fn allowed_globs(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = globs(generator);
+    let rule = json!([{
+        "rule": "self.size() > 0",
+        "message": "the list is empty: name the families; \"*\" is every family",
+    }]);
+    schema.insert("x-kubernetes-validations".to_owned(), rule);
+    schema
 }
 
 /// Returns the schema of a list of revisions in the short form.
@@ -96,6 +97,7 @@ pub(super) fn kept_revisions(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn regions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
+        "nullable": true,
         "minItems": 1,
         "maxItems": 100,
         "x-kubernetes-list-type": "atomic",

@@ -1,6 +1,5 @@
 //! The kind `TaskDefinitionRetentionPolicy`: a rule that proposes retirements. Data only.
 
-#![expect(clippy::doc_markdown, reason = "kubectl explain shows the comments verbatim")]
 #![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a priority")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

@@ -95,6 +95,9 @@ impl Applier<'_> {
     }
 
     /// Removes the owner reference of a finished retirement, so that it outlives the policy.
+    ///
+    /// # Errors
+    /// Returns [`Error::Write`] if the call to the API server fails.
     pub async fn finish(&self, existing: &Existing) -> Result<(), Error> {
         self.patch(
             existing,

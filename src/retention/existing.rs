@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// A retirement of a policy.
+#[expect(clippy::struct_excessive_bools, reason = "independent properties of the retirement")]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Existing {
     pub name: String,

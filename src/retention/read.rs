@@ -10,8 +10,10 @@ use crate::{
     aws::{
         family_list::{Order, Page},
         freshness::Purpose,
+        rate_limiter::Permit,
         response::{Failure, FailureKind},
         session::Waiter,
+        source::Sources,
         usage::Use,
         usage_cache::IsActive,
     },
@@ -46,8 +48,8 @@ pub struct Reader<'a> {
     pub policy: &'a ValidatedPolicy,
     pub waiter: &'a Waiter,
     pub is_active: &'a IsActive,
-    /// The time by AWS's clock; `None` while it is unknown.
-    pub now: Option<Timestamp>,
+    /// AWS's clock.
+    pub sources: &'a Sources,
 }
 
 impl Reader<'_> {
@@ -160,8 +162,9 @@ impl Reader<'_> {
     /// with the number. A revision whose time is unknown counts as young. `None` if none is old, or
     /// if age does not matter.
     async fn old_until(&self, by_number: &ValidatedPolicy, family: &Family) -> Result<Option<i32>, Failure> {
-        let Some((younger_than, now)) = self.policy.younger_than.zip(self.now) else { return Ok(None) };
+        let Some(younger_than) = self.policy.younger_than else { return Ok(None) };
         let all: Vec<Revision> = candidates(by_number, family).collect();
+        let Some(now) = self.time(all.last()).await? else { return Ok(None) };
         let (mut old, mut young) = (0, all.len());
         let mut next = all.len().saturating_sub(1);
         while old < young {
@@ -174,6 +177,18 @@ impl Reader<'_> {
             next = old + (young - old) / 2;
         }
         Ok(old.checked_sub(1).map(|index| all[index].number()))
+    }
+
+    /// Returns the time by AWS's clock. Soon after a start, it is known only after a few responses:
+    /// `revision` is described until then. `None` if it stays unknown.
+    async fn time(&self, revision: Option<&Revision>) -> Result<Option<Timestamp>, Failure> {
+        for _ in 0..MAX_ATTEMPTS {
+            match (self.sources.time(), revision) {
+                (None, Some(revision)) => drop(self.registered_at(revision).await?),
+                (now, _) => return Ok(now),
+            }
+        }
+        Ok(self.sources.time())
     }
 
     async fn registered_at(&self, revision: &Revision) -> Result<Option<Timestamp>, Failure> {
@@ -217,7 +232,7 @@ impl Reader<'_> {
         let reads = &self.waiter.session.limits().reads;
         let mut attempts = 0;
         loop {
-            while reads.acquire(&self.waiter.key).map(|permit| permit.spend()).is_none() {
+            while reads.acquire(&self.waiter.key).map(Permit::spend).is_none() {
                 self.check_active()?;
                 sleep(POLL).await;
             }

@@ -354,8 +354,8 @@ impl Reconciliation<'_> {
         let name = format!("policy/{}", self.policy.name_any());
         let key = ResourceKey { namespace: self.namespace.clone(), name };
         let waiter = Waiter { session: session.clone(), key };
-        let now = context.sources.time();
-        let reader = Reader { policy: valid, waiter: &waiter, is_active: &context.is_active, now };
+        let (is_active, sources) = (&context.is_active, &context.sources);
+        let reader = Reader { policy: valid, waiter: &waiter, is_active, sources };
         let subject = subject(valid, &self.namespace);
         let is_allowed = |family: &str| refuse_family(&prepared.access, &subject, family).is_none();
         let declared = declared_revisions(&existing);
@@ -367,7 +367,7 @@ impl Reconciliation<'_> {
             families: &observed.families,
             in_use: &observed.in_use,
             existing: &existing,
-            now,
+            now: sources.time(),
             may_create,
         });
         tracing::info!(%run, %plan, "run planned");

@@ -140,9 +140,9 @@ fn parse_duration(
     text.map(parse).transpose()
 }
 
-fn interval(text: &String) -> Result<SignedDuration, InvalidPolicy> {
+fn interval(text: &str) -> Result<SignedDuration, InvalidPolicy> {
     let interval = duration(text).filter(|interval| *interval >= SHORTEST_INTERVAL);
-    interval.ok_or_else(|| InvalidPolicy::Interval(text.clone()))
+    interval.ok_or_else(|| InvalidPolicy::Interval(text.to_owned()))
 }
 
 impl ValidatedPolicy {

@@ -54,7 +54,7 @@ impl Batch<'_> {
             // `Absent` refers to the revision, which this call does not request.
             let is_absent = failure.kind == FailureKind::Absent;
             let kind = if is_absent { FailureKind::Refused } else { failure.kind };
-            Failure { message, kind, ..failure }
+            Failure { kind, message, ..failure }
         })?;
         self.newest_lists.0.lock().insert(family.to_owned(), (began, numbers.clone()));
         Ok(numbers)
