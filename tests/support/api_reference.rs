@@ -1,19 +1,26 @@
-//! Generates the API reference in Markdown from a CRD. Pure.
+//! Generates the API reference in Markdown from the CRDs. Pure.
 
 use serde_json::Value;
 
-pub fn of(crd: &Value) -> String {
+/// Returns the reference of all kinds, in the order of `crds`.
+pub fn of(crds: &[Value]) -> String {
+    let head = "# API reference\n\nMade from `crds/` by `make api-docs`; do not edit.\n";
+    head.to_owned() + &crds.iter().map(kind).collect::<String>()
+}
+
+/// Returns the sections of a kind. Their titles are the paths that `kubectl explain` takes.
+fn kind(crd: &Value) -> String {
     let (names, version) = (&crd["spec"]["names"], &crd["spec"]["versions"][0]);
     let schema = &version["schema"]["openAPIV3Schema"];
+    let (kind, short_name) = (line(&names["kind"]), line(&names["shortNames"][0]));
     let head = format!(
-        "# API reference\n\nMade from `crds/` by `make api-docs`; do not edit.\n\n{}\n\n`apiVersion: {}/{}`, `kind: {}`, short name `{}`.\n",
+        "\n## {kind}\n\n{}\n\n`apiVersion: {}/{}`, `kind: {kind}`, short name `{short_name}`.\n",
         line(&schema["description"]),
         line(&crd["spec"]["group"]),
         line(&version["name"]),
-        line(&names["kind"]),
-        line(&names["shortNames"][0]),
     );
-    head + &["spec", "status"].map(|part| section(part, &schema["properties"][part])).concat()
+    let parts = ["spec", "status"];
+    head + &parts.map(|part| section(&format!("{short_name}.{part}"), &schema["properties"][part])).concat()
 }
 
 /// Returns the section of the object at `path`, and of each object in it.
@@ -31,7 +38,7 @@ fn section(path: &str, schema: &Value) -> String {
     });
     let objects = inner.filter(|(_, inner)| inner["properties"].is_object());
     let sections: String = objects.map(|(path, inner)| section(&path, inner)).collect();
-    format!("\n## {path}\n\n{}\n\n| field | type | |\n|---|---|---|\n{rows}{sections}", text(schema))
+    format!("\n### {path}\n\n{}\n\n| field | type | |\n|---|---|---|\n{rows}{sections}", text(schema))
 }
 
 fn type_of(property: &Value) -> String {
