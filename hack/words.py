@@ -55,6 +55,7 @@ ALLOWED = [
     ("", r"\bHeld\b", "a value of the label `condition` of ecs_retirement_resources"),
     ("", r"shell\(|[Ss]hell loop|this shell|SHELL", "the command interpreter"),
     ("", r"leave room", "an idiom for capacity"),
+    ("", r"needless_pass_by_value", "a lint of clippy"),
 ]
 
 

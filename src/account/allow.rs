@@ -148,8 +148,8 @@ mod tests {
         assert!(!allows(selector, "b", None), "the labels are not known");
         assert!(allows(json!({ "selector": {} }), "b", Some(&BTreeMap::new())), "every namespace");
         assert!(!allows(json!({ "selector": {} }), "b", None));
-        for nobody in [Value::Null, json!({}), json!({ "names": [] })] {
-            assert!(!allows(nobody, "platform", Some(&labels)));
+        for empty in [Value::Null, json!({}), json!({ "names": [] })] {
+            assert!(!allows(empty, "platform", Some(&labels)));
         }
         let broken = json!({ "selector": { "matchExpressions": [{ "key": "team", "operator": "Like" }] } });
         assert!(!allows(broken, "platform", Some(&labels)));
