@@ -29,10 +29,13 @@ const HEALTHY: [(&str, &str); 15] = [
     ("controller_runtime_reconcile_errors_total{}", "0x120"),
     ("controller_runtime_reconcile_panics_total{}", "3x120"),
     ("ecs_retirement_aws_calls_total{operation='DescribeTaskDefinition',code='OK'}", "0+10x120"),
-    ("ecs_retirement_pacer_rate{bucket='modify',region='us-west-2'}", "0.5x120"),
+    ("ecs_retirement_pacer_rate{account='012345678910',bucket='modify',region='us-west-2'}", "0.5x120"),
     ("ecs_retirement_resources{condition='Stalled'}", "0x120"),
     ("ecs_retirement_revisions{reason='Pending'}", "3x120"),
-    ("ecs_retirement_usage_scans_total{region='us-west-2',result='success'}", "0+2x120"),
+    (
+        "ecs_retirement_usage_scans_total{account='012345678910',region='us-west-2',result='success'}",
+        "0+2x120",
+    ),
     ("ecs_retirement_oldest_waiting_seconds{}", "60x120"),
     ("workqueue_depth{name='taskdefinitionretirement'}", "5x120"),
     ("controller_runtime_max_concurrent_reconciles{}", "16x120"),
@@ -95,19 +98,31 @@ const CASES: [(&str, Series, Series); 13] = [
     ),
     (
         "EcsRetirementThrottled",
-        &[("ecs_retirement_pacer_rate{bucket='modify',region='us-west-2'}", "0.5x30 0.25x90")],
         &[(
-            "ecs_retirement_pacer_rate{bucket='modify',region='us-west-2'}",
+            "ecs_retirement_pacer_rate{account='012345678910',bucket='modify',region='us-west-2'}",
+            "0.5x30 0.25x90",
+        )],
+        &[(
+            "ecs_retirement_pacer_rate{account='012345678910',bucket='modify',region='us-west-2'}",
             "0.5x30 0.125x10 0.25x10 0.5x70",
         )],
     ),
     (
         "EcsRetirementUsageUnknown",
         &[
-            ("ecs_retirement_usage_scans_total{region='us-west-2',result='success'}", "9x120"),
-            ("ecs_retirement_usage_scans_total{region='us-west-2',result='error'}", "0+1x120"),
+            (
+                "ecs_retirement_usage_scans_total{account='012345678910',region='us-west-2',result='success'}",
+                "9x120",
+            ),
+            (
+                "ecs_retirement_usage_scans_total{account='012345678910',region='us-west-2',result='error'}",
+                "0+1x120",
+            ),
         ],
-        &[("ecs_retirement_usage_scans_total{region='us-west-2',result='error'}", "0+1x120")],
+        &[(
+            "ecs_retirement_usage_scans_total{account='012345678910',region='us-west-2',result='error'}",
+            "0+1x120",
+        )],
     ),
     (
         "EcsRetirementStalled",

@@ -101,7 +101,7 @@ async fn failing_sts_is_unavailable_and_retried_soon() {
     world.wait("web", "Unavailable", |seen| seen.reason("web:1") == "Unavailable").await;
     world.ecs.wait_for_calls(ASSUME_ROLE, 8, DEADLINE).await;
     let log = controller.log();
-    assert_eq!(log.matches("no answer from AWS").count(), 1, "logged when it changes: {log}");
+    assert_eq!(log.matches("no response from AWS").count(), 1, "logged when it changes: {log}");
     assert!(!log.contains("aws_config"), "and only by the controller: {log}");
     world.ecs.clear_faults();
     world.wait_ready("web").await;
@@ -140,7 +140,7 @@ async fn refusal_by_a_credentials_endpoint_is_access_denied() {
     ]);
     let seen = world.wait_stalled("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
-    assert_eq!(seen.message("web:1"), "the endpoint for AWS credentials answered HTTP status 403");
+    assert_eq!(seen.message("web:1"), "the endpoint for AWS credentials returned HTTP status 403");
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn refusal_to_assume_the_role_of_a_profile_is_access_denied() {
     ]);
     let seen = world.wait_stalled("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
-    assert!(seen.message("web:1").starts_with("cannot assume the role: InvalidAction: "), "{seen}");
+    assert!(seen.message("web:1").starts_with("cannot assume the role: AccessDenied: "), "{seen}");
     assert_eq!(seen.row("web:1")["error"]["operation"], "AssumeRole", "{seen}");
 }
 
