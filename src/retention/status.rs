@@ -148,3 +148,6 @@ pub fn due(
     let changed = is_changed.then(|| after(SignedDuration::from_secs(1)));
     Err([Some(next), requested, changed].into_iter().flatten().min().unwrap_or(next))
 }
+
+#[cfg(test)]
+mod tests;
