@@ -204,12 +204,14 @@ impl Reconciliation<'_> {
             }
         };
         let request = self.policy.annotations().get(REQUESTED_AT).cloned();
+        let generation = self.policy.metadata.generation;
         let running = Summary::new(State::Reconciling, "Running", "a run is in progress");
         let begin = |status: &mut TaskDefinitionRetentionPolicyStatus| {
             status.account = Some(identity.account.clone());
             status.region = Some(identity.region.clone());
             status.last_run_time = Some(Time(started));
             status.last_run_completion_time = None;
+            status.last_run_generation = generation;
             status.last_handled_reconcile_at = request;
         };
         self.report(&running, begin, None).await?;

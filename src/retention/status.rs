@@ -39,7 +39,7 @@ pub struct Summary {
 pub enum State {
     Ready,
     Reconciling,
-    /// Stalled once it lasts for [`GRACE`].
+    /// Stalled once it lasts for two minutes.
     Denied,
     Stalled,
 }
@@ -179,7 +179,7 @@ pub fn due(
     if status.last_run_completion_time.is_none() {
         return Ok(Due::Resume(started));
     }
-    let is_changed = status.observed_generation != policy.metadata.generation;
+    let is_changed = status.last_run_generation != policy.metadata.generation;
     let after = |interval| started.checked_add(interval).unwrap_or(Timestamp::MAX);
     if request(policy).is_some() && now >= after(REQUEST_INTERVAL) {
         return Ok(Due::Requested);

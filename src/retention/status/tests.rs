@@ -11,7 +11,7 @@ fn policy(started: Option<i64>, completed: Option<i64>, observed: i64) -> TaskDe
     let mut policy = TaskDefinitionRetentionPolicy::default();
     policy.metadata.generation = Some(2);
     policy.status = Some(TaskDefinitionRetentionPolicyStatus {
-        observed_generation: Some(observed),
+        last_run_generation: Some(observed),
         last_run_time: started.map(|second| Time(at(second))),
         last_run_completion_time: completed.map(|second| Time(at(second))),
         ..Default::default()
