@@ -24,7 +24,7 @@ use crate::{
         existing::{Existing, declared_revisions},
         plan::{Input, Plan, Run, plan},
         read::Reader,
-        status::{Due, State, Summary, completed, due, failed, summarize},
+        status::{self, Due, State, Summary, completed, due, failed, summarize},
         validate::{ValidatedPolicy, validate},
     },
 };
@@ -212,14 +212,20 @@ impl Reconciliation<'_> {
             status.last_run_time = Some(Time(started));
             status.last_run_completion_time = None;
             status.last_run_generation = generation;
-            status.last_handled_reconcile_at = request;
         };
         self.report(&running, begin, None).await?;
         let run = Run::new(&self.policy.name_any(), started);
         let is_other = |it: &&Existing| it.awaits_approval() && run.number(&it.name).is_none();
-        let may_create = due == Due::Requested || existing.iter().filter(is_other).count() == 0;
+        // An interrupted run that was requested is still requested.
+        let is_requested = due != Due::Scheduled && status::request(&self.policy).is_some();
+        let may_create = is_requested || existing.iter().filter(is_other).count() == 0;
         match self.read_plan_apply(valid, prepared, (&run, existing, may_create)).await {
-            Ok((plan, families, created)) => self.complete(valid, (&run, &plan), &families, created).await,
+            Ok((plan, families, created)) => {
+                let finish = |status: &mut TaskDefinitionRetentionPolicyStatus| {
+                    status.last_handled_reconcile_at = request;
+                };
+                self.complete(valid, (&run, &plan), (&families, created), finish).await
+            }
             Err(Stop::PolicyChanged) => Ok(Some(Duration::ZERO)),
             Err(Stop::Kubernetes(error)) => Err(error),
             Err(Stop::Aws(failure)) => {
@@ -275,8 +281,8 @@ impl Reconciliation<'_> {
         &mut self,
         valid: &ValidatedPolicy,
         (run, plan): (&Run, &Plan),
-        families: &[String],
-        created: Created,
+        (families, created): (&[String], Created),
+        finish: impl FnOnce(&mut TaskDefinitionRetentionPolicyStatus),
     ) -> Result<Option<Duration>, Error> {
         let existing = self.existing().await?;
         let pending = pending_approval(&existing);
@@ -287,6 +293,7 @@ impl Reconciliation<'_> {
         recorded.in_use = count(plan.in_use);
         recorded.pending_approval = pending;
         recorded.last_run_completion_time = Some(Time(now));
+        finish(&mut recorded);
         let started = recorded.last_run_time.as_ref().map_or(now, |time| time.0);
         let next = started.checked_add(valid.interval).unwrap_or(Timestamp::MAX);
         recorded.next_run_time = Some(Time(next));
