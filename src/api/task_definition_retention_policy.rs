@@ -1,7 +1,5 @@
 //! The kind `TaskDefinitionRetentionPolicy`: a rule that proposes retirements. Data only.
 
-#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a priority")]
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

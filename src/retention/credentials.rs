@@ -41,48 +41,69 @@ pub(super) async fn prepare(
             (context.sources.account(&account.name, &account.source), Some(&account.source.account))
         }
     };
-    let stalled = |reason, text: String| Some(Summary::new(State::Stalled, reason, text));
-    let region = valid.region.as_deref().or(source.default_region());
-    let Some(region) = region.map(str::to_owned) else {
-        let text = "spec.region is not set and the controller has no default region: set spec.region, such as us-west-2";
-        return Err(stalled("InvalidSpec", text.to_owned()));
-    };
-    if let Some(before) = recorded.region.filter(|before| *before != region) {
-        let text = format!(
-            "the region was {before} and is now {region}: a policy keeps its region; make a new policy for {region}"
-        );
-        return Err(stalled("WrongRegion", text));
-    }
-    let wrong_account = |account: &String| {
-        let expected = recorded.account.as_ref().or(valid.account_id.as_ref())?;
-        let text = format!(
-            "the policy is for account {expected}, and its credentials are for account {account}: make a new policy for account {account}"
-        );
-        (expected != account).then(|| Summary::new(State::Stalled, "WrongAccount", text))
-    };
-    if let Some(summary) = declared.and_then(wrong_account) {
-        return Err(Some(summary));
+    let region = region(valid, &recorded, source.default_region()).map_err(Some)?;
+    let expected = recorded.account.or_else(|| valid.account_id.clone());
+    if let Some(account) = declared {
+        check_account(expected.as_ref(), account).map_err(Some)?;
     }
     let session = source.session(&region).verify().await.map_err(|failure| Some(failed(&failure)))?;
-    let account = session.identity.account.clone();
-    if let Some(summary) = wrong_account(&account) {
-        return Err(Some(summary));
-    }
+    check_account(expected.as_ref(), &session.identity.account).map_err(Some)?;
     if declared.is_none() {
-        if context.accounts.declare(&account) {
-            let text = format!(
-                "AWS account {account} is managed by EcsAccounts: name an EcsAccount in spec.accountRef"
-            );
-            return Err(stalled("NotAllowed", text));
-        }
-        if !context.allowed_accounts.is_empty() && !context.allowed_accounts.contains(&account) {
-            let text = format!(
-                "the credentials of the controller are for account {account}, which --allowed-account-ids does not name"
-            );
-            return Err(stalled("WrongAccount", text));
-        }
+        check_ambient(&session.identity.account, context).map_err(Some)?;
     }
     Ok(Prepared { session, access })
+}
+
+fn stalled(reason: &'static str, text: impl Into<String>) -> Summary {
+    Summary::new(State::Stalled, reason, text)
+}
+
+fn region(
+    valid: &ValidatedPolicy,
+    recorded: &TaskDefinitionRetentionPolicyStatus,
+    default_region: Option<&str>,
+) -> Result<String, Summary> {
+    let Some(region) = valid.region.as_deref().or(default_region) else {
+        let text = "spec.region is not set and the controller has no default region: set spec.region, such as us-west-2";
+        return Err(stalled("InvalidSpec", text));
+    };
+    match &recorded.region {
+        Some(before) if before != region => {
+            let text = format!(
+                "the region was {before} and is now {region}: a policy keeps its region; make a new policy for {region}"
+            );
+            Err(stalled("WrongRegion", text))
+        }
+        _ => Ok(region.to_owned()),
+    }
+}
+
+fn check_account(expected: Option<&String>, account: &String) -> Result<(), Summary> {
+    match expected {
+        Some(expected) if expected != account => {
+            let text = format!(
+                "the policy is for account {expected}, and its credentials are for account {account}: make a new policy for account {account}"
+            );
+            Err(stalled("WrongAccount", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the ambient credentials may be used in their account.
+fn check_ambient(account: &String, context: &Context) -> Result<(), Summary> {
+    if context.accounts.declare(account) {
+        let text =
+            format!("AWS account {account} is managed by EcsAccounts: name an EcsAccount in spec.accountRef");
+        return Err(stalled("NotAllowed", text));
+    }
+    if !context.allowed_accounts.is_empty() && !context.allowed_accounts.contains(account) {
+        let text = format!(
+            "the credentials of the controller are for account {account}, which --allowed-account-ids does not name"
+        );
+        return Err(stalled("WrongAccount", text));
+    }
+    Ok(())
 }
 
 /// Returns what a policy asks for.
