@@ -54,6 +54,7 @@ ALLOWED = [
     ("src/retirement/row", r"to be looked at again, as requested", "a message that earlier versions wrote"),
     ("", r"shell\(|[Ss]hell loop|this shell|SHELL", "the command interpreter"),
     ("", r"leave room", "an idiom for capacity"),
+    ("", r"needless_pass_by_value", "a lint of clippy"),
 ]
 
 

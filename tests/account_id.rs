@@ -14,7 +14,7 @@ fn declared_for(account_id: &str, revisions: &[&str]) -> Value {
 
 /// Waits until every row is `WrongAccount`, and asserts that only `GetCallerIdentity` was called.
 async fn wait_wrong_account(world: &World<'_>, name: &str, accounts: [&str; 2]) -> Seen {
-    let seen = world.wait_stalled(name).await;
+    let seen = world.wait_until_blocked(name).await;
     let rows = seen.status()["revisions"].as_array().expect("rows");
     for row in rows {
         assert_eq!(row["reason"], "WrongAccount", "{seen}");
@@ -56,7 +56,7 @@ async fn revision_arn_of_another_account_than_the_account_id_is_rejected_alone()
     let foreign = "arn:aws:ecs:us-west-2:999999999999:task-definition/web:1";
     world.apply("web", declared_for(ACCOUNT, &["web:2", foreign])).await.expect("admitted");
     let _controller = world.start();
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!((seen.reason("web:2"), seen.reason(foreign)), ("Retired", "WrongAccount"), "{seen}");
 }
 
@@ -75,7 +75,7 @@ async fn account_id_set_later_must_be_the_recorded_account() {
     world.wait_ready("right").await;
 
     world.apply("wrong", declared_for(OTHER, &["web:1", "web:3"])).await.expect("admitted");
-    let seen = world.wait_stalled("wrong").await;
+    let seen = world.wait_until_blocked("wrong").await;
     assert_eq!(seen.reason("web:3"), "WrongAccount", "{seen}");
     assert!(seen.message("web:3").contains(OTHER) && seen.message("web:3").contains(ACCOUNT), "{seen}");
     assert_eq!(seen.reason("web:1"), "Retired", "the recorded row is kept");

@@ -21,7 +21,7 @@ async fn permanent_refusal_causes_only_calls_with_backoff_and_no_status_writes()
     let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
     world.apply("web", spec).await.expect("admitted");
     let _controller = world.start();
-    let first = world.wait_stalled("web").await;
+    let first = world.wait_until_blocked("web").await;
 
     let calls = world.ecs.wait_for_calls(DEREGISTER, 4, Duration::from_mins(1)).await;
     let last = world.seen("web").await;

@@ -65,7 +65,7 @@ async fn refusal_by_a_trust_policy_is_access_denied_and_retried_for_all_resource
         identity.role
     );
     for number in 1..=5 {
-        let seen = world.wait_stalled(&format!("web-{number}")).await;
+        let seen = world.wait_until_blocked(&format!("web-{number}")).await;
         assert_eq!(seen.ready_reason(), "AccessDenied", "{seen}");
         let row = seen.row(&format!("web:{number}"));
         assert_eq!(row["message"], expected, "{seen}");
@@ -101,7 +101,7 @@ async fn failing_sts_is_unavailable_and_retried_soon() {
     world.wait("web", "Unavailable", |seen| seen.reason("web:1") == "Unavailable").await;
     world.ecs.wait_for_calls(ASSUME_ROLE, 8, DEADLINE).await;
     let log = controller.log();
-    assert_eq!(log.matches("no answer from AWS").count(), 1, "logged when it changes: {log}");
+    assert_eq!(log.matches("no response from AWS").count(), 1, "logged when it changes: {log}");
     assert!(!log.contains("aws_config"), "and only by the controller: {log}");
     world.ecs.clear_faults();
     world.wait_ready("web").await;
@@ -115,7 +115,7 @@ async fn missing_token_file_is_access_denied_until_it_exists() {
     let identity = WebIdentity::new();
     fs::remove_file(&identity.token).expect("it exists");
     let _controller = identity.start(&world);
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
     let expected = format!("cannot read the token file {}: entity not found", identity.token.display());
     assert_eq!(seen.message("web:1"), expected);
@@ -138,9 +138,9 @@ async fn refusal_by_a_credentials_endpoint_is_access_denied() {
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.as_str()),
         ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "token"),
     ]);
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
-    assert_eq!(seen.message("web:1"), "the endpoint for AWS credentials answered HTTP status 403");
+    assert_eq!(seen.message("web:1"), "the endpoint for AWS credentials returned HTTP status 403");
 }
 
 #[tokio::test]
@@ -160,9 +160,9 @@ async fn refusal_to_assume_the_role_of_a_profile_is_access_denied() {
         ("AWS_ACCESS_KEY_ID", ""),
         ("AWS_SECRET_ACCESS_KEY", ""),
     ]);
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
-    assert!(seen.message("web:1").starts_with("cannot assume the role: InvalidAction: "), "{seen}");
+    assert!(seen.message("web:1").starts_with("cannot assume the role: AccessDenied: "), "{seen}");
     assert_eq!(seen.row("web:1")["error"]["operation"], "AssumeRole", "{seen}");
 }
 
@@ -195,7 +195,7 @@ async fn credentials_that_only_one_region_rejects_are_kept() {
     world.declare("web", &["web:1"]).await;
     let identity = WebIdentity::new();
     let _controller = identity.start(&world);
-    world.wait_stalled("web").await;
+    world.wait_until_blocked("web").await;
     world.ecs.wait_for_calls(DESCRIBE, 3, DEADLINE).await;
     assert_eq!(world.ecs.calls_of(ASSUME_ROLE).len(), 1);
     assert!(world.ecs.calls_of(IDENTITY).len() <= 2, "{:#?}", world.ecs.calls());
@@ -229,7 +229,7 @@ async fn varying_aws_error_texts_cause_no_status_writes_and_no_events() {
     }
     world.declare("web", &["web:1"]).await;
     let _controller = world.start();
-    let first = world.wait_stalled("web").await;
+    let first = world.wait_until_blocked("web").await;
     assert!(first.message("web:1").contains("controller/1 is"), "{first}");
     world.ecs.wait_for_calls(DESCRIBE, 3, DEADLINE).await;
     world.wait_until_all_is_seen().await;

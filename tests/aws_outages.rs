@@ -62,13 +62,13 @@ async fn expect_outage(world: &World<'_>, environment: &[(&str, &str)], cause: &
     assert_eq!(world.seen("web").await.version(), seen.version(), "no write while nothing changes");
     let log = controller.log();
     let logged = |operation: &str| {
-        let lines = log.lines().filter(|line| line.contains("no answer from AWS"));
+        let lines = log.lines().filter(|line| line.contains("no response from AWS"));
         lines.filter(|line| line.contains(operation)).count()
     };
     let operations = ["GetCallerIdentity", "DescribeTaskDefinition"];
     assert!(operations.into_iter().map(logged).all(|lines| lines <= 1), "{log}");
     assert!(log.contains(&message) && operations.into_iter().map(logged).sum::<usize>() >= 1, "{log}");
-    if log.contains("identity unknown") {
+    if log.contains("identity not verified") {
         let (status, text) = page(&format!("{probes}/readyz")).await.expect("served");
         assert_eq!((status, text.contains(&message)), (503, true), "{text}");
     }

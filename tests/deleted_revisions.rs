@@ -27,7 +27,7 @@ async fn deleted_revision_is_final_and_ready_and_a_higher_number_is_not_found() 
     assert_eq!((seen.reason("web:3"), seen.text("progress")), ("Deleted", "1/1"), "{seen}");
     assert!(seen.row("web:3")["status"].is_null(), "{seen}");
     for (name, revision) in [("mistyped", "web:10"), ("unknown", "we:1")] {
-        assert_eq!(world.wait_stalled(name).await.reason(revision), "NotFound");
+        assert_eq!(world.wait_until_blocked(name).await.reason(revision), "NotFound");
     }
     assert_eq!(world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 0);
 
@@ -43,7 +43,7 @@ async fn deleted_revision_is_not_found_without_the_list_permission_and_the_actio
     world.ecs.fault(Fault::on(LIST).access_denied());
     world.declare("web", &["web:3", "web:1"]).await;
     let _controller = world.start();
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!((seen.reason("web:3"), seen.reason("web:1")), ("NotFound", "Retired"), "{seen}");
     assert!(seen.message("web:3").contains("ecs:ListTaskDefinitions"), "{seen}");
 

@@ -101,7 +101,7 @@ async fn rejected_revisions_report_the_error_of_ecs_and_all_others_are_retired()
     world.apply("api", json!({ "revisions": declared })).await.expect("admitted");
     let _controller = world.start();
 
-    let seen = world.wait_stalled("api").await;
+    let seen = world.wait_until_blocked("api").await;
     assert_eq!(
         (seen.number("retired"), seen.number("waiting"), seen.number("rejected")),
         (37, 0, 3),

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use testkit::{
     process::free_port,
-    simulated_ecs::{Action, Service, Task},
+    simulated_ecs::{ACCOUNT, Action, Service, Task},
 };
 
 use crate::{
@@ -102,17 +102,18 @@ async fn usage_scans_stop_once_no_resource_waits() {
     let metrics = format!("127.0.0.1:{}", free_port().expect("a port"));
     let _controller = world.start_with(&[("METRICS_BIND_ADDRESS", &metrics)]);
     let wait_for_metric = async |text: &str| wait_for_page(&format!("{metrics}/metrics"), text).await;
-    let no_resource_waits = "ecs_retirement_usage_age_seconds{region=\"us-west-2\"} 0\n";
+    let age = format!("ecs_retirement_usage_age_seconds{{account=\"{ACCOUNT}\",region=\"us-west-2\"}}");
+    let no_resource_waits = format!("{age} 0\n");
     world.declare("retired", &["web:2"]).await;
     world.wait_ready("retired").await;
-    wait_for_metric(no_resource_waits).await;
+    wait_for_metric(&no_resource_waits).await;
 
     world.declare("waiting", &["web:1"]).await;
     wait_in_use(&world, "waiting").await;
-    wait_for_metric("ecs_retirement_usage_age_seconds{region=\"us-west-2\"} 0.").await;
+    wait_for_metric(&format!("{age} 0.")).await;
     let spec = json!({ "revisions": ["web:1"], "suspend": true });
     world.apply("waiting", spec).await.expect("admitted");
-    wait_for_metric(no_resource_waits).await;
+    wait_for_metric(&no_resource_waits).await;
 }
 
 /// Returns true if a time in a status is at least `seconds` ago.

@@ -170,7 +170,7 @@ async fn usage_is_unknown_if_any_call_of_the_scan_fails() {
         world.ecs.fault(Fault::on(action).nth(nth).access_denied());
         world.declare("web", &["web:1"]).await;
         let _controller = world.start();
-        let seen = world.wait_stalled("web").await;
+        let seen = world.wait_until_blocked("web").await;
         assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
         let message = seen.message("web:1");
         assert!(message.starts_with("usage unknown: "), "{message}");
@@ -196,7 +196,7 @@ async fn retired_suspended_and_missing_revisions_cause_no_usage_scan() {
     world.apply("suspended", spec).await.expect("admitted");
     let _controller = world.start();
     world.wait_ready("retired").await;
-    world.wait_stalled("missing").await;
+    world.wait_until_blocked("missing").await;
     world.wait("suspended", "Suspended", |seen| seen.ready_reason() == "Suspended").await;
     assert!(scan_calls(&world).iter().all(|(_, calls)| *calls == 0), "{:?}", scan_calls(&world));
 }
@@ -249,7 +249,7 @@ async fn usage_known_of_one_account_is_not_applied_to_another() {
     // The identity is unknown for a moment, and then it belongs to another account.
     std::fs::remove_file(&file).expect("it can be removed");
     world.declare("unidentified", &["web:1"]).await;
-    world.wait_stalled("unidentified").await;
+    world.wait_until_blocked("unidentified").await;
     write("AKIAOTHERACCOUNT");
     world.declare("second", &["web:2"]).await;
     let seen = wait_in_use(&world, "second").await;

@@ -140,7 +140,7 @@ async fn invalid_spec_that_an_older_crd_admits_is_refused_without_an_ecs_call() 
     }
     let _controller = world.start();
     for (name, spec, text) in invalid_specs() {
-        let seen = world.wait_stalled(name).await;
+        let seen = world.wait_until_blocked(name).await;
         let reason = seen.ready_reason();
         assert!(["Invalid", "InvalidSpec", "WrongRegion"].contains(&reason), "{name}: {seen}");
         assert!(seen.ready_message().contains(text), "{name}: {seen}");
@@ -176,7 +176,7 @@ async fn invalid_entry_does_not_delay_the_valid_ones() {
     world.west.register("cpu-wave");
     world.declare("web", &["cpu-wave:latest", "cpu-wave:1"]).await;
     let _controller = world.start();
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!((seen.reason("cpu-wave:latest"), seen.reason("cpu-wave:1")), ("Invalid", "Retired"));
     assert_eq!(seen.text("progress"), "1/2");
 }
@@ -195,7 +195,7 @@ async fn resource_with_a_changed_region_is_invalid_and_makes_no_calls_there() {
         .apply("web", json!({ "revisions": ["web:1", "web:2"], "region": "us-east-1" }))
         .await
         .expect("admitted");
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!(seen.ready_reason(), "InvalidSpec");
     assert!(seen.ready_message().contains("us-west-2"), "{seen}");
     assert_eq!(seen.row("web:1"), &record, "the recorded response is kept");
@@ -208,7 +208,7 @@ async fn unparsable_object_is_reported_with_the_field_and_blocks_no_other() {
     world.west.register("web");
     world.apply("broken", json!({ "revisions": ["web:1", 7] })).await.expect("an older CRD admits it");
     let mut controller = world.start();
-    let seen = world.wait_stalled("broken").await;
+    let seen = world.wait_until_blocked("broken").await;
     assert_eq!(seen.ready_reason(), "InvalidSpec");
     assert!(seen.ready_message().contains("spec.revisions[1]"), "{seen}");
     world.declare("web", &["web:1"]).await;

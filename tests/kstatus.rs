@@ -45,7 +45,7 @@ async fn kstatus_concludes_failed_if_the_spec_is_invalid() {
     }
     let _controller = world.start();
     for (name, _) in &specs {
-        let seen = world.wait_stalled(name).await;
+        let seen = world.wait_until_blocked(name).await;
         assert_eq!((seen.verdict(), seen.health().as_str()), (Verdict::Failed, "Degraded"), "{name}: {seen}");
     }
 }

@@ -30,14 +30,14 @@ const METRICS: [&str; 34] = [
     "ecs_retirement_build_info{version}",
     "ecs_retirement_clock_skew_seconds{}",
     "ecs_retirement_oldest_waiting_seconds{}",
-    "ecs_retirement_pacer_rate{bucket,region}",
-    "ecs_retirement_pacer_tokens{bucket,region}",
-    "ecs_retirement_pacer_waiting{bucket,region}",
+    "ecs_retirement_pacer_rate{account,bucket,region}",
+    "ecs_retirement_pacer_tokens{account,bucket,region}",
+    "ecs_retirement_pacer_waiting{account,bucket,region}",
     "ecs_retirement_resources{condition}",
     "ecs_retirement_revisions{reason}",
-    "ecs_retirement_usage_age_seconds{region}",
-    "ecs_retirement_usage_scan_duration_seconds{region}",
-    "ecs_retirement_usage_scans_total{region,result}",
+    "ecs_retirement_usage_age_seconds{account,region}",
+    "ecs_retirement_usage_scan_duration_seconds{account,region}",
+    "ecs_retirement_usage_scans_total{account,region,result}",
     "leader_election_master_status{name}",
     "process_cpu_seconds_total{}",
     "process_max_fds{}",
@@ -135,7 +135,7 @@ async fn metrics_agree_with_the_calls_that_ecs_received() {
             assert!(with("AccessDeniedException") >= 1.0 && with("ThrottlingException") >= 1.0);
             assert!(with("Other") >= 1.0, "an unknown code gets no label of its own");
             for (condition, expected) in
-                [("Ready", 1.0), ("Stalled", 1.0), ("OnHold", 1.0), ("Reconciling", 0.0)]
+                [("Ready", 1.0), ("Stalled", 0.0), ("OnHold", 1.0), ("Reconciling", 1.0)]
             {
                 let counted = value(&scrape, "ecs_retirement_resources", &[("condition", condition)]);
                 assert!((counted - expected).abs() < 0.5, "{condition}: {counted}");
@@ -223,7 +223,7 @@ async fn readiness_reports_what_is_missing() {
     let served = serve(&world, &[]);
     wait_for_page(&format!("{}/readyz", served.probes), "ok").await;
     world.declare("web", &["web:1"]).await;
-    world.wait_stalled("web").await;
+    world.wait("web", "AccessDenied", |seen| seen.ready_reason() == "AccessDenied").await;
     let (status, text) = page(&format!("{}/readyz", served.probes)).await.expect("served");
     assert_eq!(status, 503);
     assert!(text.contains("AWS identity not known in us-west-2: AccessDenied"), "{text}");
@@ -318,7 +318,7 @@ async fn rotated_credentials_are_used_by_the_next_call_and_identified_again() {
     world.ecs.set_account("AKIAOTHERACCOUNT", "999999999999");
     fs::write(&file, credentials("AKIAOTHERACCOUNT")).expect("the file can be written");
     world.declare("third", &["arn:aws:ecs:us-west-2:012345678910:task-definition/web:3"]).await;
-    let seen = world.wait_stalled("third").await;
+    let seen = world.wait_until_blocked("third").await;
     assert_eq!(seen.ready_reason(), "WrongAccount", "{seen}");
     assert_eq!(other.status("web:3"), Some(Status::Active));
 }

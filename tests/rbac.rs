@@ -126,7 +126,7 @@ async fn assert_release_works(world: &World<'_>, release: &str) {
     stop(&mut first.process).await;
     second.process.wait_for_log(" leading", DEADLINE).await.expect("the second leads");
     world.declare("web-2", &["web:2", "web:99"]).await;
-    world.wait_stalled("web-2").await;
+    world.wait_until_blocked("web-2").await;
     world.delete("web-2").await;
     world.declare("web-3", &["web:3"]).await;
     world.wait_ready("web-3").await;

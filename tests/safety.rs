@@ -21,7 +21,7 @@ async fn revision_of_another_account_partition_or_region_is_never_sent_to_ecs() 
     world.declare("web", &declared).await;
     let _controller = world.start();
 
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     for (arn, reason) in foreign {
         assert_eq!(seen.reason(arn), reason, "{seen}");
         assert!(!seen.message(arn).is_empty(), "{seen}");
@@ -44,7 +44,7 @@ async fn ecs_is_not_called_before_the_caller_identity_is_known() {
     world.declare("web", &["web:1"]).await;
     let _controller = world.start();
 
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
     assert!(seen.ready_message().contains("AccessDenied"), "{seen}");
     assert!(world.ecs.calls().iter().all(|call| call.action == Action::GetCallerIdentity));
@@ -68,7 +68,7 @@ async fn credentials_that_move_to_another_account_retire_nothing_there() {
     other.register_many("web", 3);
     world.ecs.set_account(ACCESS_KEY, "999999999999");
     world.declare("second", &["web:2"]).await;
-    let seen = world.wait_stalled("second").await;
+    let seen = world.wait_until_blocked("second").await;
     assert_eq!(seen.reason("web:2"), "Refused", "{seen}");
     assert!(seen.message("web:2").contains("999999999999"), "{seen}");
     assert_eq!(other.status("web:2"), Some(Status::Active));

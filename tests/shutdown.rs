@@ -121,7 +121,6 @@ async fn shutdown_waits_for_a_deregistration_and_records_its_response_without_an
     let world = World::new().await;
     world.west.register_many("web", 2);
     world.ecs.fault(Fault::on(DEREGISTER).delay(Duration::from_secs(4)));
-    world.ecs.fault(Fault::on(DESCRIBE).revision("web:2").hang());
     let spec = json!({ "revisions": ["web:1", "web:2"], "inUse": "Retire" });
     world.apply("web", spec).await.expect("admitted");
     let mut controller = world.start();
@@ -131,25 +130,18 @@ async fn shutdown_waits_for_a_deregistration_and_records_its_response_without_an
     let seen = world.seen("web").await;
     assert_eq!(seen.reason("web:1"), "Retired", "{seen}");
     assert_eq!(seen.row("web:1")["requestId"], calls[0].request_id, "{seen}");
-    assert_eq!(world.ecs.calls_of(DESCRIBE).len(), 1, "only before the call");
+    assert_eq!(world.ecs.calls_of(DESCRIBE).len(), 2, "only before the call");
+    assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 1, "the other revision is not deregistered");
 }
 
 #[tokio::test]
 async fn shutdown_records_a_response_although_the_next_read_hangs() {
     let world = World::new().await;
-    world.west.register_many("web", 2);
-    world.ecs.fault(Fault::on(DESCRIBE).revision("web:2").hang());
-    let spec = json!({ "revisions": ["web:1", "web:2"], "inUse": "Retire" });
-    world.apply("web", spec).await.expect("admitted");
+    world.west.register("web");
+    world.ecs.fault(Fault::on(DESCRIBE).nth(2).hang());
+    world.apply("web", json!({ "revisions": ["web:1"], "inUse": "Retire" })).await.expect("admitted");
     let mut controller = world.start();
-    let hangs = |call: &testkit::simulated_ecs::Call| {
-        call.task_definition.as_ref().is_some_and(|arn| arn.ends_with("web:2"))
-    };
-    let began = Instant::now();
-    while !world.ecs.calls_of(DESCRIBE).iter().any(hangs) {
-        assert!(began.elapsed() < DEADLINE, "{}", controller.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    world.ecs.wait_for_calls(DESCRIBE, 2, DEADLINE).await;
     assert_ends_in_time(&mut controller, "the second DescribeTaskDefinition").await;
     let calls = world.ecs.calls_of(DEREGISTER);
     let seen = world.seen("web").await;

@@ -50,7 +50,7 @@ async fn kstatus_and_argo_cd_conclude_the_right_verdict_in_every_state() {
         ("deleting", json!({ "revisions": ["web:7"] }), "Retired", Verdict::Current),
         ("throttled", json!({ "revisions": ["web:2"] }), "Throttled", Verdict::InProgress),
         ("unavailable", json!({ "revisions": ["web:3"] }), "Unavailable", Verdict::InProgress),
-        ("denied", json!({ "revisions": ["web:4"] }), "AccessDenied", Verdict::Failed),
+        ("denied", json!({ "revisions": ["web:4"] }), "AccessDenied", Verdict::InProgress),
         ("refused", json!({ "revisions": ["web:5"] }), "Refused", Verdict::Failed),
         ("pending", json!({ "revisions": ["web:6"] }), "Pending", Verdict::InProgress),
         ("missing", json!({ "revisions": ["web:10"] }), "NotFound", Verdict::Failed),
@@ -112,7 +112,7 @@ async fn transitions_cause_events_and_waiting_does_not() {
     world.ecs.fault(Fault::on(DEREGISTER).times(1).throttle());
     world.declare("web", &["web:1", "web:2", "web:3"]).await;
     let _controller = world.start();
-    world.wait_stalled("web").await;
+    world.wait_until_blocked("web").await;
     let events: Api<Event> = world.namespace.api();
     let deadline = tokio::time::Instant::now() + DEADLINE;
     let published = loop {
@@ -148,7 +148,7 @@ async fn columns_show_progress_readiness_and_reason_in_100_characters() {
     world.west.register("web");
     world.declare("a-retirement-with-a-long-name-as-teams-make-them", &["web:1", "web:2"]).await;
     let _controller = world.start();
-    world.wait_stalled("a-retirement-with-a-long-name-as-teams-make-them").await;
+    world.wait_until_blocked("a-retirement-with-a-long-name-as-teams-make-them").await;
     let table = world.namespace.kubectl(&["get", "tdr"]).await.expect("kubectl gets");
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines.iter().all(|line| line.len() <= 100), "{table}");
@@ -171,7 +171,7 @@ async fn container_definitions_are_in_no_log_status_or_event() {
     world.ecs.fault(Fault::on(DESCRIBE).revision("web:2").times(1).server_error());
     world.declare("web", &["web:1", "web:2", "web:3", "web:4"]).await;
     let controller = world.start_with(&[("RUST_LOG", "trace")]);
-    world.wait_stalled("web").await;
+    world.wait_until_blocked("web").await;
     let log = controller.log();
     assert!(log.contains("TRACE"), "the log level is trace");
     assert!(!log.contains(SECRET), "the log contains the secret");

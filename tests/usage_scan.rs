@@ -77,7 +77,7 @@ async fn previous_iam_policy_delays_only_what_needs_the_new_action() {
     let spec = json!({ "revisions": ["web:3"], "inUse": "Retire" });
     world.apply("forced", spec).await.expect("admitted");
     let _controller = world.start();
-    let seen = world.wait_stalled("web").await;
+    let seen = world.wait_until_blocked("web").await;
     assert_eq!(seen.reason("web:1"), "AccessDenied", "{seen}");
     let message = seen.message("web:1");
     for part in ["service/prod/shop: ", "is not authorized to perform: ecs:DescribeServiceDeployments"] {

@@ -1,7 +1,5 @@
 //! The kind `TaskDefinitionRetentionPolicy`: a rule that proposes retirements. Data only.
 
-#![expect(clippy::duplicated_attributes, reason = "each printer column has a type and a priority")]
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -33,6 +31,7 @@ pub const POLICY_GENERATION: &str = "ecs-retirement.dev/policy-generation";
     category = "ecs",
     derive = "Default",
     derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 52").message("the name is longer than 52 characters: the names of the retirements of a policy begin with it"),
     printcolumn(
         name = "Families",
         type_ = "integer",
@@ -225,7 +224,7 @@ pub struct RetirementTemplate {
 // kstatus treats an object without a status as done, so the status has a default.
 #[schemars(extend("default" = { "observedGeneration": -1 }))]
 pub struct TaskDefinitionRetentionPolicyStatus {
-    /// The generation of the spec that the last run was based on.
+    /// The generation of the spec that this status is based on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -253,6 +252,10 @@ pub struct TaskDefinitionRetentionPolicyStatus {
     /// The start of the last run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run_time: Option<Time>,
+
+    /// The generation of the spec that the last run was based on. If the spec changes, a run is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run_generation: Option<i64>,
 
     /// The end of the last run. Absent while a run is in progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]

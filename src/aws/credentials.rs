@@ -25,11 +25,10 @@ use crate::{
     aws::{
         backoff::Backoff,
         credentials_error::{self, LOAD_CREDENTIALS, NotLoaded, Role},
-        ecs_client::record_call,
+        ecs_client::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, record_call},
         http_client::{self, https_client},
         outage::OutageLog,
         response::{Failure, FailureKind},
-        source::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT},
     },
     in_flight::Call,
 };

@@ -54,8 +54,17 @@ pub(crate) struct Role {
     pub(crate) token_file: Option<String>,
 }
 
+/// Returns the failure of a call, which may be that its credentials could not be loaded.
+pub(crate) fn call_failure<E>(error: &SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    let failure = error::response_failure(error).or_else(|| find(error));
+    failure.unwrap_or_else(|| error::unreachable(error))
+}
+
 /// Returns the failure to load credentials in the chain of `error`, or `None` if there is none.
-pub(crate) fn find(error: &(dyn StdError + 'static)) -> Option<Failure> {
+fn find(error: &(dyn StdError + 'static)) -> Option<Failure> {
     chain(error).find_map(|error| match error.downcast_ref() {
         Some(NotLoaded(failure)) => Some(failure.clone()),
         None => error.downcast_ref().map(|error| failure(error, &Role::default())),
@@ -91,7 +100,7 @@ where
     E: ProvideErrorMetadata + StdError + 'static,
 {
     let error: &SdkError<E, HttpResponse> = error.downcast_ref()?;
-    Some(denied(error::failure(error).during(operation), role.arn.as_deref()))
+    Some(denied(call_failure(error).during(operation), role.arn.as_deref()))
 }
 
 /// Returns the failure of a call of `sts:AssumeRole` for `role`.
@@ -99,7 +108,7 @@ pub(crate) fn cannot_assume(error: &SdkError<AssumeRoleError, HttpResponse>, rol
     match find(error) {
         // The ambient credentials could not be loaded.
         Some(failure) => failure,
-        None => denied(error::failure(error).during(ASSUME_ROLE), Some(role)),
+        None => denied(call_failure(error).during(ASSUME_ROLE), Some(role)),
     }
 }
 

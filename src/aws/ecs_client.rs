@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use crate::{
     aws::{
         circuit_breaker::CircuitBreaker,
-        error::{NO_ANSWER, code, failure, rejects_credentials},
+        credentials_error,
+        error::{NO_ANSWER, code, rejects_credentials},
         outage::OutageLog,
         response::{DescribeResult, Description, Failure, FailureKind, Newest, Reply, Status, same_revision},
     },
@@ -30,6 +31,11 @@ use crate::{
 
 /// Error codes of IAM for a missing permission.
 const NOT_PERMITTED: [&str; 2] = ["AccessDenied", "AccessDeniedException"];
+
+/// Timeouts of connecting to AWS, and of an attempt of a call. SDK retries are disabled; the next
+/// reconcile is the retry.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Timeout of any call to AWS, including connecting and loading credentials.
 pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(8);
@@ -170,7 +176,7 @@ impl Ecs {
         let guard = self.breaker.admit(Instant::now());
         let guard = guard.map_err(|failure| CallFailure { failure, request_id: None })?;
         let result = observed(operation, call).await.map_err(|error| {
-            let failure = failure(&error);
+            let failure = credentials_error::call_failure(&error);
             if code(&error) == NO_ANSWER {
                 self.outages.record_outage(operation, &failure.message, &error);
                 return CallFailure { failure, request_id: None };

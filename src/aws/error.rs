@@ -8,7 +8,6 @@ use aws_sdk_ecs::{
 };
 
 use crate::aws::{
-    credentials_error,
     outage::{is_from_aws, outage},
     response::{Failure, FailureKind},
 };
@@ -118,20 +117,26 @@ pub(crate) fn label(code: &str) -> &str {
     if kind(code).is_some() { code } else { "Other" }
 }
 
-/// Returns the failure of a call.
-pub(crate) fn failure<E>(error: &SdkError<E, HttpResponse>) -> Failure
+/// Returns the failure of a call that AWS responded to, or `None` if there was no response from AWS.
+pub(super) fn response_failure<E>(error: &SdkError<E, HttpResponse>) -> Option<Failure>
 where
-    E: ProvideErrorMetadata + StdError + 'static,
+    E: ProvideErrorMetadata,
 {
     match error {
         SdkError::ServiceError(service) if is_from_aws(service.err().meta(), service.raw()) => {
             let metadata = service.err().meta();
-            classify(metadata.code(), metadata.message(), service.raw().status().as_u16())
+            Some(classify(metadata.code(), metadata.message(), service.raw().status().as_u16()))
         }
-        _ => credentials_error::find(error).unwrap_or_else(|| {
-            Failure::new(Unavailable, format!("AWS could not be reached: {}", outage(error)))
-        }),
+        _ => None,
     }
+}
+
+/// Returns the failure of a call that got no response from AWS.
+pub(super) fn unreachable<E>(error: &SdkError<E, HttpResponse>) -> Failure
+where
+    E: StdError + 'static,
+{
+    Failure::new(Unavailable, format!("AWS could not be reached: {}", outage(error)))
 }
 
 /// Returns true if the error code `code` means that AWS rejected the credentials of a call.

@@ -13,14 +13,15 @@ use crate::aws::{
     credentials::RotatingCredentials,
     credentials_error::{self, Role},
     ecs_client::{Ecs, OPERATION_LIMIT, observed},
-    error::{self, NO_ANSWER, code, rejects_credentials},
+    error::{NO_ANSWER, code, rejects_credentials},
     identity::{Identity, principal},
-    limits::{Membership, RateLimits},
+    limits::{Limits, Membership, RateLimits},
     outage::OutageLog,
-    rate_limiter::{QueuePosition, ResourceKey},
+    permit_queue::Pacing,
+    rate_limiter::{QueuePosition, RequeueTrigger, ResourceKey},
     response::{Failure, FailureKind},
-    source::Shared,
-    usage_cache::UsageCache,
+    response_clock::AwsClock,
+    usage_cache::{IsActive, UsageCache},
 };
 
 /// How long a region counts as unavailable after a failed `GetCallerIdentity`.
@@ -30,6 +31,15 @@ const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 const REJECTION_INTERVAL: Duration = Duration::from_mins(1);
 
 const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
+
+/// What the sessions of a source of credentials use.
+pub(super) struct Shared {
+    pub(super) limits: Arc<Limits>,
+    pub(super) pacing: Pacing,
+    pub(super) requeue_trigger: RequeueTrigger,
+    pub(super) is_active: IsActive,
+    pub(super) aws_clock: Arc<AwsClock>,
+}
 
 /// One source of credentials in one region.
 pub struct Session {
@@ -188,7 +198,7 @@ impl Session {
         match &self.default_sts {
             Some(sts) if rejects(failure) => {
                 let response = observed(GET_CALLER_IDENTITY, sts.get_caller_identity().send()).await;
-                response.is_err_and(|error| rejects(&error::failure(&error)))
+                response.is_err_and(|error| rejects(&credentials_error::call_failure(&error)))
             }
             _ => false,
         }
@@ -240,7 +250,7 @@ impl Session {
     async fn get_caller_identity(&self) -> Result<(Identity, String), Failure> {
         let response = observed(GET_CALLER_IDENTITY, self.sts.get_caller_identity().send()).await;
         let response = response.map_err(|error| {
-            let failure = error::failure(&error);
+            let failure = credentials_error::call_failure(&error);
             if code(&error) == NO_ANSWER {
                 self.outages.record_outage(GET_CALLER_IDENTITY, &failure.message, &error);
                 failure

@@ -1,7 +1,7 @@
 //! Sources of credentials: the controller's own (ambient) credentials, and one for each account
 //! resource.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use aws_config::{Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -12,20 +12,16 @@ use crate::{
     aws::{
         assume_role::{AssumeRole, AssumedRole},
         credentials::RotatingCredentials,
-        ecs_client::OPERATION_LIMIT,
+        ecs_client::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, OPERATION_LIMIT},
         limits::Limits,
         permit_queue::Pacing,
         rate_limiter::RequeueTrigger,
         response_clock::AwsClock,
-        session::Session,
+        session::{Session, Shared},
         usage_cache::{self, IsActive},
     },
     clock::Clock,
 };
-
-/// Timeouts of a call to AWS. SDK retries are disabled; the next reconcile is the retry.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All sources of credentials of the process.
 pub struct Sources {
@@ -33,15 +29,6 @@ pub struct Sources {
     ambient: Arc<Source>,
     /// The source of each account resource, by the name of the resource.
     accounts: Mutex<HashMap<String, (AccountSource, Arc<Source>)>>,
-}
-
-/// What the sessions of a source use.
-pub(super) struct Shared {
-    pub(super) limits: Arc<Limits>,
-    pub(super) pacing: Pacing,
-    pub(super) requeue_trigger: RequeueTrigger,
-    pub(super) is_active: IsActive,
-    pub(super) aws_clock: Arc<AwsClock>,
 }
 
 /// One source of credentials, with a session for each region.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use tokio::time::Instant;
 
-use crate::controller::{Kind, workqueue::Queue};
+use crate::controller::{
+    Kind,
+    workqueue::{Queue, WORKQUEUE_ADDS, WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_RETRIES, WORKQUEUE_WORK_SECONDS},
+};
 
 pub const RECONCILE_TOTAL: &str = "controller_runtime_reconcile_total";
 pub const RECONCILE_ERRORS: &str = "controller_runtime_reconcile_errors_total";
@@ -14,10 +17,6 @@ pub const RECONCILE_SECONDS: &str = "controller_runtime_reconcile_time_seconds";
 pub const ACTIVE_WORKERS: &str = "controller_runtime_active_workers";
 pub const MAX_CONCURRENT: &str = "controller_runtime_max_concurrent_reconciles";
 pub const WORKQUEUE_DEPTH: &str = "workqueue_depth";
-pub const WORKQUEUE_ADDS: &str = "workqueue_adds_total";
-pub const WORKQUEUE_RETRIES: &str = "workqueue_retries_total";
-pub const WORKQUEUE_QUEUE_SECONDS: &str = "workqueue_queue_duration_seconds";
-pub const WORKQUEUE_WORK_SECONDS: &str = "workqueue_work_duration_seconds";
 pub const WORKQUEUE_UNFINISHED: &str = "workqueue_unfinished_work_seconds";
 pub const WORKQUEUE_LONGEST: &str = "workqueue_longest_running_processor_seconds";
 

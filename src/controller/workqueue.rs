@@ -6,11 +6,12 @@ use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::controller::{
-    Kind,
-    guarded::Guarded,
-    metrics::{WORKQUEUE_ADDS, WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_RETRIES, WORKQUEUE_WORK_SECONDS},
-};
+use crate::controller::{Kind, guarded::Guarded};
+
+pub const WORKQUEUE_ADDS: &str = "workqueue_adds_total";
+pub const WORKQUEUE_RETRIES: &str = "workqueue_retries_total";
+pub const WORKQUEUE_QUEUE_SECONDS: &str = "workqueue_queue_duration_seconds";
+pub const WORKQUEUE_WORK_SECONDS: &str = "workqueue_work_duration_seconds";
 
 /// The due time of each scheduled resource, and the start time of each reconcile in progress.
 pub struct Queue<K: Kind> {

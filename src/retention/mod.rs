@@ -6,4 +6,7 @@ pub mod plan;
 pub mod read;
 pub mod apply;
 pub mod status;
+pub mod context;
+mod credentials;
 pub mod reconcile;
+mod kind;

@@ -231,3 +231,6 @@ fn trim_history(input: &Input<'_>, plan: &mut Plan) {
     records.sort_by(|a, b| b.name.cmp(&a.name));
     plan.delete.extend(records.into_iter().skip(limit).cloned());
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,39 +1,30 @@
 //! Reconciles one `TaskDefinitionRetentionPolicy`: the order of the steps of a run.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use kube::{Api, Client, ResourceExt, api::ListParams, runtime::watcher};
+use kube::{Api, ResourceExt, api::ListParams};
 
 use crate::{
-    account::{
-        authorize::{Access, Denial, Refused, Subject, authorize, refuse_family},
-        store::Accounts,
-    },
+    account::authorize::refuse_family,
     api::{
-        REQUESTED_AT, Reason, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
+        REQUESTED_AT, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
         TaskDefinitionRetirement, task_definition_retention_policy::POLICY_UID_LABEL,
     },
-    aws::{
-        rate_limiter::ResourceKey,
-        response::{Failure, FailureKind},
-        session::{VerifiedSession, Waiter},
-        source::Sources,
-        usage_cache::IsActive,
-    },
-    clock::Clock,
+    aws::{rate_limiter::ResourceKey, session::Waiter},
     controller::{
-        Cache, Error, Kind, delay,
-        guarded::Guarded,
+        Cache, Error, delay,
         status_patch::{EventNote, patch_status, publish},
     },
     in_flight,
     retention::{
         apply::{Applier, Created, Stop},
+        context::Context,
+        credentials::{Prepared, prepare, subject},
         existing::{Existing, declared_revisions},
         plan::{Input, Plan, Run, plan},
         read::Reader,
-        status::{Due, State, Summary, due, summarize},
+        status::{self, Due, State, Summary, completed, due, failed, summarize},
         validate::{ValidatedPolicy, validate},
     },
 };
@@ -47,51 +38,11 @@ const ACCOUNTS_DELAY: Duration = Duration::from_millis(200);
 /// The longest requeue delay: timers may be late after a suspension of the machine.
 const LONGEST_DELAY: Duration = Duration::from_mins(10);
 
-/// State shared by the reconciles of all policies.
-pub struct Context {
-    pub client: Client,
-    pub sources: Arc<Sources>,
-    pub accounts: Arc<Accounts>,
-    pub policies: Vec<Cache<TaskDefinitionRetentionPolicy>>,
-    /// False if resources must name an EcsAccount: `--ambient-credentials=false`.
-    pub allows_ambient: bool,
-    /// The AWS accounts whose ambient credentials may be used; every account is allowed if empty.
-    pub allowed_accounts: BTreeSet<String>,
-    pub clock: Clock,
-    pub is_active: IsActive,
-    /// The name of this process in events, such as the name of its pod.
-    pub instance: String,
-}
-
-impl Kind for TaskDefinitionRetentionPolicy {
-    type Context = Context;
-
-    const CONTROLLER: &'static str = "taskdefinitionretentionpolicy";
-
-    fn work_is_due(policy: &Self) -> bool {
-        policy.metadata.deletion_timestamp.is_none()
-    }
-
-    fn prune(_: &mut Self) {}
-
-    async fn reconcile(object: Arc<Guarded<Self>>, context: Arc<Context>) -> Result<Option<Duration>, Error> {
-        match &object.0 {
-            Ok(policy) if (context.is_active)() => Box::pin(reconcile(policy, &context)).await,
-            Ok(_) => Ok(None),
-            Err(metadata) => {
-                let name = metadata.name.as_deref();
-                tracing::error!(name, "the policy cannot be read: correct its spec");
-                Ok(None)
-            }
-        }
-    }
-
-    fn observed(_: Option<&Guarded<Self>>, _: Option<&Guarded<Self>>, _: &Context) {}
-
-    fn watch_failed(_: &watcher::Error, _: &Context) {}
-}
-
-async fn reconcile(
+/// Reconciles one policy. Returns the requeue delay, or `None` to wait for a change.
+///
+/// # Errors
+/// Returns an error if a call to the API server fails.
+pub(super) async fn reconcile(
     cached: &TaskDefinitionRetentionPolicy,
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
@@ -118,7 +69,8 @@ async fn reconcile(
         Ok(due) => due,
         Err(next) => return reconciliation.wait(&valid, &existing, next).await,
     };
-    let prepared = match reconciliation.prepare(&valid).await {
+    let recorded = reconciliation.recorded();
+    let prepared = match prepare(&valid, recorded, &reconciliation.namespace, context).await {
         Ok(prepared) => prepared,
         Err(None) => return Ok(Some(ACCOUNTS_DELAY)),
         Err(Some(summary)) => {
@@ -127,12 +79,6 @@ async fn reconcile(
         }
     };
     reconciliation.run(&valid, &prepared, existing, due).await
-}
-
-/// The credentials of a run, with the resolved account and region.
-struct Prepared {
-    session: Arc<VerifiedSession>,
-    access: Access,
 }
 
 /// The reconciliation of one policy.
@@ -240,69 +186,6 @@ impl Reconciliation<'_> {
         Ok(())
     }
 
-    /// Decides which credentials the run may use, and verifies them. `Err(None)` while the
-    /// EcsAccounts are not listed.
-    async fn prepare(&self, valid: &ValidatedPolicy) -> Result<Prepared, Option<Summary>> {
-        let subject = subject(valid, &self.namespace);
-        let context = self.context;
-        let access = match authorize(&context.accounts, &subject, context.allows_ambient) {
-            Ok(access) => access,
-            Err(Denial::Pending) => return Err(None),
-            Err(Denial::OfAnotherController(refused) | Denial::Refused(refused)) => {
-                return Err(Some(denied(refused)));
-            }
-        };
-        let (source, declared) = match &access {
-            Access::Ambient => (context.sources.ambient().clone(), None),
-            Access::Account { account, .. } => {
-                (context.sources.account(&account.name, &account.source), Some(&account.source.account))
-            }
-        };
-        let stalled = |reason, text: String| Some(Summary::new(State::Stalled, reason, text));
-        let recorded = self.recorded();
-        let region = valid.region.as_deref().or(source.default_region());
-        let Some(region) = region.map(str::to_owned) else {
-            let text = "spec.region is not set and the controller has no default region: set spec.region, such as us-west-2";
-            return Err(stalled("InvalidSpec", text.to_owned()));
-        };
-        if let Some(before) = recorded.region.filter(|before| *before != region) {
-            let text = format!(
-                "the region was {before} and is now {region}: a policy keeps its region; make a new policy for {region}"
-            );
-            return Err(stalled("WrongRegion", text));
-        }
-        let wrong_account = |account: &String| {
-            let expected = recorded.account.as_ref().or(valid.account_id.as_ref())?;
-            let text = format!(
-                "the policy is for account {expected}, and its credentials are for account {account}: make a new policy for account {account}"
-            );
-            (expected != account).then(|| Summary::new(State::Stalled, "WrongAccount", text))
-        };
-        if let Some(summary) = declared.and_then(wrong_account) {
-            return Err(Some(summary));
-        }
-        let session = source.session(&region).verify().await.map_err(|failure| Some(failed(&failure)))?;
-        let account = session.identity.account.clone();
-        if let Some(summary) = wrong_account(&account) {
-            return Err(Some(summary));
-        }
-        if declared.is_none() {
-            if context.accounts.declare(&account) {
-                let text = format!(
-                    "AWS account {account} is managed by EcsAccounts: name an EcsAccount in spec.accountRef"
-                );
-                return Err(stalled("NotAllowed", text));
-            }
-            if !context.allowed_accounts.is_empty() && !context.allowed_accounts.contains(&account) {
-                let text = format!(
-                    "the credentials of the controller are for account {account}, which --allowed-account-ids does not name"
-                );
-                return Err(stalled("WrongAccount", text));
-            }
-        }
-        Ok(Prepared { session, access })
-    }
-
     /// Runs the policy: reads, plans and applies. The start is recorded before anything is created.
     async fn run(
         &mut self,
@@ -321,20 +204,28 @@ impl Reconciliation<'_> {
             }
         };
         let request = self.policy.annotations().get(REQUESTED_AT).cloned();
+        let generation = self.policy.metadata.generation;
         let running = Summary::new(State::Reconciling, "Running", "a run is in progress");
         let begin = |status: &mut TaskDefinitionRetentionPolicyStatus| {
             status.account = Some(identity.account.clone());
             status.region = Some(identity.region.clone());
             status.last_run_time = Some(Time(started));
             status.last_run_completion_time = None;
-            status.last_handled_reconcile_at = request;
+            status.last_run_generation = generation;
         };
         self.report(&running, begin, None).await?;
         let run = Run::new(&self.policy.name_any(), started);
         let is_other = |it: &&Existing| it.awaits_approval() && run.number(&it.name).is_none();
-        let may_create = due == Due::Requested || existing.iter().filter(is_other).count() == 0;
+        // An interrupted run that was requested is still requested.
+        let is_requested = due != Due::Scheduled && status::request(&self.policy).is_some();
+        let may_create = is_requested || existing.iter().filter(is_other).count() == 0;
         match self.read_plan_apply(valid, prepared, (&run, existing, may_create)).await {
-            Ok((plan, families, created)) => self.complete(valid, (&run, &plan), &families, created).await,
+            Ok((plan, families, created)) => {
+                let finish = |status: &mut TaskDefinitionRetentionPolicyStatus| {
+                    status.last_handled_reconcile_at = request;
+                };
+                self.complete(valid, (&run, &plan), (&families, created), finish).await
+            }
             Err(Stop::PolicyChanged) => Ok(Some(Duration::ZERO)),
             Err(Stop::Kubernetes(error)) => Err(error),
             Err(Stop::Aws(failure)) => {
@@ -390,8 +281,8 @@ impl Reconciliation<'_> {
         &mut self,
         valid: &ValidatedPolicy,
         (run, plan): (&Run, &Plan),
-        families: &[String],
-        created: Created,
+        (families, created): (&[String], Created),
+        finish: impl FnOnce(&mut TaskDefinitionRetentionPolicyStatus),
     ) -> Result<Option<Duration>, Error> {
         let existing = self.existing().await?;
         let pending = pending_approval(&existing);
@@ -402,6 +293,7 @@ impl Reconciliation<'_> {
         recorded.in_use = count(plan.in_use);
         recorded.pending_approval = pending;
         recorded.last_run_completion_time = Some(Time(now));
+        finish(&mut recorded);
         let started = recorded.last_run_time.as_ref().map_or(now, |time| time.0);
         let next = started.checked_add(valid.interval).unwrap_or(Timestamp::MAX);
         recorded.next_run_time = Some(Time(next));
@@ -438,51 +330,6 @@ impl Reconciliation<'_> {
         names.sort();
         names
     }
-}
-
-fn subject<'a>(valid: &'a ValidatedPolicy, namespace: &'a str) -> Subject<'a> {
-    Subject {
-        namespace,
-        account_ref: valid.account_ref.as_deref(),
-        region: valid.region.as_deref(),
-        retires_in_use: false,
-    }
-}
-
-fn denied(refused: Refused) -> Summary {
-    let state = if refused.reason.has_grace() { State::Denied } else { State::Stalled };
-    Summary::new(state, refused.reason.as_str(), refused.message)
-}
-
-fn failed(failure: &Failure) -> Summary {
-    let (state, reason) = match failure.kind {
-        FailureKind::Throttled => (State::Reconciling, Reason::Throttled),
-        FailureKind::Unavailable | FailureKind::ServerFault => (State::Reconciling, Reason::Unavailable),
-        FailureKind::AccountMismatch => (State::Denied, Reason::AccountNotReady),
-        FailureKind::AccessDenied => (State::Denied, Reason::AccessDenied),
-        FailureKind::Refused | FailureKind::Absent | FailureKind::Deleted => {
-            (State::Stalled, Reason::Refused)
-        }
-    };
-    Summary::new(state, reason.as_str(), failure.message.clone())
-}
-
-/// Returns the summary of a policy whose last run is complete.
-fn completed(valid: &ValidatedPolicy, status: &TaskDefinitionRetentionPolicyStatus, pending: i32) -> Summary {
-    let TaskDefinitionRetentionPolicyStatus { matched_families, retirable, in_use, .. } = status;
-    let found = format!("{matched_families} families, {retirable} revisions retirable, {in_use} in use");
-    let (reason, message) = if *matched_families == 0 {
-        let text = "spec.families includes no family with ACTIVE revisions: nothing is proposed";
-        ("NoFamilies", text.to_owned())
-    } else if valid.is_dry_run {
-        ("DryRun", format!("{found}: dry run, nothing is deregistered"))
-    } else if pending > 0 {
-        let text = "set spec.suspend of a retirement to false to approve it";
-        ("AwaitingApproval", format!("{found}; {pending} retirements wait for approval: {text}"))
-    } else {
-        ("Succeeded", found)
-    };
-    Summary::new(State::Ready, reason, message)
 }
 
 fn pending_approval(existing: &[Existing]) -> i32 {

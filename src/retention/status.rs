@@ -7,11 +7,14 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use crate::{
+    account::authorize::Refused,
     api::{
-        REQUESTED_AT, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
+        REQUESTED_AT, Reason, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
         conditions::{READY, RECONCILING, STALLED},
     },
+    aws::response::{Failure, FailureKind},
     controller::status_patch::condition,
+    retention::validate::ValidatedPolicy,
     text::cut,
 };
 
@@ -36,7 +39,7 @@ pub struct Summary {
 pub enum State {
     Ready,
     Reconciling,
-    /// Stalled once it lasts for [`GRACE`].
+    /// Stalled once it lasts for two minutes.
     Denied,
     Stalled,
 }
@@ -46,6 +49,51 @@ impl Summary {
     pub fn new(state: State, reason: &'static str, message: impl Into<String>) -> Self {
         Self { state, reason, message: message.into() }
     }
+}
+
+/// Returns the summary of a policy that may use no credentials.
+#[must_use]
+pub fn denied(refused: Refused) -> Summary {
+    let state = if refused.reason.has_grace() { State::Denied } else { State::Stalled };
+    Summary::new(state, refused.reason.as_str(), refused.message)
+}
+
+/// Returns the summary of a policy whose run failed at AWS.
+#[must_use]
+pub fn failed(failure: &Failure) -> Summary {
+    let (state, reason) = match failure.kind {
+        FailureKind::Throttled => (State::Reconciling, Reason::Throttled),
+        FailureKind::Unavailable | FailureKind::ServerFault => (State::Reconciling, Reason::Unavailable),
+        FailureKind::AccountMismatch => (State::Denied, Reason::AccountNotReady),
+        FailureKind::AccessDenied => (State::Denied, Reason::AccessDenied),
+        FailureKind::Refused | FailureKind::Absent | FailureKind::Deleted => {
+            (State::Stalled, Reason::Refused)
+        }
+    };
+    Summary::new(state, reason.as_str(), failure.message.clone())
+}
+
+/// Returns the summary of a policy whose last run is complete.
+#[must_use]
+pub fn completed(
+    valid: &ValidatedPolicy,
+    status: &TaskDefinitionRetentionPolicyStatus,
+    pending: i32,
+) -> Summary {
+    let TaskDefinitionRetentionPolicyStatus { matched_families, retirable, in_use, .. } = status;
+    let found = format!("{matched_families} families, {retirable} revisions retirable, {in_use} in use");
+    let (reason, message) = if *matched_families == 0 {
+        let text = "spec.families includes no family with ACTIVE revisions: nothing is proposed";
+        ("NoFamilies", text.to_owned())
+    } else if valid.is_dry_run {
+        ("DryRun", format!("{found}: dry run, nothing is deregistered"))
+    } else if pending > 0 {
+        let text = "set spec.suspend of a retirement to false to approve it";
+        ("AwaitingApproval", format!("{found}; {pending} retirements wait for approval: {text}"))
+    } else {
+        ("Succeeded", found)
+    };
+    Summary::new(State::Ready, reason, message)
 }
 
 /// Returns `recorded` with the conditions of `summary`. `overlapping` names the policies that
@@ -131,7 +179,7 @@ pub fn due(
     if status.last_run_completion_time.is_none() {
         return Ok(Due::Resume(started));
     }
-    let is_changed = status.observed_generation != policy.metadata.generation;
+    let is_changed = status.last_run_generation != policy.metadata.generation;
     let after = |interval| started.checked_add(interval).unwrap_or(Timestamp::MAX);
     if request(policy).is_some() && now >= after(REQUEST_INTERVAL) {
         return Ok(Due::Requested);
@@ -148,3 +196,6 @@ pub fn due(
     let changed = is_changed.then(|| after(SignedDuration::from_secs(1)));
     Err([Some(next), requested, changed].into_iter().flatten().min().unwrap_or(next))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,14 @@
 //! What the steps of one batch share, and its result.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{
     api::{RevisionStatus, TaskDefinitionRetirement},
@@ -16,7 +21,6 @@ use crate::{
     retirement::{
         admission::Admitted,
         context::Context,
-        keep_latest::NewestLists,
         outcome::{Outcome, RevisionKey},
         plan::remaining_cool_down,
         requeue::Progress,
@@ -42,6 +46,10 @@ pub(super) struct Batch<'a> {
     pub(super) now: Option<Timestamp>,
     pub(super) newest_lists: NewestLists,
 }
+
+/// The newest ACTIVE revisions of each family, with the time at which their list began.
+#[derive(Debug, Default)]
+pub(super) struct NewestLists(pub(super) Mutex<HashMap<String, (Instant, Vec<i32>)>>);
 
 /// Result of one batch.
 pub(super) struct BatchResult {

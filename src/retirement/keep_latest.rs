@@ -1,8 +1,7 @@
 //! The newer ACTIVE revisions of a family, for `spec.keepLatest`. Reads from AWS only.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -13,10 +12,6 @@ use crate::{
 
 /// Maximum age of a list of the newest revisions on which a deregistration is based.
 const LIFETIME: Duration = Duration::from_secs(15);
-
-/// The newest ACTIVE revisions of each family, with the time at which their list began.
-#[derive(Debug, Default)]
-pub struct NewestLists(Mutex<HashMap<String, (Instant, Vec<i32>)>>);
 
 impl Batch<'_> {
     /// Returns the number of ACTIVE revisions that are newer than `arn`, at most `count`. It is

@@ -20,6 +20,7 @@ pub mod status_writer;
 pub mod context;
 pub mod admission;
 pub mod reconcile;
+mod kind;
 mod batch;
 mod keep_latest;
 pub mod policy_guard;

@@ -136,6 +136,7 @@ fn report<'a>(
 
 /// Applies the edits to the resource and simulates one reconcile. Records which ARNs ECS reported
 /// as INACTIVE, and which were deregistered.
+#[expect(clippy::too_many_lines, reason = "one round, in the order of its steps")]
 fn run(
     resource: &mut TaskDefinitionRetirement,
     round: &Round,

@@ -3,24 +3,22 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, ResourceExt, runtime::watcher};
+use kube::{Api, ResourceExt};
 use tokio::time::timeout;
 
 use crate::{
     account::authorize::Refused,
     api::{Reason, TaskDefinitionRetirement},
     aws::{identity::Identity, rate_limiter::ResourceKey, response::Failure, session::VerifiedSession},
-    controller::{Error, Kind, guarded::Guarded},
+    controller::{Error, guarded::Guarded},
     retirement::{
         account_guard::AccountGuard,
         admission::{self, Admission, Admitted},
         apply::apply,
-        batch::{Batch, BatchResult},
+        batch::{Batch, BatchResult, NewestLists},
         context::{Context, key, read},
-        keep_latest::NewestLists,
         observe::observe,
         plan::Plan,
-        policy_guard::{controlling_policy, is_finished},
         requeue::{self, Progress},
         resolve::{self, Entry},
         status::{Findings, Report},
@@ -294,57 +292,6 @@ impl<'a> Reconciliation<'a> {
             account: self.admitted.account(),
             allowed: &self.context.allowed_accounts,
         }
-    }
-}
-
-impl Kind for TaskDefinitionRetirement {
-    type Context = Context;
-
-    const CONTROLLER: &'static str = "taskdefinitionretirement";
-
-    fn work_is_due(resource: &Self) -> bool {
-        requeue::work_is_due(resource)
-    }
-
-    /// A reconcile reads the resource again.
-    fn prune(resource: &mut Self) {
-        for row in resource.status.iter_mut().flat_map(|status| &mut status.revisions) {
-            row.arn = None;
-            row.request_id = None;
-        }
-    }
-
-    async fn reconcile(object: Arc<Guarded<Self>>, context: Arc<Context>) -> Result<Option<Duration>, Error> {
-        reconcile(object, context).await
-    }
-
-    fn observed(before: Option<&Guarded<Self>>, after: Option<&Guarded<Self>>, context: &Context) {
-        if let (Some(deleted), None) = (before, after) {
-            context.forget(deleted);
-        }
-        wake_policy(before, after, context);
-    }
-
-    fn watch_failed(_: &watcher::Error, _: &Context) {}
-}
-
-/// Wakes the policy that controls a retirement if the retirement was approved, finished or deleted.
-fn wake_policy(
-    before: Option<&Guarded<TaskDefinitionRetirement>>,
-    after: Option<&Guarded<TaskDefinitionRetirement>>,
-    context: &Context,
-) {
-    let readable =
-        |object: Option<&Guarded<TaskDefinitionRetirement>>| object.and_then(|it| it.0.clone().ok());
-    let (before, after) = (readable(before), readable(after));
-    let state = |it: &TaskDefinitionRetirement| (it.spec.suspend, is_finished(it));
-    if before.as_ref().map(state) == after.as_ref().map(state) {
-        return;
-    }
-    let Some(retirement) = after.or(before) else { return };
-    if let Some(owner) = controlling_policy(&retirement) {
-        let namespace = retirement.namespace().unwrap_or_default();
-        (context.policy_trigger.0)(&ResourceKey { namespace, name: owner.name.clone() });
     }
 }
 

@@ -29,9 +29,8 @@ use crate::{
     },
     controller::{
         Cache,
-        metrics::{
-            self as controller_metrics, WORKQUEUE_BUCKETS, WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_WORK_SECONDS,
-        },
+        metrics::{self as controller_metrics, WORKQUEUE_BUCKETS},
+        workqueue::{WORKQUEUE_QUEUE_SECONDS, WORKQUEUE_WORK_SECONDS},
     },
     runtime::{
         kubernetes::REST_CLIENT_REQUESTS,

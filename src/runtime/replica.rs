@@ -206,7 +206,7 @@ fn trigger(count: usize) -> (RequeueTrigger, Vec<mpsc::UnboundedReceiver<Resourc
 struct Contexts {
     retirements: Arc<Context>,
     accounts: Arc<account::reconcile::Context>,
-    policies: Arc<retention::reconcile::Context>,
+    policies: Arc<retention::context::Context>,
 }
 
 impl Contexts {
@@ -244,7 +244,7 @@ impl Contexts {
                 shutdown: shutdown.clone(),
                 aws_concurrency: Semaphore::new(aws_concurrency(options.concurrency)),
             }),
-            policies: Arc::new(retention::reconcile::Context {
+            policies: Arc::new(retention::context::Context {
                 client: client.clone(),
                 sources: sources.clone(),
                 accounts: accounts.clone(),

@@ -25,7 +25,8 @@ pub enum Format {
 pub fn start(level: Level, format: Format) -> Result<(), ParseError> {
     let refined = match env::var("RUST_LOG") {
         Ok(refined) if !refined.trim().is_empty() => refined.parse()?,
-        _ => Targets::new(),
+        // Its span for each reconcile repeats that of `controller`.
+        _ => Targets::new().with_target("kube_runtime", LevelFilter::WARN),
     };
     let default = refined.default_level().unwrap_or(LevelFilter::from_level(level));
     let filter = refined.with_default(default);

@@ -81,7 +81,7 @@ async fn missing_revision_that_is_registered_later_is_retired_only_on_request() 
         let revision = setup.name(":1");
         setup.world.declare("api", &[&revision]).await;
         let mut controller = setup.start();
-        let seen = setup.world.wait_stalled("api").await;
+        let seen = setup.world.wait_until_blocked("api").await;
         assert_eq!((seen.reason(&revision), seen.ready()), ("NotFound", "False"), "{seen}");
         assert!(seen.message(&revision).contains("ClientException: "), "{seen}");
 
@@ -239,7 +239,7 @@ async fn mixed_resource_retires_what_it_can_and_reports_each_revision() {
         setup.world.declare("web", &[&short, &arn(&long), &inactive, &missing, &foreign]).await;
         let _controller = setup.start();
 
-        let seen = setup.world.wait_stalled("web").await;
+        let seen = setup.world.wait_until_blocked("web").await;
         let expected = [
             (&short, "Retired"),
             (&long, "Retired"),

@@ -110,7 +110,8 @@ async fn end_state_is_unchanged_if_an_aws_operation_fails_repeatedly() {
 
 #[tokio::test]
 async fn end_state_is_unchanged_if_a_status_write_fails() {
-    let cells = request(Verb::Patch, "taskdefinitionretirements/status", 2);
+    // The first status, the account if its verification takes longer, and the responses of ECS.
+    let cells = request(Verb::Patch, "taskdefinitionretirements/status", 3);
     all("cells, Kubernetes error x patch status", runs(false, cells).await).await;
 }
 

@@ -47,6 +47,7 @@ pub fn pacing(seed: u64) -> Pacing {
     Pacing { per_second: [0.5, 2.0, 10.0][rng.usize(..3)], burst: [1, 10][rng.usize(..2)] }
 }
 
+#[expect(clippy::too_many_lines, reason = "one schedule, in the order of its steps")]
 pub fn run(schedule: Schedule, users: &Users) -> Run {
     let (seed, end, count) = (schedule.seed, schedule.end, schedule.replicas);
     let pacing = pacing(seed);

@@ -103,6 +103,7 @@ impl Users {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one life of a resource")]
     fn resource(&mut self, rng: &mut Rng, name: &str, end: Duration) {
         let family = format!("f-{name}");
         let in_use = if rng.bool() { "Wait" } else { "Retire" };

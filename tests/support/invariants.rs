@@ -99,22 +99,25 @@ pub fn violations(entries: &[Entry], interruptions: u32) -> Vec<String> {
     violations
 }
 
-/// I1: between its last `DescribeTaskDefinition` call for a revision and the deregistration, the
-/// process begins and completes a read of a resource that declares the revision.
+/// I1: the latest read of some resource, by the process that deregisters a revision, declares the
+/// revision. The read begins after the last `DescribeTaskDefinition` call of that process for the
+/// revision, and is complete before the deregistration.
 fn undeclared_deregistrations(entries: &[Entry]) -> Vec<String> {
     let is_declared = |index: usize, by: Process, arn: &str| {
         let before = &entries[..index];
         let described = before.iter().rposition(|entry| {
             entry.by == by && matches!(&entry.operation, Operation::Described { arn: it, .. } if it == arn)
         });
-        described.is_some_and(|described| {
-            before[described..].iter().any(|entry| match &entry.operation {
-                Operation::Read { began, object: Some(object), .. } => {
-                    entry.by == by && *began >= entries[described].at && declares(object, arn)
-                }
-                _ => false,
-            })
-        })
+        let Some(described) = described else { return false };
+        let reads = before[described..].iter().filter_map(|entry| match &entry.operation {
+            Operation::Read { name, began, object } if entry.by == by => Some((began, name, object.as_ref())),
+            _ => None,
+        });
+        let mut reads: Vec<_> = reads.filter(|(began, ..)| **began >= entries[described].at).collect();
+        reads.sort_by_key(|(began, ..)| *began);
+        let latest: BTreeMap<&String, Option<&Value>> =
+            reads.into_iter().map(|(_, name, object)| (name, object)).collect();
+        latest.into_values().flatten().any(|object| declares(object, arn))
     };
     let undeclared =
         deregistrations(entries).filter(|(index, by, call)| !is_declared(*index, *by, &call.arn));

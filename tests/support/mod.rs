@@ -202,9 +202,14 @@ impl<'plane> World<'plane> {
         self.wait(name, "Ready=True", |seen| seen.is_current() && seen.ready() == "True").await
     }
 
-    /// Waits until the controller reports that manual intervention is required.
-    pub async fn wait_stalled(&self, name: &str) -> Seen {
-        self.wait(name, "Stalled=True", |seen| seen.is_current() && seen.condition("Stalled").is_some()).await
+    /// Waits until the controller reports that manual intervention is required, or will be if a reason
+    /// with two minutes of grace lasts.
+    pub async fn wait_until_blocked(&self, name: &str) -> Seen {
+        let has_grace = |seen: &Seen| {
+            ["AccessDenied", "AccountNotFound", "AccountNotReady"].contains(&seen.ready_reason())
+        };
+        let is_blocked = |seen: &Seen| seen.condition("Stalled").is_some() || has_grace(seen);
+        self.wait(name, "Stalled=True", |seen| seen.is_current() && is_blocked(seen)).await
     }
 
     /// Waits until the controller has caught up: a resource that is declared now is ready.

@@ -6,6 +6,7 @@ use aws_sdk_ecs::{
 };
 
 use super::*;
+use crate::aws::credentials_error::{self, call_failure};
 
 fn error(code: &str, status: u16) -> SdkError<Describe, HttpResponse> {
     let metadata = ErrorMetadata::builder().code(code).message("No.").build();
@@ -31,7 +32,7 @@ fn error_codes_have_the_same_kind_with_and_without_suffix() {
     ];
     for code in denied.into_iter().flat_map(|code| [code.to_owned(), format!("{code}Exception")]) {
         for status in [400, 403, 500, 503] {
-            let failure = failure(&error(&code, status));
+            let failure = call_failure(&error(&code, status));
             assert_eq!((failure.kind, failure.code.as_deref()), (AccessDenied, Some(code.as_str())));
         }
     }
@@ -101,7 +102,7 @@ fn rejected_credentials_are_recognized_by_error_code() {
 #[test]
 fn call_without_a_response_reports_an_outage_or_missing_credentials() {
     let failed = |cause: Box<dyn StdError + Send + Sync>| {
-        failure(&SdkError::<Describe, HttpResponse>::construction_failure(cause))
+        call_failure(&SdkError::<Describe, HttpResponse>::construction_failure(cause))
     };
     let outage = failed("reset".into());
     assert_eq!((outage.kind, outage.code), (Unavailable, None));

@@ -330,17 +330,6 @@ fn change_or_request_makes_a_row_pending_again_and_a_retired_row_is_described() 
 }
 
 #[test]
-fn unknown_account_is_reported_only_by_rows_that_are_due() {
-    let unknown = failure(FailureKind::Unavailable);
-    let report = |row: &RevisionStatus| without_outcome(&resolved(), row, NOT_TRIGGERED, Some(&unknown));
-    let unavailable = RevisionStatus { message: Some("no".to_owned()), ..recorded(Reason::Unavailable) };
-    assert_eq!(report(&recorded(Reason::Pending)), unavailable);
-    for row in [retired(), recorded(Reason::DryRun), recorded(Reason::NotFound)] {
-        assert_eq!(report(&row), row);
-    }
-}
-
-#[test]
 fn recorded_row_is_found_by_short_form_and_by_arn() {
     let rows = [
         RevisionStatus { revision: "web:1".to_owned(), ..Default::default() },

@@ -216,6 +216,7 @@ impl Service {
     }
 
     /// Returns the description of the service.
+    #[expect(clippy::too_many_lines, reason = "one object of the ECS API")]
     pub(super) fn describe(&self, caller: &Caller, cluster: &str) -> Value {
         let path = format!("{cluster}/{}", self.name);
         let (cluster_arn, service_arn) =

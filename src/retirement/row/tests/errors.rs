@@ -41,3 +41,14 @@ fn messages_are_refreshed_when_a_user_asks() {
         assert_eq!(triggered.message.as_deref(), Some("session 2"));
     }
 }
+
+#[test]
+fn unknown_account_is_reported_only_by_rows_that_are_due() {
+    let unknown = failure(FailureKind::Unavailable);
+    let report = |row: &RevisionStatus| without_outcome(&resolved(), row, NOT_TRIGGERED, Some(&unknown));
+    let unavailable = RevisionStatus { message: Some("no".to_owned()), ..recorded(Reason::Unavailable) };
+    assert_eq!(report(&recorded(Reason::Pending)), unavailable);
+    for row in [retired(), recorded(Reason::DryRun), recorded(Reason::NotFound)] {
+        assert_eq!(report(&row), row);
+    }
+}

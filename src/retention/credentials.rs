@@ -1,0 +1,117 @@
+//! The credentials of a run: which a policy may use, and whether they are for its account and region.
+
+use std::sync::Arc;
+
+use crate::{
+    account::authorize::{Access, Denial, Subject, authorize},
+    api::TaskDefinitionRetentionPolicyStatus,
+    aws::session::VerifiedSession,
+    retention::{
+        context::Context,
+        status::{State, Summary, denied, failed},
+        validate::ValidatedPolicy,
+    },
+};
+
+/// The credentials of a run, with the resolved account and region.
+pub(super) struct Prepared {
+    pub(super) session: Arc<VerifiedSession>,
+    pub(super) access: Access,
+}
+
+/// Decides which credentials the run may use, and verifies them. `Err(None)` while the
+/// EcsAccounts are not listed.
+pub(super) async fn prepare(
+    valid: &ValidatedPolicy,
+    recorded: TaskDefinitionRetentionPolicyStatus,
+    namespace: &str,
+    context: &Context,
+) -> Result<Prepared, Option<Summary>> {
+    let subject = subject(valid, namespace);
+    let access = match authorize(&context.accounts, &subject, context.allows_ambient) {
+        Ok(access) => access,
+        Err(Denial::Pending) => return Err(None),
+        Err(Denial::OfAnotherController(refused) | Denial::Refused(refused)) => {
+            return Err(Some(denied(refused)));
+        }
+    };
+    let (source, declared) = match &access {
+        Access::Ambient => (context.sources.ambient().clone(), None),
+        Access::Account { account, .. } => {
+            (context.sources.account(&account.name, &account.source), Some(&account.source.account))
+        }
+    };
+    let region = region(valid, &recorded, source.default_region()).map_err(Some)?;
+    let expected = recorded.account.or_else(|| valid.account_id.clone());
+    if let Some(account) = declared {
+        check_account(expected.as_ref(), account).map_err(Some)?;
+    }
+    let session = source.session(&region).verify().await.map_err(|failure| Some(failed(&failure)))?;
+    check_account(expected.as_ref(), &session.identity.account).map_err(Some)?;
+    if declared.is_none() {
+        check_ambient(&session.identity.account, context).map_err(Some)?;
+    }
+    Ok(Prepared { session, access })
+}
+
+fn stalled(reason: &'static str, text: impl Into<String>) -> Summary {
+    Summary::new(State::Stalled, reason, text)
+}
+
+fn region(
+    valid: &ValidatedPolicy,
+    recorded: &TaskDefinitionRetentionPolicyStatus,
+    default_region: Option<&str>,
+) -> Result<String, Summary> {
+    let Some(region) = valid.region.as_deref().or(default_region) else {
+        let text = "spec.region is not set and the controller has no default region: set spec.region, such as us-west-2";
+        return Err(stalled("InvalidSpec", text));
+    };
+    match &recorded.region {
+        Some(before) if before != region => {
+            let text = format!(
+                "the region was {before} and is now {region}: a policy keeps its region; make a new policy for {region}"
+            );
+            Err(stalled("WrongRegion", text))
+        }
+        _ => Ok(region.to_owned()),
+    }
+}
+
+fn check_account(expected: Option<&String>, account: &String) -> Result<(), Summary> {
+    match expected {
+        Some(expected) if expected != account => {
+            let text = format!(
+                "the policy is for account {expected}, and its credentials are for account {account}: make a new policy for account {account}"
+            );
+            Err(stalled("WrongAccount", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the ambient credentials may be used in their account.
+fn check_ambient(account: &String, context: &Context) -> Result<(), Summary> {
+    if context.accounts.declare(account) {
+        let text =
+            format!("AWS account {account} is managed by EcsAccounts: name an EcsAccount in spec.accountRef");
+        return Err(stalled("NotAllowed", text));
+    }
+    if !context.allowed_accounts.is_empty() && !context.allowed_accounts.contains(account) {
+        let text = format!(
+            "the credentials of the controller are for account {account}, which --allowed-account-ids does not name"
+        );
+        return Err(stalled("WrongAccount", text));
+    }
+    Ok(())
+}
+
+/// Returns what a policy asks for.
+pub(super) fn subject<'a>(valid: &'a ValidatedPolicy, namespace: &'a str) -> Subject<'a> {
+    Subject {
+        namespace,
+        account_ref: valid.account_ref.as_deref(),
+        region: valid.region.as_deref(),
+        retires_in_use: false,
+    }
+}
