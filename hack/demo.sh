@@ -14,6 +14,8 @@ root=$PWD
 binaries=${CARGO_TARGET_DIR:-target}/debug
 python=.tools/moto/bin/python
 control_plane='' controller='' log=''
+# The role with which `ecs` calls moto. moto lets every role be assumed, and gives it the account in its ARN.
+role=''
 
 say() { printf 'demo: %s\n' "$*"; }
 
@@ -77,13 +79,18 @@ start_controller() {
   controller=$!
 }
 
-# ecs register FAMILY NUMBER, ecs status REVISION...: calls moto with an ordinary AWS client.
+# ecs register FAMILY NUMBER, ecs status REVISION...: calls moto with an ordinary AWS client, as $role if it is set.
 ecs() {
-  "${isolated[@]}" "$python" - "$@" <<'PYTHON'
+  "${isolated[@]}" "ROLE=$role" "$python" - "$@" <<'PYTHON'
 import os, sys
 import boto3
 
-ecs = boto3.client("ecs", region_name=os.environ["AWS_REGION"])
+session = boto3.Session(region_name=os.environ["AWS_REGION"])
+if role := os.environ["ROLE"]:
+    assumed = session.client("sts").assume_role(RoleArn=role, RoleSessionName="demo")["Credentials"]
+    keys = [assumed[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")]
+    session = boto3.Session(*keys, region_name=os.environ["AWS_REGION"])
+ecs = session.client("ecs")
 match sys.argv[1:]:
     case ["register", family, number]:
         for _ in range(int(number)):
@@ -104,6 +111,14 @@ fit() { fold -s -w 100 | sed 's/ *$//'; }
 show() {
   printf '\n$ %s\n' "$*"
   "${isolated[@]}" "$@" 2>&1 | fit || fail "this command should have succeeded: $*"
+}
+
+# show_apply: prints the manifest on standard input, applies it, and prints the output.
+show_apply() {
+  local manifest
+  manifest=$(cat)
+  printf '\n$ kubectl apply -f - <<END\n%s\nEND\n' "$manifest"
+  "${isolated[@]}" kubectl apply -f - <<<"$manifest" 2>&1 | fit || fail "this manifest should have been admitted"
 }
 
 # show_refusal TEXT COMMAND...: the same for a command that must fail with a message that contains TEXT.
@@ -137,11 +152,14 @@ hack/tools.sh kubernetes helm moto
 step "building the controller (about 4 minutes the first time)" cargo build --workspace --bins --locked
 start_servers
 step "registering two revisions of the family cpu-wave in ECS" ecs register cpu-wave 2
+role=arn:aws:iam::111122223333:role/ecs-retirement
+step "registering five revisions of the family web-shop in another account" ecs register web-shop 5
+role=''
 
-explain "The chart installs the CRD and the RBAC rules; the controller runs with its ServiceAccount."
+explain "The chart installs the CRDs and the RBAC rules; the controller runs with its ServiceAccount."
 show helm install ecs-retirement-controller charts/ecs-retirement-controller --namespace ecs-retirement --create-namespace --hide-notes
 "${isolated[@]}" kubectl wait --for=condition=Established -f crds/ --timeout=30s >/dev/null ||
-  fail "the API server does not serve the CRD"
+  fail "the API server does not serve the CRDs"
 start_controller
 
 explain "ECS has two revisions, and the first one must be retired."
@@ -171,6 +189,80 @@ expect dry-run '{.status.revisions[1].reason}' DryRun
 show kubectl get tdr
 show_ecs "cpu-wave:1 INACTIVE" "cpu-wave:2 ACTIVE"
 
+role=arn:aws:iam::111122223333:role/ecs-retirement
+explain "The administrator declares another AWS account: its role, and the families that may be retired."
+show_apply <<'MANIFEST'
+apiVersion: ecs-retirement.dev/v1alpha1
+kind: EcsAccount
+metadata:
+  name: prod
+spec:
+  accountId: "111122223333"
+  region: us-west-2
+  assumeRole:
+    roleArn: arn:aws:iam::111122223333:role/ecs-retirement
+  allowedNamespaces:
+    names: [default]
+  families:
+    allow: ["web-*"]
+    deny: [web-payments]
+MANIFEST
+show kubectl wait --for=condition=Ready ecsa/prod --timeout=30s
+show kubectl get ecsa
+
+explain "Two retirements name it: one that it refuses, and one that it allows."
+show_apply <<'MANIFEST'
+apiVersion: ecs-retirement.dev/v1alpha1
+kind: TaskDefinitionRetirement
+metadata:
+  name: web-payments
+spec:
+  accountRef: {name: prod}
+  revisions:
+  - web-payments:1
+---
+apiVersion: ecs-retirement.dev/v1alpha1
+kind: TaskDefinitionRetirement
+metadata:
+  name: web-shop
+spec:
+  accountRef: {name: prod}
+  revisions:
+  - web-shop:1
+MANIFEST
+show kubectl wait --for=condition=Ready tdr/web-shop --timeout=30s
+expect web-payments '{.status.revisions[0].reason}' NotAllowed
+show kubectl get tdr web-payments web-shop -o wide
+show_ecs "web-shop:1 INACTIVE" "web-shop:2 ACTIVE"
+
+explain "A rule instead of a list: keep the newest two revisions. It proposes the others, suspended."
+show_apply <<'MANIFEST'
+apiVersion: ecs-retirement.dev/v1alpha1
+kind: TaskDefinitionRetentionPolicy
+metadata:
+  name: web
+spec:
+  accountRef: {name: prod}
+  families:
+    include: ["web-*"]
+  keep:
+    latest: 2
+MANIFEST
+show kubectl wait '--for=jsonpath={.status.pendingApproval}=1' tdrp/web --timeout=30s
+show kubectl get tdrp web
+proposal=$("${isolated[@]}" kubectl get tdr --selector ecs-retirement.dev/policy=web -o 'jsonpath={.items[0].metadata.name}')
+show kubectl get tdr "$proposal" -o yaml
+expect "$proposal" '{.spec.revisions[0]}' web-shop:2
+expect "$proposal" '{.spec.revisions[1]}' web-shop:3
+show_ecs "web-shop:2 ACTIVE" "web-shop:3 ACTIVE" "web-shop:4 ACTIVE" "web-shop:5 ACTIVE"
+
+explain "A person reads the list and approves it. Right before each call the newest revisions are counted again."
+show kubectl patch tdr "$proposal" --type=merge '--patch={"spec": {"suspend": false}}'
+show kubectl wait --for=condition=Ready "tdr/$proposal" --timeout=30s
+show kubectl get tdr --selector ecs-retirement.dev/policy=web
+show_ecs "web-shop:2 INACTIVE" "web-shop:3 INACTIVE" "web-shop:4 ACTIVE" "web-shop:5 ACTIVE"
+role=''
+
 printf '\n'
 say "all results are as expected"
 [[ -n ${KEEP:-} ]] || exit 0
@@ -182,6 +274,7 @@ demo: running until Ctrl-C; in another terminal, try:
 export KUBECONFIG=$KUBECONFIG
 export PATH=$root/.tools/bin:\$PATH
 kubectl explain tdr.spec
+kubectl explain tdrp.spec
 kubectl get tdr --watch
 kubectl patch tdr suspend --type=merge --patch='{"spec": {"suspend": false}}'
 kubectl annotate --overwrite tdr missing-revision ecs-retirement.dev/requestedAt="\$(date -u +%FT%TZ)"

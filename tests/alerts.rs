@@ -12,7 +12,7 @@ use testkit::{
     promtool::promtool,
 };
 
-use crate::support::{CHART, World, page};
+use crate::support::{CHART, POLICY_CRD, World, page, wait_for_page};
 
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 
@@ -20,7 +20,7 @@ const OPERATIONS: &str = include_str!("../docs/operations.md");
 const RUNBOOKS: &str = "--set=prometheusRule.runbookBaseUrl=https://runbooks.example.com/operations";
 
 /// The values of every metric while all is well, one sample per minute.
-const HEALTHY: [(&str, &str); 15] = [
+const HEALTHY: [(&str, &str); 18] = [
     ("ecs_retirement_build_info{pod='a'}", "1x120"),
     ("leader_election_master_status{pod='a'}", "1x120"),
     ("leader_election_master_status{pod='b'}", "0x120"),
@@ -39,13 +39,16 @@ const HEALTHY: [(&str, &str); 15] = [
     ("ecs_retirement_oldest_waiting_seconds{}", "60x120"),
     ("workqueue_depth{name='taskdefinitionretirement'}", "5x120"),
     ("controller_runtime_max_concurrent_reconciles{}", "16x120"),
+    ("ecs_retirement_policy_pending_approvals{exported_namespace='web',name='web'}", "0x60 2x60"),
+    ("ecs_retirement_policy_ready{exported_namespace='web',name='web'}", "1x60 0x10 1x50"),
+    ("ecs_retirement_account_ready{account='012345678910',name='prod'}", "1x120"),
 ];
 
 /// Metrics, each with its samples.
 type Series = &'static [(&'static str, &'static str)];
 
 /// For each alert, metrics with which it fires, and metrics with which it almost fires.
-const CASES: [(&str, Series, Series); 13] = [
+const CASES: [(&str, Series, Series); 16] = [
     (
         "EcsRetirementAbsent",
         &[("ecs_retirement_build_info{pod='a'}", "1x60 _x60")],
@@ -143,7 +146,29 @@ const CASES: [(&str, Series, Series); 13] = [
         &[("controller_runtime_active_workers{}", "16x120")],
         &[("controller_runtime_active_workers{}", "15x120")],
     ),
+    (
+        "EcsRetirementApprovalPending",
+        // The leader changes after some days.
+        &[(
+            "ecs_retirement_policy_pending_approvals{exported_namespace='web',name='web'}",
+            "1x1000 _x2 2x1050",
+        )],
+        &[("ecs_retirement_policy_pending_approvals{exported_namespace='web',name='web'}", "1x2000 0x52")],
+    ),
+    (
+        "EcsRetirementPolicyNotReady",
+        &[("ecs_retirement_policy_ready{exported_namespace='web',name='web'}", "1x60 0x60")],
+        &[("ecs_retirement_policy_ready{exported_namespace='web',name='web'}", "1x60 0x25 1x35")],
+    ),
+    (
+        "EcsRetirementAccountNotReady",
+        &[("ecs_retirement_account_ready{account='012345678910',name='prod'}", "1x60 0x60")],
+        &[("ecs_retirement_account_ready{account='012345678910',name='prod'}", "1x60 0x15 1x45")],
+    ),
 ];
+
+/// The alert that fires after days. Its samples are 5 minutes apart, and end after 7 days and 3 hours.
+const SLOW: &str = "EcsRetirementApprovalPending";
 
 /// Returns the objects of a release with all alerts and the dashboard.
 async fn objects() -> Vec<Value> {
@@ -165,29 +190,33 @@ fn text<'value>(value: &'value Value, field: &str) -> &'value str {
     value[field].as_str().unwrap_or_default()
 }
 
-/// Returns a promtool unit test: within two hours only `expected` fires.
+/// Returns a promtool unit test: within two hours, or the last two of the slow alert, only
+/// `expected` fires.
 fn unit_test(name: &str, changed: &[(&str, &str)], expected: &[&str]) -> Value {
+    let (interval, samples) = if name.starts_with(SLOW) { (5, 171 * 12) } else { (1, 120) };
     let mut series = BTreeMap::from(HEALTHY);
     series.extend(changed.iter().copied());
     let series: Vec<Value> = series
         .into_iter()
         .map(|(series, values)| {
             let release = "{namespace='ecs-retirement',job='retirement',";
+            // The last value continues until the end.
+            let values = values.replace("x120", &format!("x{samples}"));
             json!({ "series": series.replace('{', release), "values": values })
         })
         .collect();
-    let samples: Vec<Value> = expected
+    let firing: Vec<Value> = expected
         .iter()
         .map(|alert| json!({ "labels": format!("{{alertname='{alert}'}}"), "value": 1 }))
         .collect();
     json!({
         "name": name,
-        "interval": "1m",
+        "interval": format!("{interval}m"),
         "input_series": series,
         "promql_expr_test": [{
             "expr": "group by (alertname) (max_over_time(ALERTS{alertstate='firing'}[3h]))",
-            "eval_time": "2h",
-            "exp_samples": samples,
+            "eval_time": format!("{}m", interval * samples),
+            "exp_samples": firing,
         }],
     })
 }
@@ -214,10 +243,12 @@ async fn alert_fires_when_it_should_and_stays_silent_just_below_its_threshold() 
     });
     let mut tests: Vec<Value> = cases.collect();
     tests.push(unit_test("all is well", &[], &[]));
-    let tests = json!({ "rule_files": [rules], "evaluation_interval": "1m", "tests": tests });
-    promtool(&["test", "rules", &write("tests.json", &tests)])
-        .await
-        .unwrap_or_else(|output| panic!("{output}"));
+    let (slow, fast): (Vec<Value>, Vec<Value>) =
+        tests.into_iter().partition(|test| text(test, "name").starts_with(SLOW));
+    for (name, interval, tests) in [("fast.json", "1m", fast), ("slow.json", "5m", slow)] {
+        let tests = json!({ "rule_files": [rules], "evaluation_interval": interval, "tests": tests });
+        promtool(&["test", "rules", &write(name, &tests)]).await.unwrap_or_else(|output| panic!("{output}"));
+    }
 }
 
 #[tokio::test]
@@ -245,14 +276,30 @@ async fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
 /// The labels of each metric with the values they have, as `/metrics` writes them.
 type Metrics = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
-/// Returns the metrics of a controller that has retired a revision.
+/// Returns the metrics of a controller that has retired a revision, and that serves an `EcsAccount`
+/// and a policy.
 async fn metrics() -> Metrics {
     let world = World::new().await;
+    world.namespace.install_crds(POLICY_CRD).await.expect("the CRD installs");
     world.west.register("web");
     world.declare("web", &["web:1"]).await;
+    let name = world.namespace.name();
+    let kind = |kind: &str, spec: Value| {
+        let version = "ecs-retirement.dev/v1alpha1";
+        json!({ "apiVersion": version, "kind": kind, "metadata": { "name": name }, "spec": spec })
+    };
+    let account = json!({
+        "controllerName": name, "accountId": "111122223333", "region": "us-west-2",
+        "families": { "allow": ["web"] },
+    });
+    let policy = json!({ "families": { "include": ["web"] }, "keep": { "latest": 1 } });
+    for object in [kind("EcsAccount", account), kind("TaskDefinitionRetentionPolicy", policy)] {
+        world.namespace.apply(object).await.expect("it is valid");
+    }
     let address = format!("127.0.0.1:{}", free_port().expect("a port"));
-    let _controller = world.start_with(&[("METRICS_BIND_ADDRESS", &address)]);
+    let _controller = world.start_with(&[("METRICS_BIND_ADDRESS", &address), ("CONTROLLER_NAME", name)]);
     world.wait_ready("web").await;
+    wait_for_page(&format!("{address}/metrics"), "ecs_retirement_policy_last_run_age_seconds{").await;
     let (_, page) = page(&format!("{address}/metrics")).await.expect("metrics are served");
     let mut metrics = Metrics::new();
     for line in page.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
@@ -300,7 +347,9 @@ fn assert_answerable(query: &str, metrics: &Metrics) {
     let mentions: usize = families.iter().map(|family| query.matches(family).count()).sum();
     assert_eq!(mentions, selectors, "each metric is selected by release: {query}");
     for labels in query.split("by (").skip(1).map(|rest| rest.split(')').next().unwrap_or_default()) {
-        for label in labels.split(", ").filter(|label| !["namespace", "job"].contains(label)) {
+        // Prometheus renames a label that its target has too.
+        let of_target = ["namespace", "job", "exported_namespace"];
+        for label in labels.split(", ").filter(|label| !of_target.contains(label)) {
             assert!(
                 metrics.values().any(|labels| labels.contains_key(label)),
                 "nothing has a label {label}: {query}"

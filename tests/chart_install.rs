@@ -17,19 +17,24 @@ use crate::{
 };
 
 /// The values with which the chart is rendered and installed, each with its release name.
-const VALUE_SETS: [(&str, &[&str]); 7] = [
+const VALUE_SETS: [(&str, &[&str]); 8] = [
     ("defaults", &[]),
     ("everything", &["--values=tests/chart/everything.yaml"]),
     ("watched", &["--set=watchNamespaces={default,kube-system}"]),
     ("pods", &["--set=podMonitor.enabled=true,metrics.port=9090,serviceAccount.create=false"]),
     ("accounts", &["--set=ambientCredentials=false,watchNamespaces={default}"]),
     ("no-accounts", &["--set=ecsAccounts.enabled=false,watchNamespaces={default}"]),
+    (
+        "no-policies",
+        &["--set=retentionPolicies.enabled=false,approval.enforce=true,watchNamespaces={default}"],
+    ),
     // Names that YAML would read as numbers.
     ("1234", &["--set-string=fullnameOverride=retirement,nameOverride=56,watchNamespaces={1234}"]),
 ];
 
 const CRD_NAME: &str = "crd/taskdefinitionretirements.ecs-retirement.dev";
 const ACCOUNT_CRD_NAME: &str = "crd/ecsaccounts.ecs-retirement.dev";
+const POLICY_CRD_NAME: &str = "crd/taskdefinitionretentionpolicies.ecs-retirement.dev";
 
 /// Renders the release `name` in the namespace of that name.
 async fn rendered(name: &str, values: &[&str]) -> Vec<Value> {
@@ -89,6 +94,8 @@ async fn misspelt_value_is_refused_by_name() {
         "networkPolicy.extraEgress[0].port[0].port=1",
         "crds.kept=false",
         "ecsAccounts.enable=false",
+        "retentionPolicies.enable=false",
+        "approval.enforced=true",
         "ambientCredential=false",
     ];
     for value in misspelt {
@@ -128,7 +135,10 @@ async fn enabling_everything_renders_every_template_and_only_one_monitor() {
     let on = kinds(&rendered("everything", &["--values=tests/chart/everything.yaml"]).await);
     let off = kinds(&rendered("defaults", &[]).await);
     let added: Vec<_> = on.difference(&off).map(String::as_str).collect();
-    assert_eq!(added, ["ConfigMap", "NetworkPolicy", "PrometheusRule", "ServiceMonitor"]);
+    let policy = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
+    let expected =
+        [&["ConfigMap", "NetworkPolicy", "PrometheusRule", "ServiceMonitor"][..], &policy].concat();
+    assert_eq!(added, expected);
     let refusal =
         helm::template(&["release", CHART, "--set=serviceMonitor.enabled=true,podMonitor.enabled=true"]);
     assert!(refusal.await.expect_err("two monitors would scrape twice").contains("choose one"));
@@ -202,11 +212,12 @@ async fn helm_installs_every_set_of_values_and_uninstall_keeps_the_crd() {
         helm::on(&plane, &["uninstall", name, "--namespace", name]).await.expect("it can be removed");
     }
     let kinds = "deploy,sa,svc,cm,pdb,netpol,role,rolebinding,clusterrole,clusterrolebinding,\
-        servicemonitor,podmonitor,prometheusrule";
+        servicemonitor,podmonitor,prometheusrule,\
+        validatingadmissionpolicy,validatingadmissionpolicybinding";
     let ours = ["-A", "-l", "app.kubernetes.io/managed-by=Helm", "-o", "name"];
     let left = plane.kubectl(&[&["get", kinds], &ours[..]].concat()).await;
     assert_eq!(left.as_deref(), Ok(""));
-    plane.kubectl(&["get", CRD_NAME, ACCOUNT_CRD_NAME]).await.expect("the CRDs are kept");
+    plane.kubectl(&["get", CRD_NAME, ACCOUNT_CRD_NAME, POLICY_CRD_NAME]).await.expect("the CRDs are kept");
 }
 
 /// Creates a copy of the chart as of an older release, whose CRD has no `spec.suspend`.

@@ -189,6 +189,7 @@ async fn values_that_would_be_ignored_or_fail_later_are_rejected_with_a_sentence
         ("serviceAccount.create=false,serviceAccount.annotations.a=b", "needs serviceAccount.create=true"),
         ("ambientCredentials=false,ecsAccounts.enabled=false", "together leave no credentials"),
         ("ecsAccounts.enabled=false,controllerName=west", "controllerName needs ecsAccounts.enabled=true"),
+        ("approval.enforce=yes", "/approval/enforce"),
         ("metrics.port=8081", "metrics.port and healthProbe.port are both 8081: choose two ports"),
         ("metrics.enabled=false,serviceMonitor.enabled=true", "serviceMonitor.enabled needs metrics.enabled"),
         ("metrics.enabled=false,podMonitor.enabled=true", "podMonitor.enabled needs metrics.enabled"),
@@ -215,13 +216,13 @@ async fn extra_arguments_and_variables_cannot_repeat_a_flag_that_the_chart_sets(
     let everything =
         ["--values=tests/chart/everything.yaml", "--set=extraArgs=null,watchNamespaces={default}"];
     let mut objects = rendered(&everything).await;
-    objects.extend(rendered(&["--set=ecsAccounts.enabled=false"]).await);
+    objects.extend(rendered(&["--set=ecsAccounts.enabled=false,retentionPolicies.enabled=false"]).await);
     let deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
     let containers = deployments.map(|deployment| &deployment["spec"]["template"]["spec"]["containers"][0]);
     let arguments = containers.flat_map(|container| container["args"].as_array().expect("arguments"));
     let flags: BTreeSet<&str> =
         arguments.filter_map(|flag| flag.as_str()?.split_once('=')).map(|(flag, _)| flag).collect();
-    assert!(flags.len() > 12, "{flags:?}");
+    assert!(flags.len() > 13, "{flags:?}");
     for flag in flags {
         let variable = flag.trim_start_matches('-').replace('-', "_").to_uppercase();
         for (values, sentence) in [

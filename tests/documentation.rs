@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use testkit::{control_plane::ControlPlane, simulated_ecs::ACCOUNT, simulated_ecs::Status};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     architecture::{files, root},
-    support::{ACCOUNT_CRD, CRD, DEADLINE, HEALTH_CHECK, World, api_reference},
+    support::{ACCOUNT_CRD, CRD, DEADLINE, HEALTH_CHECK, POLICY_CRD, World, api_reference},
 };
 
 /// Reads a document of the repository.
@@ -76,7 +77,7 @@ async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
     let guide = document("docs/gitops.md");
     let (_, guide) = guide.split_once("## Argo CD").expect("a section");
     let [("sh", command), ("yaml", manifest), ..] = blocks(guide)[..] else { panic!("{guide}") };
-    let keys = ["TaskDefinitionRetirement", "EcsAccount"]
+    let keys = ["TaskDefinitionRetirement", "TaskDefinitionRetentionPolicy", "EcsAccount"]
         .map(|kind| format!("resource.customizations.health.ecs-retirement.dev_{kind}"));
     for key in &keys {
         assert_eq!(
@@ -103,6 +104,7 @@ async fn argo_cd_guide_adds_the_health_check_and_changes_nothing_else() {
 #[tokio::test]
 async fn manifests_and_commands_in_the_documents_are_valid() {
     let world = World::new().await;
+    world.namespace.install_crds(POLICY_CRD).await.expect("the CRD installs");
     world.declare("cpu-wave", &["cpu-wave:1"]).await;
     let mut kinds = BTreeSet::new();
     for path in documents() {
@@ -126,7 +128,7 @@ async fn manifests_and_commands_in_the_documents_are_valid() {
             }
         }
     }
-    assert!(kinds.len() > 1, "manifests of both kinds are found: {kinds:?}");
+    assert!(kinds.len() > 2, "manifests of all kinds are found: {kinds:?}");
 }
 
 /// Returns the reason that an example has until its own commands run; `None` if it is not a
@@ -138,7 +140,11 @@ fn expected(example: &str) -> Option<&'static str> {
         "missing-revision" => Some("NotFound"),
         "suspend" => Some("Suspended"),
         "unused-for" => Some("CoolingDown"),
-        "refused" | "account-ref" | "admission-warnings" | "validating-admission-policy" => None,
+        "refused"
+        | "account-ref"
+        | "retention-policy"
+        | "admission-warnings"
+        | "validating-admission-policy" => None,
         other => panic!("add the expected reason of examples/{other}.yaml"),
     }
 }
@@ -211,6 +217,46 @@ async fn example_of_an_account_allows_its_retirement_and_refuses_what_its_commen
         assert!(is_done && output.contains(rule), "{name}: {output}");
     }
     assert_eq!(member.status("web-api:41"), Some(Status::Active), "it is unused for less than an hour");
+}
+
+#[tokio::test]
+async fn example_of_a_policy_proposes_and_retires_what_its_comment_says() {
+    let world = World::new().await;
+    world.namespace.install_crds(POLICY_CRD).await.expect("the CRD installs");
+    let (now, day) = (Timestamp::now(), SignedDuration::from_hours(24));
+    for family in ["web-shop", "web-payments"] {
+        // One revision a day: the last 30 are younger than 30 days.
+        world.west.register_many_at(family, 45, now - day * 45 + SignedDuration::from_hours(1), day);
+    }
+    world.west.cluster("prod");
+    let _controller = world.start();
+    let (is_done, output) = world.shell("kubectl apply -f examples/retention-policy.yaml").await;
+    assert!(is_done, "{output}");
+    let wait =
+        "kubectl wait --for=jsonpath='{.status.pendingApproval}'=1 tdrp/retention-policy --timeout=20s";
+    assert!(world.shell(wait).await.0, "{:?}", world.shell("kubectl get tdrp --output=yaml").await);
+    let declared = "kubectl get tdr --output=jsonpath='{range .items[*].spec.revisions[*]}{@} {end}'";
+    let (_, declared) = world.shell(declared).await;
+    let expected: Vec<String> =
+        (1..=15).filter(|it| *it != 7).map(|number| format!("web-shop:{number}")).collect();
+    assert_eq!(declared.split_whitespace().collect::<Vec<_>>(), expected);
+
+    let text = document("examples/retention-policy.yaml");
+    let commands = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect::<Vec<_>>();
+    let (list, approve) = commands.split_first().expect("two commands");
+    for command in [(*list).to_owned(), approve.join("\n")] {
+        let (is_done, output) = world.shell(&command).await;
+        assert!(is_done, "{command}: {output}");
+    }
+    let retired = || world.west.status("web-shop:15") == Some(Status::Inactive);
+    let began = Instant::now();
+    while !retired() {
+        assert!(began.elapsed() < DEADLINE, "it is not retired");
+        sleep(std::time::Duration::from_millis(100)).await;
+    }
+    for kept in ["web-shop:7", "web-shop:16", "web-payments:1"] {
+        assert_eq!(world.west.status(kept), Some(Status::Active), "{kept}");
+    }
 }
 
 /// Applies a retirement in the namespace `platform`. Returns whether it is admitted, and the
@@ -294,7 +340,8 @@ async fn admission_policies_limit_families_by_namespace_and_warn_of_likely_mista
 #[tokio::test]
 async fn kubectl_explains_every_field() {
     let world = World::new().await;
-    for (short_name, crd) in [("tdr", CRD), ("ecsa", ACCOUNT_CRD)] {
+    world.namespace.install_crds(POLICY_CRD).await.expect("the CRD installs");
+    for (short_name, crd) in [("tdr", CRD), ("ecsa", ACCOUNT_CRD), ("tdrp", POLICY_CRD)] {
         let crd = yaml(crd);
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         for part in ["spec", "status"] {

@@ -20,14 +20,15 @@ use testkit::{
 
 use crate::{
     chart_accounts::assert_account_is_served,
-    support::{ACCOUNT_CRD, CHART, CRD, DEADLINE, World, page, stop},
+    chart_policies::assert_policy_is_served,
+    support::{ACCOUNT_CRD, CHART, CRD, DEADLINE, POLICY_CRD, World, page, stop},
 };
 
 const RELEASE: &str = "retirement";
 const NAME: &str = "retirement-ecs-retirement-controller";
 
 /// Special verbs and wildcards, which API discovery does not list.
-const UNLISTED: [(&str, &str, &str); 9] = [
+const UNLISTED: [(&str, &str, &str); 10] = [
     ("impersonate", "", "users"),
     ("impersonate", "", "groups"),
     ("impersonate", "", "serviceaccounts"),
@@ -36,22 +37,23 @@ const UNLISTED: [(&str, &str, &str); 9] = [
     ("escalate", "rbac.authorization.k8s.io", "roles"),
     ("escalate", "rbac.authorization.k8s.io", "clusterroles"),
     ("approve", "certificates.k8s.io", "signers"),
+    ("approve", "ecs-retirement.dev", "taskdefinitionretirements"),
     ("*", "*", "*"),
 ];
 
 /// Installs the chart in `namespace`.
-async fn install(plane: &ControlPlane, namespace: &str, values: &[&str]) {
+pub async fn install(plane: &ControlPlane, namespace: &str, values: &[&str]) {
     let arguments = ["install", RELEASE, CHART, "--namespace", namespace, "--create-namespace"];
     helm::on(plane, &[&arguments, values].concat()).await.expect("the chart installs");
 }
 
 /// A controller with the arguments and the service account token of a pod of the release.
-struct Pod {
+pub struct Pod {
     process: Process,
     metrics: String,
 }
 
-async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
+pub async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
     let plane = world.namespace.control_plane();
     let deployments: Api<Deployment> = Api::namespaced(plane.client(), namespace);
     let deployment = deployments.get(NAME).await.expect("the Deployment is there");
@@ -80,7 +82,7 @@ async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
 
 impl Pod {
     /// Asserts that the API server refused nothing, and that each of `requests` was made.
-    async fn assert_nothing_was_refused(&self, requests: &[&str]) {
+    pub async fn assert_nothing_was_refused(&self, requests: &[&str]) {
         let (_, metrics) = page(&self.metrics).await.expect("metrics are served");
         for request in requests {
             assert!(
@@ -112,6 +114,7 @@ async fn assert_release_works(world: &World<'_>, release: &str) {
         assert!(began.elapsed() < DEADLINE, "no event: {}", first.process.log());
     }
     assert_account_is_served(world, release).await;
+    assert_policy_is_served(world).await;
     let asked = [
         r#"method="POST",code="201""#,
         r#"method="PUT",code="200""#,
@@ -230,9 +233,17 @@ impl Account<'_> {
 /// The places in which permissions are checked.
 const PLACES: [&str; 5] = ["cluster", "own", "own Lease", "watched", "other"];
 
-/// Returns the expected permissions of the service account of a release that watches retirements in
-/// `watched` and, if `has_accounts` is true, serves `EcsAccounts`.
-fn expected(watched: &[&str], has_accounts: bool) -> BTreeMap<String, Vec<String>> {
+/// The kinds that a release serves besides retirements.
+#[derive(Clone, Copy)]
+struct Serves {
+    accounts: bool,
+    policies: bool,
+    /// True if `approval.enforce` is set.
+    approval: bool,
+}
+
+/// Returns the expected permissions of the service account of a release that watches `watched`.
+fn expected(watched: &[&str], serves: Serves) -> BTreeMap<String, Vec<String>> {
     let list = |places: &[&str]| places.iter().map(|place| (*place).to_owned()).collect();
     let mut rights: BTreeMap<String, Vec<String>> = BTreeMap::from([
         ("create coordination.k8s.io/leases".to_owned(), list(&["own", "own Lease"])),
@@ -248,7 +259,21 @@ fn expected(watched: &[&str], has_accounts: bool) -> BTreeMap<String, Vec<String
     ] {
         rights.insert(right.to_owned(), list(watched));
     }
-    if has_accounts {
+    let policies = [
+        "get ecs-retirement.dev/taskdefinitionretentionpolicies",
+        "list ecs-retirement.dev/taskdefinitionretentionpolicies",
+        "watch ecs-retirement.dev/taskdefinitionretentionpolicies",
+        "patch ecs-retirement.dev/taskdefinitionretentionpolicies/status",
+        "create ecs-retirement.dev/taskdefinitionretirements",
+        "patch ecs-retirement.dev/taskdefinitionretirements",
+        "delete ecs-retirement.dev/taskdefinitionretirements",
+    ];
+    let approve = "approve ecs-retirement.dev/taskdefinitionretirements";
+    let approve = [approve].into_iter().filter(|_| serves.approval);
+    for right in policies.into_iter().chain(approve).filter(|_| serves.policies) {
+        rights.insert(right.to_owned(), list(watched));
+    }
+    if serves.accounts {
         for right in [
             "get ecs-retirement.dev/ecsaccounts",
             "list ecs-retirement.dev/ecsaccounts",
@@ -270,20 +295,22 @@ fn expected(watched: &[&str], has_accounts: bool) -> BTreeMap<String, Vec<String
 #[tokio::test]
 async fn service_account_is_refused_every_other_verb_and_resource() {
     let namespace = Namespace::fresh().await;
-    for crd in [CRD, ACCOUNT_CRD] {
+    for crd in [CRD, ACCOUNT_CRD, POLICY_CRD] {
         namespace.install_crds(crd).await.expect("the CRD installs");
     }
     let (plane, client, watched) = (namespace.control_plane(), namespace.client(), namespace.name());
     let [all, some, fewest] = ["all", "some", "fewest"].map(|name| format!("{name}-{watched}"));
     install(plane, &all, &["--set=crds.enabled=false"]).await;
     let narrow = format!("--set=crds.enabled=false,watchNamespaces={{{watched}}}");
-    install(plane, &some, &[&narrow]).await;
-    install(plane, &fewest, &[&narrow, "--set=ecsAccounts.enabled=false"]).await;
+    install(plane, &some, &[&narrow, "--set=approval.enforce=true"]).await;
+    let none = "--set=ecsAccounts.enabled=false,retentionPolicies.enabled=false,approval.enforce=true";
+    install(plane, &fewest, &[&narrow, none]).await;
 
+    let both = Serves { accounts: true, policies: true, approval: false };
     for (own, expected) in [
-        (&all, expected(&PLACES, true)),
-        (&some, expected(&["watched"], true)),
-        (&fewest, expected(&["watched"], false)),
+        (&all, expected(&PLACES, both)),
+        (&some, expected(&["watched"], Serves { approval: true, ..both })),
+        (&fewest, expected(&["watched"], Serves { accounts: false, policies: false, approval: true })),
     ] {
         let places = [
             ("cluster", json!({})),
@@ -300,7 +327,7 @@ async fn service_account_is_refused_every_other_verb_and_resource() {
 /// Without a controller manager nothing aggregates the roles. The test checks their labels, and
 /// binds each role directly.
 #[tokio::test]
-async fn aggregated_roles_let_viewers_view_and_editors_edit_retirements() {
+async fn aggregated_roles_let_viewers_view_and_editors_edit_retirements_and_policies() {
     let namespace = Namespace::fresh().await;
     let (plane, client, own) = (namespace.control_plane(), namespace.client(), namespace.name());
     install(plane, own, &["--set=crds.enabled=false,rbac.aggregateToEdit=true"]).await;
@@ -316,20 +343,23 @@ async fn aggregated_roles_let_viewers_view_and_editors_edit_retirements() {
         let bind = ["create", "rolebinding", verb, "--clusterrole", &role(verb), "--user", verb];
         namespace.kubectl(&bind).await.expect("it can be bound");
     }
-    let may = async |user: &str, verb: &str, subresource: &str| {
-        let account = Account { user: user.to_owned(), groups: vec!["system:authenticated"] };
-        let attributes = json!({
-            "namespace": own, "verb": verb, "group": "ecs-retirement.dev",
-            "resource": "taskdefinitionretirements", "subresource": subresource,
-        });
-        account.may(&client, attributes).await
-    };
-    for verb in ["get", "list", "watch"] {
-        assert!(may("view", verb, "").await, "{verb}");
-    }
-    for verb in ["create", "update", "patch", "delete", "deletecollection"] {
-        assert!(may("edit", verb, "").await, "{verb}");
-        assert!(!may("view", verb, "").await, "{verb}");
-        assert!(!may("edit", verb, "status").await, "only the controller writes the status: {verb}");
+    for resource in ["taskdefinitionretirements", "taskdefinitionretentionpolicies"] {
+        let may = async |user: &str, verb: &str, subresource: &str| {
+            let account = Account { user: user.to_owned(), groups: vec!["system:authenticated"] };
+            let attributes = json!({
+                "namespace": own, "verb": verb, "group": "ecs-retirement.dev",
+                "resource": resource, "subresource": subresource,
+            });
+            account.may(&client, attributes).await
+        };
+        for verb in ["get", "list", "watch"] {
+            assert!(may("view", verb, "").await, "{verb}");
+        }
+        for verb in ["create", "update", "patch", "delete", "deletecollection"] {
+            assert!(may("edit", verb, "").await, "{verb}");
+            assert!(!may("view", verb, "").await, "{verb}");
+            assert!(!may("edit", verb, "status").await, "only the controller writes the status: {verb}");
+        }
+        assert!(!may("edit", "approve", "").await, "{resource}");
     }
 }

@@ -1,4 +1,4 @@
--- Argo CD health check of a TaskDefinitionRetirement or an EcsAccount, based on its kstatus conditions.
+-- Argo CD health check of every kind of ecs-retirement.dev, based on its kstatus conditions.
 local health = { status = "Progressing", message = "the controller has not reconciled it yet" }
 local status = obj.status
 if status == nil or status.conditions == nil or status.observedGeneration ~= obj.metadata.generation then

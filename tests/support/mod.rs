@@ -40,6 +40,10 @@ pub const CRD: &str = include_str!("../../crds/ecs-retirement.dev_taskdefinition
 /// The generated CRD of `EcsAccounts`, as it is committed.
 pub const ACCOUNT_CRD: &str = include_str!("../../crds/ecs-retirement.dev_ecsaccounts.yaml");
 
+/// The generated CRD of retention policies, as it is committed.
+pub const POLICY_CRD: &str =
+    include_str!("../../crds/ecs-retirement.dev_taskdefinitionretentionpolicies.yaml");
+
 /// The Helm chart, from the root of the repository.
 pub const CHART: &str = "charts/ecs-retirement-controller";
 

@@ -87,6 +87,17 @@ Labels of an object, including additional labels in `extra`:
 - apiGroups: [ecs-retirement.dev]
   resources: [taskdefinitionretirements/status]
   verbs: [patch]
+{{- if .Values.retentionPolicies.enabled }}
+- apiGroups: [ecs-retirement.dev]
+  resources: [taskdefinitionretentionpolicies]
+  verbs: [get, list, watch]
+- apiGroups: [ecs-retirement.dev]
+  resources: [taskdefinitionretentionpolicies/status]
+  verbs: [patch]
+- apiGroups: [ecs-retirement.dev]
+  resources: [taskdefinitionretirements]
+  verbs: [create, patch, delete{{ if .Values.approval.enforce }}, approve{{ end }}]
+{{- end }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
