@@ -95,7 +95,7 @@ async fn deployments_during_a_read_never_make_a_kept_revision_a_candidate() {
     let name = policies.retirements().await[0].name_any();
     let has_ended = |seen: &crate::support::Seen| {
         let is_end = |reason: &&str| ["Retired", "Kept"].contains(reason);
-        seen.reasons().len() == declared.len() && seen.reasons().iter().all(|it| is_end(it))
+        seen.reasons().len() == declared.len() && seen.reasons().iter().all(is_end)
     };
     policies.world.wait_for(&name, "an end", Duration::from_mins(2), has_ended).await;
     let is_active =
