@@ -75,7 +75,8 @@ async fn deleted_account_stops_its_resources() {
 }
 
 /// Changes the EcsAccount before the first call of `action` is carried out. `change` is the changed
-/// part of its spec; null deletes it. Asserts that nothing is deregistered.
+/// part of its spec; null deletes it. Asserts that nothing is deregistered. No usage scan delays the
+/// call.
 async fn change_before(action: Action, change: Value, reason: &str) {
     let accounts = Accounts::new().await;
     accounts.account("prod", json!({})).await;
@@ -88,7 +89,7 @@ async fn change_before(action: Action, change: Value, reason: &str) {
             api.patch(&name, &kube::api::PatchParams::default(), &patch).await.expect("it is patched");
         }
     });
-    accounts.declare("web", "prod", &["web:1", "web:2"], json!({ "keepLatest": 1 })).await;
+    accounts.declare("web", "prod", &["web:1", "web:2"], json!({ "keepLatest": 1, "inUse": "Retire" })).await;
     let _controller = accounts.start();
     accounts.wait_reason("web", reason).await;
     assert!(accounts.member_calls().iter().any(|call| call.action == action), "{action:?} was called");
