@@ -51,7 +51,7 @@ faults: tools ## Inject faults at every point of the controller's work; `make fa
 	FAULTS_FULL='$(FULL)' cargo test --locked --test faults -- --nocapture
 
 .PHONY: defects
-defects: tools ## Inject defects into a copy of the code, one at a time, and check that the fault tests catch them
+defects: tools ## Inject defects into a copy of the code, one at a time, and check that the tests catch them
 	@hack/defects.sh
 
 .PHONY: soak

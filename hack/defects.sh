@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Applies each defect in testkit/defects to a copy of the tree, one at a time. Fails if the fault tests do not catch it.
+# Applies each defect in testkit/defects to a copy of the tree, one at a time. Fails if its test does not catch it.
 # Usage: hack/defects.sh [NAME...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,10 +27,12 @@ for patch in testkit/defects/*.patch; do
   copy
   (cd "$tree" && git apply "$root/$patch")
   test=$(field "$patch" "Caught by")
+  suite=$(field "$patch" "Suite")
+  suite=${suite:-faults}
   echo "applied $name; running $test" >&2
-  (cd "$tree" && cargo test --quiet --locked --test faults --no-run) # a defect that does not compile proves nothing
+  (cd "$tree" && cargo test --quiet --locked --test "$suite" --no-run) # a defect that does not compile proves nothing
   began=$SECONDS
-  if (cd "$tree" && cargo test --quiet --locked --test faults "$test") >"$work/$name.log" 2>&1; then
+  if (cd "$tree" && cargo test --quiet --locked --test "$suite" "$test") >"$work/$name.log" 2>&1; then
     verdict=MISSED missed=$((missed + 1)) sign=""
   else
     verdict=caught

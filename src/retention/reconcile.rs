@@ -60,6 +60,9 @@ pub(super) async fn reconcile(
             return Ok(None);
         }
     };
+    if reconciliation.is_left_to_another(&valid) {
+        return Ok(None);
+    }
     let existing = reconciliation.existing().await?;
     if valid.is_suspended {
         return reconciliation.suspended(&valid, &existing).await;
@@ -101,6 +104,13 @@ impl Reconciliation<'_> {
 
     fn retirements(&self) -> Api<TaskDefinitionRetirement> {
         Api::namespaced(self.context.client.clone(), &self.namespace)
+    }
+
+    /// Returns true if another controller serves the EcsAccount of the policy and has run it.
+    fn is_left_to_another(&self, valid: &ValidatedPolicy) -> bool {
+        let Context { accounts, allows_ambient, .. } = self.context;
+        let denial = authorize(accounts, &subject(valid, &self.namespace), *allows_ambient);
+        matches!(denial, Err(Denial::OfAnotherController(_))) && self.recorded().last_run_time.is_some()
     }
 
     /// Lists the retirements of the policy uncached.

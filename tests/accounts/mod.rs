@@ -16,8 +16,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::{DEADLINE, REGION, World};
 
+mod changes;
 mod credentials;
 mod guards;
+mod isolation;
 
 /// The CRD of EcsAccounts, as it is committed.
 const ACCOUNT_CRD: &str = include_str!("../../crds/ecs-retirement.dev_ecsaccounts.yaml");

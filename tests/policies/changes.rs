@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use testkit::simulated_ecs::{Action, Status};
+use testkit::simulated_ecs::{Action, Fault, Status};
 
 use super::Policies;
 
@@ -84,4 +84,28 @@ async fn requested_run_proposes_beside_a_pending_one_and_nothing_twice() {
     assert_eq!(policies.declared().await, ["web:1", "web:2", "web:3", "web:4"]);
     assert_eq!(policies.retirements().await.len(), 2);
     assert_eq!(policies.world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 0);
+}
+
+#[tokio::test]
+async fn changed_policy_keeps_revisions_until_it_has_narrowed_its_retirements() {
+    let policies = Policies::new().await;
+    policies.world.west.register_many("web", 6);
+    policies.apply("web", &["web*"], 2, json!({})).await;
+    let mut controller = policies.world.start();
+    policies.wait("web", "AwaitingApproval").await;
+    crate::support::stop(&mut controller).await;
+    // The policy changes, and its next run fails: what it proposed before is still declared.
+    policies.patch("web", json!({ "spec": { "keep": { "revisions": ["web:2"] } } })).await;
+    policies.world.ecs.fault(Fault::on(Action::ListTaskDefinitionFamilies).times(1_000).access_denied());
+    policies.approve().await;
+    let _controller = policies.world.start();
+    policies.wait("web", "AccessDenied").await;
+    let name = policies.retirements().await[0].metadata.name.clone().unwrap_or_default();
+    let seen = policies.world.wait(&name, "Kept", |seen| seen.reasons() == ["Kept"; 4]).await;
+    assert!(seen.message("web:1").contains("its policy web has changed"), "{seen}");
+    assert_eq!(policies.deregistered(), 0);
+    policies.world.ecs.clear_faults();
+    policies.world.wait_for(&name, "Ready", Duration::from_mins(2), |seen| seen.ready() == "True").await;
+    assert_eq!(policies.declared().await, ["web:1", "web:3", "web:4"]);
+    assert_eq!(policies.world.west.status("web:2"), Some(Status::Active));
 }

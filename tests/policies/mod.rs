@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep};
 use crate::support::{DEADLINE, Seen, World};
 
 mod changes;
+mod interruptions;
+mod scope;
 
 const POLICY_CRD: &str = include_str!("../../crds/ecs-retirement.dev_taskdefinitionretentionpolicies.yaml");
 
