@@ -106,6 +106,12 @@ fn check_ambient(account: &String, context: &Context) -> Result<(), Summary> {
     Ok(())
 }
 
+/// Returns true if another controller serves the EcsAccount of a policy.
+pub(super) fn is_of_another(valid: &ValidatedPolicy, namespace: &str, context: &Context) -> bool {
+    let access = authorize(&context.accounts, &subject(valid, namespace), context.allows_ambient);
+    matches!(access, Err(Denial::OfAnotherController(_)))
+}
+
 /// Returns what a policy asks for.
 pub(super) fn subject<'a>(valid: &'a ValidatedPolicy, namespace: &'a str) -> Subject<'a> {
     Subject {

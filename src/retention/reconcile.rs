@@ -20,7 +20,7 @@ use crate::{
     retention::{
         apply::{Applier, Created, Stop},
         context::Context,
-        credentials::{Prepared, prepare, subject},
+        credentials::{Prepared, is_of_another, prepare, subject},
         existing::{Existing, declared_revisions},
         plan::{Input, Plan, Run, plan},
         read::Reader,
@@ -60,7 +60,9 @@ pub(super) async fn reconcile(
             return Ok(None);
         }
     };
-    if reconciliation.is_left_to_another(&valid) {
+    let recorded = reconciliation.recorded();
+    // Another controller has run it.
+    if recorded.last_run_time.is_some() && is_of_another(&valid, &reconciliation.namespace, context) {
         return Ok(None);
     }
     let existing = reconciliation.existing().await?;
@@ -104,13 +106,6 @@ impl Reconciliation<'_> {
 
     fn retirements(&self) -> Api<TaskDefinitionRetirement> {
         Api::namespaced(self.context.client.clone(), &self.namespace)
-    }
-
-    /// Returns true if another controller serves the EcsAccount of the policy and has run it.
-    fn is_left_to_another(&self, valid: &ValidatedPolicy) -> bool {
-        let Context { accounts, allows_ambient, .. } = self.context;
-        let denial = authorize(accounts, &subject(valid, &self.namespace), *allows_ambient);
-        matches!(denial, Err(Denial::OfAnotherController(_))) && self.recorded().last_run_time.is_some()
     }
 
     /// Lists the retirements of the policy uncached.
