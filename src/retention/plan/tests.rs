@@ -126,11 +126,11 @@ fn unfinished_retirement_is_narrowed_to_what_is_not_kept_now() {
     let plan = planned(&policy, &families, &[wide.clone()]);
     assert_eq!(plan.narrow, [(wide, vec!["a:2".to_owned(), "a:4".to_owned()])], "a retired one stays");
     let empty = existing("web-2", &["a:4", "b:1"]);
-    assert_eq!(planned(&policy, &families, &[empty.clone()]).delete, [empty]);
+    assert_eq!(planned(&policy, &families, std::slice::from_ref(&empty)).delete, [empty]);
     let same = existing("web-3", &["a:2"]);
-    assert_eq!(planned(&policy, &families, &[same.clone()]).narrow, [], "nothing changes");
+    assert_eq!(planned(&policy, &families, std::slice::from_ref(&same)).narrow, [], "nothing changes");
     let older = Existing { policy_generation: Some("2".to_owned()), ..same };
-    let plan = planned(&policy, &families, &[older.clone()]);
+    let plan = planned(&policy, &families, std::slice::from_ref(&older));
     assert_eq!(plan.narrow, [(older, vec!["a:2".to_owned()])], "the generation is recorded");
 }
 
@@ -163,7 +163,7 @@ fn finished_retirements_are_records_and_the_oldest_are_deleted() {
     let deleted: Vec<&str> = plan.delete.iter().map(|it| it.name.as_str()).collect();
     assert_eq!(deleted, ["web-2", "web-1"]);
     let dry = Existing { is_dry_run: true, ..existing("web-5", &["a:1"]) };
-    assert_eq!(planned(&policy, &[], &[dry.clone()]).delete, [dry], "each run makes it anew");
+    assert_eq!(planned(&policy, &[], std::slice::from_ref(&dry)).delete, [dry], "each run makes it anew");
 }
 
 proptest! {
