@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use testkit::simulated_ecs::{ACCOUNT, Action, Status};
 
 use super::Policies;
-use crate::support::{ACCOUNT_CRD, REGION, Seen};
+use crate::support::{
+    ACCOUNT_CRD, REGION, Seen,
+    invariants::{Allowed, calls_that_are_not_allowed, deregistrations_of_kept},
+};
 
 /// Returns the condition of a policy.
 fn condition<'a>(policy: &'a Value, type_: &str) -> Option<&'a Value> {
@@ -31,6 +34,15 @@ async fn account(policies: &Policies, controller: &str, families: Value) -> Stri
     });
     namespace.apply(manifest).await.expect("the EcsAccount is admitted");
     name
+}
+
+/// Asserts I7 for the family `web` with `count` revisions.
+fn assert_kept(policies: &Policies, keep_latest: usize, count: i32) {
+    let is_active =
+        |number: &i32| policies.world.west.status(&format!("web:{number}")) == Some(Status::Active);
+    let active: Vec<i32> = (1..=count).filter(is_active).collect();
+    let violations = deregistrations_of_kept(&policies.world.ecs.calls(), keep_latest, &active);
+    assert!(violations.is_empty(), "{violations:#?}");
 }
 
 #[tokio::test]
@@ -87,6 +99,7 @@ async fn policies_over_one_family_deregister_each_revision_once() {
     let mut expected: Vec<String> = (1..=15).map(|number| format!("web:{number}")).collect();
     expected.sort();
     assert_eq!(called, expected, "one call per revision");
+    assert_kept(&policies, 5, 20);
     let kept = (16..=20).all(|it| policies.world.west.status(&format!("web:{it}")) == Some(Status::Active));
     assert!(kept);
     let began = std::time::Instant::now();
@@ -122,10 +135,9 @@ async fn families_that_an_account_does_not_allow_are_never_proposed() {
     assert!(condition(&refused, "Stalled").is_some(), "{refused}");
     let expected: Vec<String> = (1..=4).map(|number| format!("web-shop:{number}")).collect();
     assert_eq!(policies.declared().await, expected);
-    for call in policies.world.ecs.calls() {
-        let named = call.task_definition.unwrap_or_default();
-        assert!(!named.contains("web-payments") && !named.contains("/api:"), "{named}");
-    }
+    let allowed = [Allowed { account: ACCOUNT, region: REGION, families: &["web-shop"] }];
+    let refused = calls_that_are_not_allowed(&policies.world.ecs.calls(), &allowed);
+    assert!(refused.is_empty(), "{refused:#?}");
 }
 
 #[tokio::test]
@@ -176,6 +188,7 @@ async fn policy_narrows_a_retirement_of_which_half_is_retired() {
     let calls = ecs.calls_of(Action::DeregisterTaskDefinition);
     let called: BTreeSet<_> = calls.iter().filter_map(|call| call.task_definition.clone()).collect();
     assert_eq!((calls.len(), called.len()), (18, 18));
+    assert_kept(&policies, 2, 22);
     assert_eq!(policies.world.west.status("web:20"), Some(Status::Active));
 }
 

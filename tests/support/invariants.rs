@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde_json::Value;
-use testkit::simulated_ecs::{ACCOUNT, Outcome};
+use testkit::simulated_ecs::{ACCOUNT, Action, Call, Outcome};
 
 use super::REGION;
 
@@ -192,4 +192,47 @@ fn excess_deregistrations(entries: &[Entry], interruptions: u32) -> Vec<String> 
     excess
         .map(|(arn, count)| format!("I4: {arn} deregistered {count} times, {interruptions} interruptions"))
         .collect()
+}
+
+/// What an EcsAccount allows: its AWS account, one region, and the families.
+pub struct Allowed<'a> {
+    pub account: &'a str,
+    pub region: &'a str,
+    pub families: &'a [&'a str],
+}
+
+/// I8: returns the calls to ECS in an account or region, or for a family, that no EcsAccount allows.
+/// Usage scans and lists name no task definition.
+pub fn calls_that_are_not_allowed(calls: &[Call], allowed: &[Allowed<'_>]) -> Vec<String> {
+    let is_allowed = |call: &&Call| {
+        let named = call.task_definition.as_deref();
+        let family = named.map(|it| short(it).rsplit_once(':').map_or(short(it), |(family, _)| family));
+        allowed.iter().any(|it| {
+            call.account.as_deref() == Some(it.account)
+                && call.region == it.region
+                && family.is_none_or(|family| it.families.contains(&family))
+                && named.is_none_or(|named| !named.contains('/') || named.contains(it.account))
+        })
+    };
+    let refused = calls.iter().filter(|call| call.action.is_ecs() && !is_allowed(call));
+    refused.map(|call| format!("I8: {call:?}")).collect()
+}
+
+/// Maximum age of the list on which a deregistration with `spec.keepLatest` is based (I7), with the
+/// time that the deregistration takes to arrive.
+const MAX_LIST_AGE: Duration = Duration::from_secs(15 + 1);
+
+/// I7: returns the deregistrations without a recent list of ACTIVE revisions, or of one of the newest
+/// `keep_latest`. `calls` are of one family, and `active` are its ACTIVE revisions after them: only
+/// the controller deregisters any.
+pub fn deregistrations_of_kept(calls: &[Call], keep_latest: usize, active: &[i32]) -> Vec<String> {
+    let is_justified = |(index, call): &(usize, &Call)| {
+        let number = call.task_definition.as_deref().and_then(|it| it.rsplit(':').next()?.parse().ok());
+        let has_newer =
+            number.is_some_and(|number: i32| active.iter().filter(|it| **it > number).count() >= keep_latest);
+        let mut lists = calls[..*index].iter().filter(|it| it.action == Action::ListTaskDefinitions);
+        has_newer && lists.any(|it| it.outcome == Outcome::Ok && call.at - it.at <= MAX_LIST_AGE)
+    };
+    let all = calls.iter().enumerate().filter(|(_, it)| it.action == Action::DeregisterTaskDefinition);
+    all.filter(|it| !is_justified(it)).map(|(_, call)| format!("I7: {call:?}")).collect()
 }
