@@ -101,7 +101,7 @@
 //! - `kind`, `context`: the kind for its controller; what runs share.
 //! - `validate`: parses the spec.
 //! - `credentials`: which credentials a run may use.
-//! - `existing`: the retirements of a policy.
+//! - `existing`, `list`: the retirements of a policy.
 //! - `read`: reads families and usage from AWS.
 //! - `plan`: decides what is created, narrowed, deleted and finished.
 //! - `apply`: writes the retirements.

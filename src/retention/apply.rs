@@ -82,19 +82,25 @@ impl Applier<'_> {
     /// retirement was changed meanwhile.
     async fn narrow(&self, existing: &Existing, entries: &[String]) -> Result<(), Error> {
         let generation = self.policy.metadata.generation.unwrap_or_default().to_string();
-        let annotation = format!("/metadata/annotations/{}", POLICY_GENERATION.replace('/', "~1"));
+        let annotation = if existing.has_annotations {
+            let path = format!("/metadata/annotations/{}", POLICY_GENERATION.replace('/', "~1"));
+            json!({ "op": "add", "path": path, "value": generation })
+        } else {
+            let annotations = json!({ POLICY_GENERATION: generation });
+            json!({ "op": "add", "path": "/metadata/annotations", "value": annotations })
+        };
         self.patch(
             existing,
             json!([
                 { "op": "test", "path": "/metadata/resourceVersion", "value": existing.resource_version },
                 { "op": "replace", "path": "/spec/revisions", "value": entries },
-                { "op": "add", "path": annotation, "value": generation },
+                annotation,
             ]),
         )
         .await
     }
 
-    /// Removes the owner reference of a finished retirement, so that it outlives the policy.
+    /// Removes the reference of a finished retirement to the policy, so that it outlives the policy.
     ///
     /// # Errors
     /// Returns [`Error::Write`] if the call to the API server fails.
@@ -103,7 +109,7 @@ impl Applier<'_> {
             existing,
             json!([
                 { "op": "test", "path": "/metadata/resourceVersion", "value": existing.resource_version },
-                { "op": "remove", "path": "/metadata/ownerReferences" },
+                { "op": "replace", "path": "/metadata/ownerReferences", "value": existing.other_owners },
             ]),
         )
         .await

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::OwnerReference, jiff::Timestamp};
 use kube::ResourceExt;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 
 /// A retirement of a policy.
 #[expect(clippy::struct_excessive_bools, reason = "independent properties of the retirement")]
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Existing {
     pub name: String,
     pub uid: String,
@@ -31,6 +31,9 @@ pub struct Existing {
     pub declared: Vec<Declared>,
     /// The generation of the policy that last chose its revisions.
     pub policy_generation: Option<String>,
+    pub has_annotations: bool,
+    /// The owner references other than that to the policy.
+    pub other_owners: Vec<OwnerReference>,
 }
 
 /// A declared revision of a retirement.
@@ -67,6 +70,8 @@ impl Existing {
             is_dry_run: retirement.spec.dry_run,
             declared: declared.collect(),
             policy_generation: retirement.annotations().get(POLICY_GENERATION).cloned(),
+            has_annotations: !retirement.annotations().is_empty(),
+            other_owners: retirement.owner_references().iter().filter(|it| it.uid != uid).cloned().collect(),
         })
     }
 

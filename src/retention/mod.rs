@@ -2,6 +2,7 @@
 
 pub mod validate;
 pub mod existing;
+mod list;
 pub mod plan;
 pub mod read;
 pub mod apply;

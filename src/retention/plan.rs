@@ -79,7 +79,7 @@ pub struct Input<'a> {
 }
 
 /// The changes that a run makes.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// The retirements to create: the name, and the revisions.
     pub create: Vec<(String, Vec<Revision>)>,
@@ -212,7 +212,7 @@ fn is_old(input: &Input<'_>, family: Option<&Family>, existing: &Existing, decla
 /// Returns the retirements to create. A run that was interrupted continues after those that it has
 /// created.
 fn create(input: &Input<'_>, proposed: Vec<Revision>) -> Vec<(String, Vec<Revision>)> {
-    let of_run = |it: &&Existing| it.is_controlled && !it.is_dry_run && input.run.number(&it.name).is_some();
+    let of_run = |it: &&Existing| !it.is_dry_run && input.run.number(&it.name).is_some();
     let created: Vec<&Existing> = input.existing.iter().filter(of_run).collect();
     let created_revisions: usize = created.iter().map(|it| it.declared.len()).sum();
     let numbers = input.existing.iter().filter_map(|it| input.run.number(&it.name));

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt};
 
 use crate::{
     account::authorize::refuse_family,
     api::{
         REQUESTED_AT, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
-        TaskDefinitionRetirement, task_definition_retention_policy::POLICY_UID_LABEL,
+        TaskDefinitionRetirement,
     },
     aws::{rate_limiter::ResourceKey, session::Waiter},
     controller::{
@@ -22,6 +22,7 @@ use crate::{
         context::Context,
         credentials::{Prepared, is_of_another, prepare, subject},
         existing::{Existing, declared_revisions},
+        list::list,
         plan::{Input, Plan, Run, plan},
         read::Reader,
         status::{self, Due, State, Summary, completed, due, failed, summarize},
@@ -108,13 +109,8 @@ impl Reconciliation<'_> {
         Api::namespaced(self.context.client.clone(), &self.namespace)
     }
 
-    /// Lists the retirements of the policy uncached.
     async fn existing(&self) -> Result<Vec<Existing>, Error> {
-        let uid = self.policy.uid().unwrap_or_default();
-        let parameters = ListParams::default().labels(&format!("{POLICY_UID_LABEL}={uid}"));
-        let list = in_flight::kubernetes("list retirements", self.retirements().list(&parameters)).await;
-        let list = list.map_err(Error::ReadResource)?;
-        Ok(list.items.iter().filter_map(|it| Existing::of_policy(it, &uid)).collect())
+        list(&self.retirements(), &self.policy.uid().unwrap_or_default()).await
     }
 
     /// Writes the status if it differs. `change` sets what the conditions do not have.

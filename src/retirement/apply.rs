@@ -151,11 +151,6 @@ impl Batch<'_> {
             }
             return Err(Stop::Now(Progress::Queued));
         };
-        let live = self.check_unchanged().await?;
-        self.check_allowed(arn).await?;
-        if let Some(because) = self.kept_by_policy(&live).await? {
-            return Ok(Outcome::Kept { before, because });
-        }
         if let Some(count) = self.spec().keep_latest {
             let listed = self.context.shutdown.abandon(self.newer(arn, count)).await;
             match listed.ok_or(Stop::Now(Progress::Made))? {
@@ -165,6 +160,11 @@ impl Batch<'_> {
                 Ok(_) => {}
                 Err(failure) => return Ok(Outcome::Described(Err(failure))),
             }
+        }
+        let live = self.check_unchanged().await?;
+        self.check_allowed(arn).await?;
+        if let Some(because) = self.kept_by_policy(&live).await? {
+            return Ok(Outcome::Kept { before, because });
         }
         if checks_usage {
             // The permit is kept until a usage scan is recent enough.
@@ -176,8 +176,9 @@ impl Batch<'_> {
                 return Ok(Outcome::MustWait { before: Some(before), usage });
             }
         }
+        let is_stale = self.spec().keep_latest.is_some() && !self.is_counted_recently(arn);
         applying.delay.get_or_insert_with(|| self.context.shutdown.delay());
-        if !(self.context.is_active)() {
+        if is_stale || !(self.context.is_active)() {
             return Err(Stop::Now(Progress::Made));
         }
         permit.spend();

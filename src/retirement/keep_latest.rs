@@ -30,6 +30,13 @@ impl Batch<'_> {
         Ok(u32::try_from(newer).unwrap_or(count).min(count))
     }
 
+    /// Returns true if the list in which the revisions newer than `arn` were counted began at most
+    /// 15 s ago.
+    pub(super) fn is_counted_recently(&self, arn: &Arn) -> bool {
+        let lists = self.newest_lists.0.lock();
+        lists.get(arn.revision().family()).is_some_and(|(began, _)| began.elapsed() < LIFETIME)
+    }
+
     async fn list_newest(&self, family: &str, count: u32) -> Result<Vec<i32>, Failure> {
         let (session, began) = (self.session(), Instant::now());
         let reads = &session.limits().reads;

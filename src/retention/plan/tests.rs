@@ -54,6 +54,8 @@ fn existing(name: &str, revisions: &[&str]) -> Existing {
         is_dry_run: false,
         declared: declared.collect(),
         policy_generation: Some(GENERATION.to_string()),
+        has_annotations: true,
+        other_owners: Vec::new(),
     }
 }
 
