@@ -195,12 +195,12 @@ pub struct AccountPacing {
     /// Sustained deregistrations per minute. ECS allows 60 per minute in an account and region,
     /// deployments included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 600))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 600))]
     pub deregistrations_per_minute: Option<u32>,
 
     /// Maximum number of deregistrations at once after a pause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 1000))]
     pub deregistration_burst: Option<u32>,
 }
 

@@ -128,12 +128,12 @@ pub struct TaskDefinitionRetentionPolicySpec {
 
     /// Maximum number of revisions that one run proposes.
     #[serde(default = "default_max_revisions")]
-    #[schemars(range(min = 1, max = 5000))]
+    #[schemars(with = "i32", range(min = 1, max = 5000))]
     pub max_revisions_per_run: u32,
 
     /// Number of finished retirements to keep. Without it, none is ever deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10000))]
+    #[schemars(with = "Option<i32>", range(min = 0, max = 10000))]
     pub history_limit: Option<u32>,
 
     /// While true, nothing is proposed, and nothing that the policy proposed is deregistered.
@@ -174,7 +174,7 @@ pub struct PolicyFamilies {
 #[schemars(inline)]
 pub struct Keep {
     /// Number of the newest ACTIVE revisions of each family.
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(with = "i32", range(min = 1, max = 1000))]
     pub latest: u32,
 
     /// Revisions that were registered more recently, such as 720h.

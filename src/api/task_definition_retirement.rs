@@ -140,7 +140,7 @@ pub struct TaskDefinitionRetirementSpec {
     /// A revision is deregistered only while its family has this many newer ACTIVE revisions, 1 to
     /// 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 1000))]
     pub keep_latest: Option<u32>,
 
     /// While true, nothing is deregistered. Revisions that are retired already stay retired, and

@@ -228,7 +228,10 @@ fn trim_history(input: &Input<'_>, plan: &mut Plan) {
     let Some(limit) = input.policy.history_limit else { return };
     let mut records: Vec<&Existing> =
         input.existing.iter().filter(|it| !it.is_controlled && it.is_finished).collect();
-    records.sort_by(|a, b| b.name.cmp(&a.name));
+    records.sort_by_key(|record| {
+        let (run, number) = record.name.rsplit_once('-').unwrap_or((&record.name, ""));
+        std::cmp::Reverse((run.to_owned(), number.parse::<usize>().ok()))
+    });
     plan.delete.extend(records.into_iter().skip(limit).cloned());
 }
 

@@ -3,10 +3,14 @@
 //! Metrics that exist in controller-runtime have the same names here, so that its dashboards work.
 //! No label holds the name of a resource, a family or a user.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use axum::{Router, routing::get};
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use strum::VariantArray;
@@ -16,7 +20,7 @@ use tokio::time::Instant;
 use crate::runtime::process;
 use crate::{
     CONTROLLER,
-    account::store::Accounts,
+    account::store::{Accounts, Missing},
     api::{
         EcsAccount, Reason, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement,
         conditions::{READY, RECONCILING, STALLED},
@@ -34,7 +38,7 @@ use crate::{
     },
     runtime::{
         kubernetes::REST_CLIENT_REQUESTS,
-        policy_metrics,
+        policy_metrics::{self, Exported},
         replica::{ACCOUNT_CONCURRENCY, POLICY_CONCURRENCY, Replica},
     },
 };
@@ -98,7 +102,7 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     );
     describe_gauge!(
         ACCOUNT_READY,
-        "1 if the credentials of an EcsAccount are verified, else 0, by account and name. Exported by the leader only."
+        "1 if the credentials of an EcsAccount are verified, or it was deleted, else 0, by account and name. Exported by the leader only."
     );
     describe_gauge!(BUILD_INFO, "Always 1, with the version as a label.");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
@@ -113,6 +117,8 @@ pub fn router(handle: PrometheusHandle, concurrency: u16, replica: &Replica) -> 
     let Replica { retirements, accounts, policies, leadership, caches, policy_caches, .. } = replica;
     let (retirements, accounts, policies) = (retirements.clone(), accounts.clone(), policies.clone());
     let policy_caches = policy_caches.clone();
+    let (exported_accounts, exported_policies) =
+        (Arc::new(Exported::default()), Arc::new(Exported::default()));
     let (leadership, caches) = (leadership.clone(), caches.clone());
     let metrics = move || {
         let (now, is_leader) = (Instant::now(), leadership.is_held());
@@ -124,8 +130,8 @@ pub fn router(handle: PrometheusHandle, concurrency: u16, replica: &Replica) -> 
         gauge!(LEADER, "name" => CONTROLLER).set(u8::from(is_leader));
         retirements.context.sources.measure();
         measure_resources(&caches, is_leader);
-        measure_accounts(&retirements.context.accounts, is_leader);
-        policy_metrics::measure(&policy_caches, is_leader);
+        measure_accounts(&retirements.context.accounts, &exported_accounts, is_leader);
+        policy_metrics::measure(&policy_caches, &exported_policies, is_leader);
         handle.run_upkeep();
         let text = handle.render();
         async move { ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text) }
@@ -133,22 +139,27 @@ pub fn router(handle: PrometheusHandle, concurrency: u16, replica: &Replica) -> 
     Router::new().route("/metrics", get(metrics))
 }
 
-/// Updates the gauge of the EcsAccounts: 1 if its credentials are verified, else 0. A standby exports
-/// none.
-fn measure_accounts(accounts: &Accounts, is_leader: bool) {
+/// Updates the gauge of the EcsAccounts: 0 if its credentials are not verified. It is 1 for those
+/// that were deleted, and on a standby.
+fn measure_accounts(accounts: &Accounts, exported: &Exported, is_leader: bool) {
+    let export = |(account, name): &(String, String), is_ready: bool| {
+        let labels = [("account", account.clone()), ("name", name.clone())];
+        gauge!(ACCOUNT_READY, &labels).set(u8::from(is_ready));
+    };
+    let mut current = HashSet::new();
     for object in accounts.all().iter().filter(|_| is_leader) {
         let Ok(account) = &object.0 else { continue };
-        if accounts.validated(account).is_err() {
+        if matches!(accounts.validated(account), Err(Missing::OfAnotherController(_) | Missing::NotFound(_)))
+        {
             continue;
         }
         let conditions = account.status.iter().flat_map(|status| &status.conditions);
         let is_ready = conditions.into_iter().any(|it| it.type_ == READY && it.status == "True");
-        let labels = [
-            ("account", account.spec.account_id.clone()),
-            ("name", account.metadata.name.clone().unwrap_or_default()),
-        ];
-        gauge!(ACCOUNT_READY, &labels).set(u8::from(is_ready));
+        let key = (account.spec.account_id.clone(), account.name_any());
+        export(&key, is_ready);
+        current.insert(key);
     }
+    exported.replace(current).iter().for_each(|gone| export(gone, true));
 }
 
 /// Updates the gauges of the cached resources. A standby exports zeros, so that sums over replicas

@@ -1,11 +1,14 @@
 //! Metrics of the policies, which are computed at each scrape. No label holds a family.
 
+use std::collections::HashSet;
+
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use metrics::{Unit, describe_gauge, gauge};
+use parking_lot::Mutex;
 
 use crate::{
-    api::{TaskDefinitionRetentionPolicy, conditions::READY},
+    api::{TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus, conditions::READY},
     controller::Cache,
 };
 
@@ -30,7 +33,7 @@ pub(super) fn describe() {
     describe_gauge!(PENDING, "Retirements of a policy that wait for approval. Exported by the leader only.");
     describe_gauge!(
         READY_POLICY,
-        "1 if the last run of a policy succeeded, or the policy is suspended, else 0. Exported by the leader only."
+        "1 if the last run of a policy succeeded, or the policy is suspended or was deleted, else 0. Exported by the leader only."
     );
     describe_gauge!(
         LAST_RUN,
@@ -39,21 +42,49 @@ pub(super) fn describe() {
     );
 }
 
-/// Updates the gauges of the policies. A standby exports none.
-pub(super) fn measure(caches: &[Cache<TaskDefinitionRetentionPolicy>], is_leader: bool) {
-    for object in caches.iter().flat_map(Cache::state).filter(|_| is_leader) {
+/// Updates the gauges of the policies. Those of a deleted policy, and on a standby, report nothing
+/// to do.
+pub(super) fn measure(caches: &[Cache<TaskDefinitionRetentionPolicy>], exported: &Exported, is_leader: bool) {
+    let objects = caches.iter().flat_map(Cache::state).filter(|_| is_leader);
+    let mut current = HashSet::new();
+    for object in objects {
         let Ok(policy) = &object.0 else { continue };
-        let status = policy.status.clone().unwrap_or_default();
-        let labels = [("namespace", policy.namespace().unwrap_or_default()), ("name", policy.name_any())];
-        gauge!(FAMILIES, &labels).set(status.matched_families);
-        gauge!(RETIRABLE, &labels).set(status.retirable);
-        gauge!(IN_USE, &labels).set(status.in_use);
-        gauge!(PENDING, &labels).set(status.pending_approval);
-        let is_ready = status.conditions.iter().any(|it| it.type_ == READY && it.status == "True");
-        gauge!(READY_POLICY, &labels).set(u8::from(is_ready));
-        if let Some(completed) = &status.last_run_completion_time {
-            let age = Timestamp::now().duration_since(completed.0).as_secs();
-            gauge!(LAST_RUN, &labels).set(f64::from(u32::try_from(age).unwrap_or_default()));
-        }
+        let key = (policy.namespace().unwrap_or_default(), policy.name_any());
+        export(&key, policy.status.as_ref());
+        current.insert(key);
+    }
+    for gone in exported.replace(current) {
+        export(&gone, None);
+    }
+}
+
+/// Sets the gauges of one policy. Without a status it has nothing to do.
+fn export((namespace, name): &(String, String), status: Option<&TaskDefinitionRetentionPolicyStatus>) {
+    let labels = [("namespace", namespace.clone()), ("name", name.clone())];
+    let count = |of: fn(&TaskDefinitionRetentionPolicyStatus) -> i32| status.map(of).unwrap_or_default();
+    gauge!(FAMILIES, &labels).set(count(|status| status.matched_families));
+    gauge!(RETIRABLE, &labels).set(count(|status| status.retirable));
+    gauge!(IN_USE, &labels).set(count(|status| status.in_use));
+    gauge!(PENDING, &labels).set(count(|status| status.pending_approval));
+    let is_true = |status: &TaskDefinitionRetentionPolicyStatus| {
+        status.conditions.iter().any(|it| it.type_ == READY && it.status == "True")
+    };
+    gauge!(READY_POLICY, &labels).set(u8::from(status.is_none_or(is_true)));
+    let completed = status.and_then(|status| status.last_run_completion_time.as_ref());
+    let age = completed.map(|time| Timestamp::now().duration_since(time.0).as_secs()).unwrap_or_default();
+    gauge!(LAST_RUN, &labels).set(f64::from(u32::try_from(age).unwrap_or_default()));
+}
+
+/// The namespaces and names whose gauges were exported. A gauge cannot be removed.
+#[derive(Debug, Default)]
+pub(super) struct Exported(Mutex<HashSet<(String, String)>>);
+
+impl Exported {
+    /// Replaces the exported names. Returns those that are gone.
+    pub(super) fn replace(&self, current: HashSet<(String, String)>) -> Vec<(String, String)> {
+        let mut exported = self.0.lock();
+        let gone = exported.difference(&current).cloned().collect();
+        *exported = current;
+        gone
     }
 }
