@@ -159,13 +159,7 @@ impl Accounts {
     /// `account_id`, even if its spec is invalid.
     #[must_use]
     pub fn declare(&self, account_id: &str) -> bool {
-        let declares = |object: &Guarded<EcsAccount>| {
-            object.0.as_ref().is_ok_and(|account| {
-                account.spec.account_id == account_id
-                    && self.controller_name.as_ref() == Some(&account.spec.controller_name)
-            })
-        };
-        self.cache.state().iter().any(|object| declares(object))
+        self.cache.state().iter().any(|object| self.served_id(Some(object)).as_deref() == Some(account_id))
     }
 
     /// Returns the labels of a namespace; `None` if it is not known.
@@ -182,7 +176,8 @@ impl Accounts {
     }
 
     /// Handles a change of an EcsAccount: wakes the resources that refer to it and, if it may
-    /// restrict the ambient credentials, those that refer to none.
+    /// restrict the ambient credentials, those of its AWS account that refer to none. An EcsAccount of
+    /// another controller wakes none.
     pub(super) fn account_changed(
         &self,
         before: Option<&Guarded<EcsAccount>>,
@@ -190,14 +185,26 @@ impl Accounts {
     ) {
         *self.list_error.lock() = None;
         let Some(name) = before.or(after).map(ResourceExt::name_any) else { return };
-        let account_id = |object: Option<&Guarded<EcsAccount>>| {
-            object.and_then(|it| it.0.as_ref().ok()).map(|account| account.spec.account_id.clone())
-        };
-        let restricts_others = account_id(before) != account_id(after);
+        let (before, after) = (self.served_id(before), self.served_id(after));
+        if before.is_none() && after.is_none() {
+            return;
+        }
+        let changed: Vec<&String> =
+            if before == after { Vec::new() } else { before.iter().chain(&after).collect() };
         self.wake(|resource| match &resource.spec.account_ref {
             Some(account_ref) => account_ref.name == name,
-            None => restricts_others,
+            None => {
+                let account = resource.status.as_ref().and_then(|status| status.account.as_ref());
+                !changed.is_empty() && account.is_none_or(|account| changed.contains(&account))
+            }
         });
+    }
+
+    /// Returns the AWS account of an EcsAccount that this controller serves.
+    fn served_id(&self, object: Option<&Guarded<EcsAccount>>) -> Option<String> {
+        let account = object?.0.as_ref().ok()?;
+        let is_served = self.controller_name.as_ref() == Some(&account.spec.controller_name);
+        is_served.then(|| account.spec.account_id.clone())
     }
 
     /// Handles a change of the labels of a namespace.
