@@ -191,12 +191,12 @@ impl Accounts {
         }
         let changed: Vec<&String> =
             if before == after { Vec::new() } else { before.iter().chain(&after).collect() };
-        self.wake(|resource| match &resource.spec.account_ref {
-            Some(account_ref) => account_ref.name == name,
-            None => {
-                let account = resource.status.as_ref().and_then(|status| status.account.as_ref());
-                !changed.is_empty() && account.is_none_or(|account| changed.contains(&account))
+        self.wake(|resource| {
+            if let Some(account_ref) = &resource.spec.account_ref {
+                return account_ref.name == name;
             }
+            let account = resource.status.as_ref().and_then(|status| status.account.as_ref());
+            !changed.is_empty() && account.is_none_or(|account| changed.contains(&account))
         });
     }
 

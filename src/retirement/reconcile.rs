@@ -161,6 +161,9 @@ impl<'a> Reconciliation<'a> {
         let (mut verifying, mut verified) = (pin!(session.verify()), None);
         if is_new {
             verified = timeout(FIRST_STATUS, &mut verifying).await.ok().map(Verified::new);
+            if let Some(verified) = &verified {
+                self.refuse_ambient(verified);
+            }
             self.report(verified.as_ref(), &BatchResult::new(Progress::Made)).await?;
         }
         let permit = timeout(CONCURRENCY_PERMIT_WAIT, self.context.aws_concurrency.acquire()).await;
@@ -187,7 +190,10 @@ impl<'a> Reconciliation<'a> {
     /// `spec.accountRef` out must not lift its limits.
     fn refuse_ambient(&mut self, verified: &Verified) {
         let Some(identity) = verified.identity() else { return };
-        if self.admitted.account().is_none() && self.context.accounts.declare(&identity.account) {
+        let is_managed = || self.context.accounts.declare(&identity.account);
+        // A wrong account is reported as such.
+        let is_wrong = || self.guard().refusal(Some(identity)).is_some();
+        if self.admitted.account().is_none() && !is_wrong() && is_managed() {
             let message = format!(
                 "AWS account {} is managed by EcsAccounts: name an EcsAccount in spec.accountRef",
                 identity.account
