@@ -212,8 +212,7 @@ pub struct RetirementTemplate {
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,8}m)?([0-9]{1,9}s)?$')").message("write a duration such as 20s, 90m or 24h"))]
     pub unused_for: Option<String>,
 
-    /// If true, the retirements only show what would be deregistered, and each run creates them
-    /// anew.
+    /// If true, the retirements only show what would be deregistered, and each run replaces them.
     #[serde(default)]
     pub dry_run: bool,
 }

@@ -3,7 +3,11 @@
 use aws_sdk_ecs::types::{SortOrder, TaskDefinitionFamilyStatus, TaskDefinitionStatus};
 
 use crate::{
-    aws::{ecs_client::Ecs, identity::Identity, response::Failure},
+    aws::{
+        ecs_client::Ecs,
+        identity::Identity,
+        response::{Failure, FailureKind},
+    },
     task_definition::Reference,
 };
 
@@ -44,10 +48,11 @@ impl Ecs {
             Order::NewestFirst => SortOrder::Desc,
             Order::OldestFirst => SortOrder::Asc,
         };
-        let call = call.status(TaskDefinitionStatus::Active).sort(order).set_next_token(token).send();
+        let call = call.status(TaskDefinitionStatus::Active).sort(order);
+        let call = call.set_next_token(token.clone()).send();
         let page = self.call("ListTaskDefinitions", call).await.map_err(|error| error.failure)?;
         let numbers = page.task_definition_arns().iter().filter_map(|text| number(identity, family, text));
-        Ok(Page { items: numbers.collect(), next: page.next_token().map(str::to_owned) })
+        Ok(Page { items: numbers.collect(), next: next_token(token.as_deref(), page.next_token())? })
     }
 
     /// Returns the numbers of the newest ACTIVE revisions of `family`, newest first: `count` of them,
@@ -86,11 +91,25 @@ impl Ecs {
     pub async fn list_families(&self, prefix: &str, token: Option<String>) -> Result<Page<String>, Failure> {
         let prefix = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
         let call = self.client.list_task_definition_families().set_family_prefix(prefix);
-        let call = call.status(TaskDefinitionFamilyStatus::Active).max_results(PAGE).set_next_token(token);
+        let call = call.status(TaskDefinitionFamilyStatus::Active).max_results(PAGE);
+        let call = call.set_next_token(token.clone());
         let page =
             self.call("ListTaskDefinitionFamilies", call.send()).await.map_err(|error| error.failure)?;
-        Ok(Page { items: page.families().to_vec(), next: page.next_token().map(str::to_owned) })
+        Ok(Page { items: page.families().to_vec(), next: next_token(token.as_deref(), page.next_token())? })
     }
+}
+
+/// Returns the token of the next page, or `None` after the last one.
+///
+/// # Errors
+/// Returns a failure if the response repeats the token of the request: the list would never end.
+fn next_token(requested: Option<&str>, returned: Option<&str>) -> Result<Option<String>, Failure> {
+    let returned = returned.filter(|token| !token.is_empty());
+    if returned.is_some() && returned == requested {
+        let text = "the response of ECS repeats a pagination token";
+        return Err(Failure::new(FailureKind::Unavailable, text));
+    }
+    Ok(returned.map(str::to_owned))
 }
 
 /// Returns the number of a listed revision of exactly this family, account and region. ECS lists
@@ -102,4 +121,19 @@ fn number(identity: &Identity, family: &str, listed: &str) -> Option<i32> {
         && *arn.region() == *identity.region
         && arn.revision().family() == family;
     is_expected.then(|| arn.revision().number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_ends_without_a_token_and_fails_if_a_token_repeats() {
+        assert_eq!(next_token(None, Some("a")), Ok(Some("a".to_owned())));
+        assert_eq!(next_token(Some("a"), Some("b")), Ok(Some("b".to_owned())));
+        for end in [None, Some("")] {
+            assert_eq!(next_token(Some("a"), end), Ok(None));
+        }
+        next_token(Some("a"), Some("a")).expect_err("it would never end");
+    }
 }

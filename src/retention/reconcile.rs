@@ -170,7 +170,7 @@ impl Reconciliation<'_> {
         Ok(Some(Duration::try_from(until).unwrap_or_default().min(LONGEST_DELAY)))
     }
 
-    /// Removes the owner reference of finished retirements, and deletes records beyond the limit.
+    /// Removes the owner reference of finished retirements, so that they outlive the policy.
     async fn keep_records(&self, valid: &ValidatedPolicy, existing: &[Existing]) -> Result<(), Error> {
         let retirements = self.retirements();
         let applier = Applier {

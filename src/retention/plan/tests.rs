@@ -165,7 +165,7 @@ fn finished_retirements_are_records_and_the_oldest_are_deleted() {
     let deleted: Vec<&str> = plan.delete.iter().map(|it| it.name.as_str()).collect();
     assert_eq!(deleted, ["web-2", "web-1"]);
     let dry = Existing { is_dry_run: true, ..existing("web-5", &["a:1"]) };
-    assert_eq!(planned(&policy, &[], std::slice::from_ref(&dry)).delete, [dry], "each run makes it anew");
+    assert_eq!(planned(&policy, &[], std::slice::from_ref(&dry)).delete, [dry], "each run replaces it");
 }
 
 proptest! {
