@@ -76,6 +76,8 @@ async fn oldest_revision_is_first_and_a_large_resource_does_not_starve_a_small_o
 
 #[tokio::test]
 async fn waiting_for_a_permit_causes_no_reconciles() {
+    // EcsAccounts are cluster-scoped: those of other tests cause reconciles here, too.
+    const RECONCILES: &str = "controller_runtime_reconcile_total{controller=\"taskdefinitionretirement\"";
     let world = World::new().await;
     world.west.register_many("web", 60);
     for number in 1..=60 {
@@ -91,7 +93,7 @@ async fn waiting_for_a_permit_causes_no_reconciles() {
     let (_, text) = page(&format!("{metrics}/metrics")).await.expect("metrics are served");
     let reconciles: f64 = text
         .lines()
-        .filter(|line| line.starts_with("controller_runtime_reconcile_total{"))
+        .filter(|line| line.starts_with(RECONCILES))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .sum();
     // One to queue for DescribeTaskDefinition, one to call it and to queue for the deregistration,
