@@ -12,7 +12,11 @@ use testkit::{
     simulated_ecs::{ACCESS_KEY, ACCOUNT, Action, Fault, Status},
 };
 
-use crate::support::{DEADLINE, World, page, stop, wait_for_page};
+use crate::support::{
+    DEADLINE, World,
+    metrics::{scrape, value},
+    page, stop, wait_for_page,
+};
 
 const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const DEREGISTER: Action = Action::DeregisterTaskDefinition;
@@ -72,27 +76,6 @@ fn serve(world: &World<'_>, more: &[(&str, &str)]) -> Served {
     Served { process, metrics: format!("{metrics}/metrics"), probes }
 }
 
-/// Scrapes the metrics, and parses them with an independent parser.
-async fn scrape(served: &Served) -> prometheus_parse::Scrape {
-    let (status, text) = page(&served.metrics).await.expect("metrics are served");
-    assert_eq!(status, 200);
-    let lines = text.lines().map(|line| Ok(line.to_owned()));
-    prometheus_parse::Scrape::parse(lines).expect("Prometheus can read it")
-}
-
-fn value(scrape: &prometheus_parse::Scrape, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let matches = |sample: &&prometheus_parse::Sample| {
-        sample.metric == name && labels.iter().all(|(key, value)| sample.labels.get(key) == Some(value))
-    };
-    let sum = scrape.samples.iter().filter(matches).map(|sample| match sample.value {
-        prometheus_parse::Value::Counter(value)
-        | prometheus_parse::Value::Gauge(value)
-        | prometheus_parse::Value::Untyped(value) => value,
-        _ => panic!("{name} is not a number"),
-    });
-    sum.sum()
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a handful")]
 fn as_float(count: usize) -> f64 {
     count as f64
@@ -118,7 +101,7 @@ async fn metrics_agree_with_the_calls_that_ecs_received() {
     // Caches lag behind the API server, and a call may be in flight: repeat until all agree.
     let began = Instant::now();
     loop {
-        let scrape = scrape(&served).await;
+        let scrape = scrape(&served.metrics).await;
         let calls = world.ecs.calls();
         let counted = value(&scrape, "ecs_retirement_aws_calls_total", &[]);
         let of = |reason: &str| value(&scrape, "ecs_retirement_revisions", &[("reason", reason)]);
@@ -158,7 +141,7 @@ async fn metrics_have_these_names_and_labels() {
     world.declare("web", &["web:1"]).await;
     let served = serve(&world, &[]);
     world.wait_ready("web").await;
-    let scrape = scrape(&served).await;
+    let scrape = scrape(&served.metrics).await;
     let names: BTreeSet<String> = scrape
         .samples
         .iter()

@@ -14,7 +14,10 @@ use kube::{
 use tokio::time::Instant;
 
 use crate::{
-    api::{REQUESTED_AT, task_definition_retention_policy::POLICY_GENERATION},
+    api::{
+        REQUESTED_AT,
+        task_definition_retention_policy::{POLICY_GENERATION, POLICY_LABEL},
+    },
     controller::{Kind, Shared, guarded::Guarded},
 };
 
@@ -137,9 +140,10 @@ fn triggers<K: Kind>(object: &Guarded<K>) -> impl PartialEq + use<K> {
     (object.uid(), object.meta().generation, requests, object.0.is_ok(), is_due(object))
 }
 
-/// Removes large fields that are never read from the cache. A reconcile reads the resource again.
+/// Removes metadata and large fields that are never read from the cache. A reconcile reads the resource again.
 fn prune<K: Kind>(object: &mut Guarded<K>) {
     object.annotations_mut().remove(LAST_APPLIED);
+    object.labels_mut().retain(|key, _| key == POLICY_LABEL);
     if let Ok(resource) = &mut object.0 {
         K::prune(resource);
     }

@@ -39,6 +39,7 @@ struct Metadata {
     generation: Option<i64>,
     resource_version: Option<String>,
     deletion_timestamp: Option<Time>,
+    labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
     owner_references: Option<Vec<OwnerReference>>,
 }
@@ -52,6 +53,7 @@ impl From<Metadata> for ObjectMeta {
             generation,
             resource_version,
             deletion_timestamp,
+            labels,
             annotations,
             owner_references,
         } = read;
@@ -62,6 +64,7 @@ impl From<Metadata> for ObjectMeta {
             generation,
             resource_version,
             deletion_timestamp,
+            labels,
             annotations,
             owner_references,
             ..Self::default()

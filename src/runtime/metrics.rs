@@ -131,7 +131,7 @@ pub fn router(handle: PrometheusHandle, concurrency: u16, replica: &Replica) -> 
         retirements.context.sources.measure();
         measure_resources(&caches, is_leader);
         measure_accounts(&retirements.context.accounts, &exported_accounts, is_leader);
-        policy_metrics::measure(&policy_caches, &exported_policies, is_leader);
+        policy_metrics::measure(&policy_caches, &caches, &exported_policies, is_leader);
         handle.run_upkeep();
         let text = handle.render();
         async move { ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text) }

@@ -16,6 +16,7 @@ use crate::support::{DEADLINE, Seen, World};
 
 mod changes;
 mod interruptions;
+mod metrics;
 mod scope;
 
 const POLICY_CRD: &str = include_str!("../../crds/ecs-retirement.dev_taskdefinitionretentionpolicies.yaml");

@@ -2,6 +2,7 @@
 
 pub mod api_reference;
 pub mod invariants;
+pub mod metrics;
 pub mod peer;
 mod seen;
 
