@@ -1,6 +1,6 @@
 //! Usage scans: find the revisions in use in an account and region, at half of ECS's own rates.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, mem, sync::Arc};
 
 use aws_sdk_ecs::types::{DesiredStatus, Service, ServiceRevision, Task};
 use k8s_openapi::jiff::Timestamp;
@@ -27,7 +27,8 @@ pub use reader::ScanBuckets;
 /// Usage scanner of one account and region. Runs one scan at a time.
 pub(super) struct UsageScanner {
     ecs: EcsReader,
-    /// Listed clusters that did not exist in the last scan.
+    /// Listed clusters that did not exist in the last scan. Those that a failed scan did not reach
+    /// are not included.
     gone: HashSet<String>,
 }
 
@@ -40,32 +41,44 @@ impl UsageScanner {
     /// the services of every cluster, with their deployments, task sets and rollbacks, and the
     /// tasks that have not stopped.
     ///
-    /// A listed cluster that does not exist in two consecutive scans has no users.
+    /// A listed cluster that does not exist in two consecutive scans has no users. In the second
+    /// one, the first call about it must say so.
     ///
     /// # Errors
     /// Returns the failure of a call, unless it concerns only one service or one cluster. A partial
     /// scan is never used.
     pub(super) async fn scan(&mut self) -> Result<Found, Failure> {
-        let mut found = Found::default();
-        let clusters = self.ecs.list_clusters().await.map_err(CallError::into_failure)?;
-        self.gone.retain(|cluster| clusters.contains(cluster));
-        for cluster in &clusters {
-            let scanned = self.scan_cluster(cluster, &mut found).await;
-            if let Err(CallError::ClusterGone(failure)) = scanned {
-                let is_first = self.gone.insert(cluster.clone());
-                if is_first {
+        let (mut found, gone_before) = (Found::default(), mem::take(&mut self.gone));
+        for cluster in &self.ecs.list_clusters().await.map_err(CallError::into_failure)? {
+            match self.scan_cluster(cluster, &mut found).await {
+                Ok(()) => {}
+                Err(CallError::ClusterGone(_)) if gone_before.contains(cluster) => {
+                    self.gone.insert(cluster.clone());
+                }
+                Err(CallError::ClusterGone(failure) | CallError::ClusterVanished(failure)) => {
+                    self.gone.insert(cluster.clone());
                     found.note_unresolved(format!("cluster/{}", short(cluster)), failure);
                 }
-                continue;
+                Err(error) => return Err(error.into_failure()),
             }
-            self.gone.remove(cluster);
-            scanned.map_err(CallError::into_failure)?;
         }
         Ok(found)
     }
 
+    /// Adds the users in one cluster.
     async fn scan_cluster(&mut self, cluster: &str, found: &mut Found) -> Result<(), CallError> {
-        for arns in self.ecs.list_services(cluster).await?.chunks(SERVICES) {
+        let services = self.ecs.list_services(cluster).await?;
+        let users = self.add_users(cluster, &services, found).await;
+        users.map_err(CallError::of_existing_cluster)
+    }
+
+    async fn add_users(
+        &mut self,
+        cluster: &str,
+        services: &[String],
+        found: &mut Found,
+    ) -> Result<(), CallError> {
+        for arns in services.chunks(SERVICES) {
             for (arn, service) in self.ecs.describe_services(cluster, arns).await? {
                 Box::pin(self.add_service(cluster, &arn, service, found)).await?;
             }
@@ -135,6 +148,7 @@ impl UsageScanner {
         service: &Service,
         references: &mut References,
     ) -> Result<(), CallError> {
+        let operation = "DescribeServiceDeployments";
         let arn = service.service_arn().unwrap_or_default();
         let listed = self.ecs.list_service_deployments(cluster, arn).await;
         let Some(listed) = unless_rejected(listed, references)? else { return Ok(()) };
@@ -143,9 +157,7 @@ impl UsageScanner {
             references.add_listed(deployment);
         }
         let mut is_deploying = !listed.in_progress.is_empty() || is_deploying(service);
-        // A deployment without an ARN cannot be described.
-        let mut is_resolved = !listed.arns.is_empty()
-            && listed.in_progress.iter().all(|it| it.service_deployment_arn().is_some());
+        let mut resolved = 0;
         for arns in listed.arns.chunks(SERVICE_DEPLOYMENTS) {
             let described = match self.ecs.describe_service_deployments(arns).await {
                 // The list includes the predecessor unless it was deployed more than 90 days ago.
@@ -157,22 +169,28 @@ impl UsageScanner {
                 }
                 other => unless_rejected(other, references)?.unwrap_or_default(),
             };
-            for (_, deployment) in described {
+            for (arn, deployment) in described {
                 match deployment {
                     Described::Found(deployment) if is_in_progress(deployment.status()) => {
                         is_deploying = true;
-                        is_resolved &= names_predecessor(service, &deployment);
+                        resolved += usize::from(names_predecessor(service, &deployment));
                         references.add_described(&deployment);
+                    }
+                    // The description of the service is older than the end of the deployment.
+                    Described::Found(_) if listed.is_in_progress(&arn) => {
+                        references.unclear(operation, "a deployment ended during the scan");
                     }
                     Described::Found(_) => {}
                     Described::Missing(failure) | Described::Unclear(failure) => references.fail(failure),
                 }
             }
         }
+        // A deployment in progress without an ARN cannot be described.
+        let is_resolved = resolved > 0 && resolved >= listed.in_progress.len();
         match listed.last_success.filter(|_| is_deploying) {
             Some(deployment) => references.add_listed(deployment),
             None if is_deploying && !is_resolved => {
-                references.unclear("DescribeServiceDeployments", "what a deployment replaces is not known");
+                references.unclear(operation, "what a deployment replaces is not known");
             }
             None => {}
         }
@@ -208,7 +226,8 @@ fn unless_rejected<T>(
 ) -> Result<Option<T>, CallError> {
     match result {
         Ok(response) => Ok(Some(response)),
-        Err(CallError::ServiceGone(failure)) => {
+        // The error of a call about one service does not show that its cluster has no other users.
+        Err(CallError::ServiceGone(failure) | CallError::ClusterGone(failure)) => {
             references.fail(failure);
             Ok(None)
         }

@@ -29,6 +29,8 @@ pub(super) type SdkResult<T, E> = Result<T, SdkError<E, HttpResponse>>;
 pub(super) enum CallError {
     /// The cluster that the call names does not exist.
     ClusterGone(Failure),
+    /// The same, although an earlier call of the scan found the cluster.
+    ClusterVanished(Failure),
     /// The service that the call names does not exist.
     ServiceGone(Failure),
     /// Any other failure.
@@ -60,9 +62,24 @@ impl CallError {
         }
     }
 
+    /// Returns the failure of a scan. Only a denial is certain to need manual intervention.
     pub(super) fn into_failure(self) -> Failure {
         match self {
-            Self::ClusterGone(failure) | Self::ServiceGone(failure) | Self::Failed(failure) => failure,
+            Self::Failed(failure) if failure.kind == FailureKind::Refused => {
+                Failure { kind: FailureKind::Unavailable, ..failure }
+            }
+            Self::ClusterGone(failure)
+            | Self::ClusterVanished(failure)
+            | Self::ServiceGone(failure)
+            | Self::Failed(failure) => failure,
+        }
+    }
+
+    /// Returns the error of a call about a cluster that an earlier call of the scan found.
+    pub(super) fn of_existing_cluster(self) -> Self {
+        match self {
+            Self::ClusterGone(failure) => Self::ClusterVanished(failure),
+            other => other,
         }
     }
 }

@@ -129,6 +129,11 @@ impl<'a> Listed<'a> {
         let arns = arns.chain(current).map(str::to_owned).collect();
         Self { in_progress, last_success, arns }
     }
+
+    /// Returns true if the service deployment was listed as in progress.
+    pub(super) fn is_in_progress(&self, arn: &str) -> bool {
+        self.in_progress.iter().any(|it| it.service_deployment_arn() == Some(arn))
+    }
 }
 
 /// Returns true if service deployments may refer to service revisions that are not in the

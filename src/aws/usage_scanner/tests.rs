@@ -205,7 +205,7 @@ async fn rejected_call_fails_the_scan_at_once_and_is_never_reported_as_absent() 
         Fault::on(Action::DescribeTasks).error("ClientException", "Unable to describe task definition."),
     );
     let failure = scan(&ecs).await.expect_err("call is rejected");
-    assert_eq!(failure.kind, FailureKind::Refused, "not Absent");
+    assert_eq!(failure.kind, FailureKind::Unavailable, "not Absent, and no person has to act");
 }
 
 /// Scans an account with `service`. ECS returns `responses` to the first calls of `action`.
@@ -307,9 +307,33 @@ async fn other_failures_of_a_cluster_do_not_count_as_vanished() {
     let mut scanner = scanner(ecs.transport());
     prod.vanish(Vanished::NotFound);
     unknown(scanner.scan().await, "web:1");
-    ecs.fault(Fault::on(Action::ListServices).times(3).server_error());
-    scanner.scan().await.expect_err("scan fails");
-    let failure = unknown(scanner.scan().await, "web:1");
-    assert!(failure.message.contains("ClusterNotFoundException"), "{}", failure.message);
+    for action in [Action::ListServices, Action::ListClusters] {
+        ecs.fault(Fault::on(action).times(3).server_error());
+        scanner.scan().await.expect_err("scan fails");
+        let failure = unknown(scanner.scan().await, "web:1");
+        assert!(failure.message.contains("ClusterNotFoundException"), "{action:?}: {}", failure.message);
+    }
     assert!(matches!(usage(scanner.scan().await, "web:1"), Use::Unused { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cluster_is_not_gone_if_only_a_later_call_says_so() {
+    for action in [
+        Action::DescribeServices,
+        Action::ListServiceDeployments,
+        Action::DescribeServiceDeployments,
+        Action::DescribeServiceRevisions,
+        Action::ListTasks,
+    ] {
+        let (ecs, prod) = account();
+        prod.put_service(Service::steady("shop", "web:3").deploying_from("web:2"));
+        prod.put_task(Task::running("a", "web:1"));
+        ecs.fault(Fault::on(action).error("ClusterNotFoundException", "Cluster not found."));
+        let mut scanner = scanner(ecs.transport());
+        for _ in 0..3 {
+            let found = scanner.scan().await;
+            // Whether its users are found or unknown, the revision is not unused.
+            assert!(!matches!(usage(found, "web:1"), Use::Unused { .. }), "{action:?}");
+        }
+    }
 }

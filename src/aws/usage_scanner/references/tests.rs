@@ -186,6 +186,48 @@ async fn deployment_in_progress_without_a_known_predecessor_is_unresolved() {
     }
 }
 
+/// The description of a service in deployment is older than that of its service deployment, which
+/// has ended: what runs after a rollback is not known.
+#[tokio::test(start_paused = true)]
+async fn finished_deployment_does_not_resolve_a_service_in_deployment() {
+    let task_definition = |revision| format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{revision}");
+    let arn = "arn:aws:ecs:us-west-2:012345678910:service-deployment/prod/shop/1";
+    let revision = "arn:aws:ecs:us-west-2:012345678910:service-revision/prod/shop/1";
+    let service = json!({
+        "taskDefinition": task_definition("web:2"),
+        "currentServiceDeployment": arn,
+        "deployments": [
+            { "status": "PRIMARY", "rolloutState": "IN_PROGRESS", "taskDefinition": task_definition("web:2") },
+        ],
+    });
+    let listed = json!([
+        { "serviceDeploymentArn": arn, "status": "IN_PROGRESS", "targetServiceRevisionArn": revision },
+    ]);
+    let target = json!({ "arn": revision });
+    for (listed, deployment) in [
+        (json!([]), json!({ "status": "SUCCESSFUL", "targetServiceRevision": target })),
+        (listed, json!({ "status": "ROLLBACK_SUCCESSFUL", "rollback": { "serviceRevisionArn": revision } })),
+    ] {
+        let mut deployment = deployment;
+        deployment["serviceDeploymentArn"] = json!(arn);
+        let (ecs, cluster) = account();
+        cluster.put_service(Service::steady("shop", "web:2"));
+        let described = json!({ "serviceDeployments": [deployment] });
+        let target = json!({ "serviceRevisionArn": revision, "taskDefinition": task_definition("web:2") });
+        let mut transport = ecs.transport();
+        for (action, response) in [
+            ("DescribeServices", shop(&service)),
+            ("ListServiceDeployments", json!({ "serviceDeployments": listed })),
+            ("DescribeServiceDeployments", described.clone()),
+            ("DescribeServiceRevisions", json!({ "serviceRevisions": [target] })),
+        ] {
+            transport = responding(transport, action, vec![response; 3]);
+        }
+        let failure = unknown(scan_by(transport).await, "web:1");
+        assert_eq!(failure.kind, FailureKind::Unavailable, "{described}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn task_without_a_task_definition_is_unresolved() {
     let (ecs, cluster) = account();
