@@ -136,13 +136,6 @@ impl AwsClock {
         self.lock().estimate.at(at)
     }
 
-    /// Returns the earliest possible time by AWS's clock now, or `None` until AWS has reported the
-    /// time.
-    #[must_use]
-    pub fn now(&self) -> Option<Timestamp> {
-        self.at(Instant::now()).map(|bounds| bounds.earliest)
-    }
-
     /// Updates the metric of the pod's clock skew.
     pub fn measure(&self) {
         if let Some(skew) = self.skew(&self.lock().estimate, Instant::now()) {

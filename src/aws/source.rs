@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use aws_config::{Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{
     aws::{
@@ -16,7 +16,7 @@ use crate::{
         limits::Limits,
         permit_queue::Pacing,
         rate_limiter::RequeueTrigger,
-        response_clock::AwsClock,
+        response_clock::{AwsClock, Bounds},
         session::{Session, Shared},
         usage_cache::{self, IsActive},
     },
@@ -146,11 +146,10 @@ impl Sources {
         self.shared.limits.join(account, region, self.shared.pacing).limits.clone()
     }
 
-    /// Returns the earliest possible time by AWS's clock, or `None` until AWS has reported the
-    /// time.
+    /// Returns the bounds of the time by AWS's clock, or `None` until AWS has reported the time.
     #[must_use]
-    pub fn time(&self) -> Option<Timestamp> {
-        self.shared.aws_clock.now()
+    pub fn time(&self) -> Option<Bounds> {
+        self.shared.aws_clock.at(Instant::now())
     }
 
     /// Updates the metrics of all sources.

@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
     aws::{
         freshness::{Purpose, Timing},
         response::{Failure, FailureKind},
+        response_clock::Bounds,
     },
     task_definition::{Arn, Reference},
 };
@@ -23,8 +24,9 @@ const NAMED: usize = 5;
 /// Number of successful scans from which the median duration is computed.
 const DURATIONS: usize = 5;
 
-/// How long the last use of a revision is remembered. It exceeds the longest gap between two scans.
-const LAST_USE_KEPT: SignedDuration = SignedDuration::from_hours(2);
+/// How long the last use of a revision is remembered after a scan last found it. It exceeds the
+/// longest gap between two scans.
+const LAST_USE_KEPT: Duration = Duration::from_hours(2);
 
 /// First and maximum delay before a failed scan is retried.
 const SHORTEST_RETRY: Duration = Duration::from_secs(5);
@@ -169,16 +171,25 @@ impl Failed {
 #[derive(Clone, Debug)]
 pub struct Scan {
     timing: Timing,
-    /// When the scan ended, by AWS's clock and rounded up.
-    at: Option<Timestamp>,
+    /// When the scan ended, by AWS's clock.
+    at: Option<Bounds>,
     users: Result<HashMap<String, Users>, Failure>,
     /// The failure to report for revisions without a known user.
     unresolved: Option<Failure>,
     /// Last use of the revisions that recent scans found in use.
-    last_used: HashMap<String, Timestamp>,
+    last_used: HashMap<String, LastUse>,
     /// Durations of the last few successful scans.
     durations: Vec<Duration>,
     failed: Option<Failed>,
+}
+
+/// The last use of a revision.
+#[derive(Clone, Copy, Debug)]
+struct LastUse {
+    /// By AWS's clock and rounded up.
+    time: Timestamp,
+    /// When a scan last found it. Unlike AWS's clock, this cannot be wrong.
+    found: Instant,
 }
 
 /// Scans that failed or left a reference unresolved since the last scan that did neither.
@@ -191,11 +202,11 @@ struct Failed {
 
 impl Scan {
     /// Creates the usage after a scan. `previous` is the usage before it. `at` is the time at which
-    /// the scan ended, by AWS's clock and rounded up, or `None` while AWS's time is unknown.
+    /// the scan ended, by AWS's clock, or `None` while AWS's time is unknown.
     #[must_use]
     pub fn new(
         began: Instant,
-        (ended, at): (Instant, Option<Timestamp>),
+        (ended, at): (Instant, Option<Bounds>),
         found: Result<Found, Failure>,
         previous: Option<&Self>,
     ) -> Self {
@@ -207,7 +218,7 @@ impl Scan {
         let mut durations: Vec<Duration> =
             durations.into_iter().chain([ended.saturating_duration_since(began)]).collect();
         durations.drain(..durations.len().saturating_sub(DURATIONS));
-        let last_used = last_used(&found, at, previous);
+        let last_used = last_used(&found, (ended, at), previous);
         let unresolved = found.unresolved();
         let failed = unresolved.clone().map(|failure| Failed::after(previous, failure, ended));
         let users = found.users.into_iter().map(|(arn, users)| (arn, users.into())).collect();
@@ -262,14 +273,19 @@ impl Scan {
         match (users, &self.unresolved) {
             (Some(users), _) => Use::InUse(users.clone()),
             (None, Some(failure)) => Use::Unknown(failure.clone()),
-            (None, None) => Use::Unused { at: self.at, last_used: self.last_used.get(&name).copied() },
+            (None, None) => Use::Unused {
+                at: self.at.map(latest),
+                last_used: self.last_used.get(&name).map(|last| last.time),
+            },
         }
     }
 
-    /// Returns when the last scan ended, by AWS's clock. `None` unless it resolved every reference.
+    /// Returns the earliest time at which the last scan may have ended, by AWS's clock. `None`
+    /// unless it resolved every reference.
     #[must_use]
     pub fn scanned_at(&self) -> Option<Timestamp> {
-        self.users.as_ref().ok().filter(|_| self.unresolved.is_none()).and(self.at)
+        let at = self.users.as_ref().ok().filter(|_| self.unresolved.is_none()).and(self.at)?;
+        Timestamp::from_second(at.earliest.as_second()).ok()
     }
 
     /// Returns when the last successful scan was made or, without one, the last failed scan.
@@ -294,35 +310,45 @@ impl Scan {
     }
 }
 
-/// Returns the last use of each unused revision, as found by this scan or earlier ones.
-fn last_used(found: &Found, at: Option<Timestamp>, previous: Option<&Scan>) -> HashMap<String, Timestamp> {
-    let mut last_used = HashMap::new();
-    let mut note = |name: &String, time: Timestamp| {
-        let is_recent = at.is_none_or(|at| at.duration_since(time) < LAST_USE_KEPT);
+/// Returns the last use of each unused revision, as found by this scan or earlier ones. This one
+/// ended at `ended`, and at `at` by AWS's clock.
+fn last_used(
+    found: &Found,
+    (ended, at): (Instant, Option<Bounds>),
+    previous: Option<&Scan>,
+) -> HashMap<String, LastUse> {
+    let mut last_used: HashMap<String, LastUse> = HashMap::new();
+    let mut note = |name: &String, last: LastUse| {
+        let is_recent = ended.saturating_duration_since(last.found) < LAST_USE_KEPT;
         if is_recent && !found.users.contains_key(name) {
-            let last = last_used.entry(name.clone()).or_insert(time);
-            *last = time.max(*last);
+            let known = last_used.entry(name.clone()).or_insert(last);
+            *known = LastUse { time: last.time.max(known.time), found: last.found.max(known.found) };
         }
     };
     for (name, stopped) in &found.stopped {
         // The task may have stopped just now if ECS does not report the time.
-        if let Some(time) = stopped.map(next_second).or(at) {
-            note(name, time);
+        if let Some(time) = stopped.map(next_second).or(at.map(latest)) {
+            note(name, LastUse { time, found: ended });
         }
     }
     if let Some(previous) = previous {
-        previous.last_used.iter().for_each(|(name, time)| note(name, *time));
+        previous.last_used.iter().for_each(|(name, last)| note(name, *last));
         if let (Ok(users), Some(at)) = (&previous.users, previous.at) {
             for name in users.keys() {
-                note(name, at);
+                note(name, LastUse { time: latest(at), found: previous.timing.ended });
             }
         }
     }
     last_used
 }
 
+/// Returns the latest time, rounded up, because a cool-down starts then.
+pub(super) fn latest(at: Bounds) -> Timestamp {
+    next_second(at.latest)
+}
+
 /// Returns the next full second, because Kubernetes timestamps have no fractions of a second.
-pub(super) fn next_second(time: Timestamp) -> Timestamp {
+fn next_second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second() + 1).unwrap_or(time)
 }
 

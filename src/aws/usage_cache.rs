@@ -17,7 +17,7 @@ use crate::{
         identity::Identity,
         rate_limiter::{RateLimiter, RequeueTrigger, ResourceKey},
         response_clock::AwsClock,
-        usage::{Scan, Use, next_second},
+        usage::{Scan, Use, latest},
         usage_scanner::{ScanBuckets, UsageScanner},
     },
     task_definition::Arn,
@@ -96,7 +96,9 @@ impl UsageCache {
         let mut state = self.lock();
         let now = Instant::now();
         let known = match state.last.as_ref().and_then(|scan| scan.of(arn, purpose, now)) {
-            Some(Use::Unused { last_used, .. }) => Some(Use::Unused { at: self.time(now), last_used }),
+            Some(Use::Unused { last_used, .. }) => {
+                Some(Use::Unused { at: self.clock.at(now).map(latest), last_used })
+            }
             known => known,
         };
         let waiting = state.waiting.entry(key.clone()).or_default();
@@ -113,7 +115,8 @@ impl UsageCache {
         self.changed.notify_one();
     }
 
-    /// Returns when the last scan ended, by AWS's clock. `None` unless it resolved every reference.
+    /// Returns the earliest time at which the last scan may have ended, by AWS's clock. `None`
+    /// unless it resolved every reference.
     #[must_use]
     pub fn scanned_at(&self) -> Option<Timestamp> {
         self.lock().last.as_ref().and_then(Scan::scanned_at)
@@ -165,11 +168,6 @@ impl UsageCache {
             Some(scan) if !state.waiting.is_empty() => scan.age(Instant::now()),
             _ => Duration::ZERO,
         }
-    }
-
-    /// Returns AWS's time at `at`, rounded up. `None` while it is unknown.
-    fn time(&self, at: Instant) -> Option<Timestamp> {
-        self.clock.at(at).map(|bounds| next_second(bounds.latest))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -247,7 +245,7 @@ impl UsageCache {
                     let found = scanner.scan().await;
                     let ended = Instant::now();
                     self.record_scan(ended.saturating_duration_since(began), found.is_err());
-                    let at = self.time(ended);
+                    let at = self.clock.at(ended);
                     let scan = Scan::new(began, (ended, at), found, self.lock().last.as_ref());
                     for key in self.store(scan) {
                         (self.requeue_trigger.0)(&key);

@@ -72,7 +72,7 @@ pub struct Input<'a> {
     /// The revisions of the families that are in use, or whose usage is unknown.
     pub in_use: &'a BTreeSet<Revision>,
     pub existing: &'a [Existing],
-    /// The time by AWS's clock; `None` while it is unknown.
+    /// The earliest possible time by AWS's clock; `None` while it is unknown.
     pub now: Option<Timestamp>,
     /// False if a retirement must not be created, because another awaits approval.
     pub may_create: bool,

@@ -179,16 +179,17 @@ impl Reader<'_> {
         Ok(old.checked_sub(1).map(|index| all[index].number()))
     }
 
-    /// Returns the time by AWS's clock. Soon after a start, it is known only after a few responses:
-    /// `revision` is described until then. `None` if it stays unknown.
+    /// Returns the earliest possible time by AWS's clock. Soon after a start, it is known only after
+    /// a few responses: `revision` is described until then. `None` if it stays unknown.
     async fn time(&self, revision: Option<&Revision>) -> Result<Option<Timestamp>, Failure> {
+        let time = || self.sources.time().map(|time| time.earliest);
         for _ in 0..MAX_ATTEMPTS {
-            match (self.sources.time(), revision) {
+            match (time(), revision) {
                 (None, Some(revision)) => drop(self.registered_at(revision).await?),
                 (now, _) => return Ok(now),
             }
         }
-        Ok(self.sources.time())
+        Ok(time())
     }
 
     async fn registered_at(&self, revision: &Revision) -> Result<Option<Timestamp>, Failure> {

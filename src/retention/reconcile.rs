@@ -259,7 +259,7 @@ impl Reconciliation<'_> {
             families: &observed.families,
             in_use: &observed.in_use,
             existing: &existing,
-            now: sources.time(),
+            now: sources.time().map(|time| time.earliest),
             may_create,
         });
         tracing::info!(%run, %plan, "run planned");

@@ -42,7 +42,7 @@ pub(super) struct Batch<'a> {
     pub(super) admitted: &'a Admitted,
     pub(super) rows: &'a [RevisionStatus],
     pub(super) waiter: &'a Waiter,
-    /// The time by AWS's clock, or `None` while it is unknown.
+    /// The earliest possible time by AWS's clock, or `None` while it is unknown.
     pub(super) now: Option<Timestamp>,
     pub(super) newest_lists: NewestLists,
 }

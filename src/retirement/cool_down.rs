@@ -16,8 +16,8 @@ use crate::{
 const RECORD_INTERVAL: SignedDuration = SignedDuration::from_mins(15);
 
 /// Clears `unusedSince` if usage since the recorded scan is unknown. That is the case if no scan is
-/// recorded (as in the status of an older version), if it is too old at `now`, or if it belongs to
-/// another resource (as after a restore).
+/// recorded (as in the status of an older version), if it may be too old at `now`, the latest
+/// possible time, or if it belongs to another resource (as after a restore).
 ///
 /// Rows of a dry run keep their time: it is only displayed.
 pub fn resume(status: &mut TaskDefinitionRetirementStatus, uid: &str, now: Timestamp) {
@@ -32,8 +32,8 @@ pub fn resume(status: &mut TaskDefinitionRetirementStatus, uid: &str, now: Times
     }
 }
 
-/// Returns the usage scan to record with `rows`. `scanned_at` is the end of the scan that `rows`
-/// are based on, or `None` if there was no scan. Returns `None` if no row is cooling down or no
+/// Returns the usage scan to record with `rows`. `scanned_at` is the earliest possible end of the
+/// scan that `rows` are based on, or `None` if there was no scan. Returns `None` if no row is cooling down or no
 /// scan is known.
 #[must_use]
 pub fn last_scan(

@@ -88,8 +88,8 @@ async fn reconcile_due(
     };
     // The same time is used for the whole reconcile, as the recorded cool-downs are checked against
     // it.
-    let now = context.sources.time();
-    let mut record = Record::open(api.clone(), live, context, now);
+    let time = context.sources.time();
+    let mut record = Record::open(api.clone(), live, context, time.map(|time| time.latest));
     let admitted = match admission::admit(record.resource(), context) {
         Ok(Admission::Admitted(admitted)) => *admitted,
         Ok(Admission::Pending) => return Ok(Some(ACCOUNTS_DELAY)),
@@ -103,6 +103,7 @@ async fn reconcile_due(
             return Ok(None);
         }
     };
+    let now = time.map(|time| time.earliest);
     let mut reconciliation = Reconciliation { context, record, admitted, now };
     let Some((verified, _permit)) = reconciliation.verify().await? else {
         return Ok(Some(requeue::at_concurrency_limit(&cached.uid().unwrap_or_default())));
@@ -139,7 +140,7 @@ struct Reconciliation<'a> {
     context: &'a Context,
     record: Record<'a>,
     admitted: Admitted,
-    /// The time by AWS's clock, or `None` while it is unknown.
+    /// The earliest possible time by AWS's clock, or `None` while it is unknown.
     now: Option<Timestamp>,
 }
 

@@ -40,7 +40,7 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Restores the rows that are not written yet, and resets cool-downs that do not resume. `now`
-    /// is the time by AWS's clock, or `None` while it is unknown.
+    /// is the latest possible time by AWS's clock, or `None` while it is unknown.
     pub fn open(
         api: Api<TaskDefinitionRetirement>,
         mut resource: TaskDefinitionRetirement,

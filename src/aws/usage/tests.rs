@@ -17,10 +17,15 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("valid time")
 }
 
+/// Returns exact bounds. Rounded up, they are this second.
+fn exactly(at: i64) -> Bounds {
+    Bounds { earliest: second(at), latest: second(at - 1) }
+}
+
 /// Returns the usage after a scan that ends at the Unix epoch.
 fn scan(duration: u64, found: Result<Found, Failure>, previous: Option<&Scan>) -> Scan {
     let began = Instant::now();
-    Scan::new(began, (began + Duration::from_secs(duration), Some(Timestamp::UNIX_EPOCH)), found, previous)
+    Scan::new(began, (began + Duration::from_secs(duration), Some(exactly(0))), found, previous)
 }
 
 fn failed(previous: Option<&Scan>) -> Scan {
@@ -41,7 +46,7 @@ fn used_at(at: i64, previous: Option<&Scan>) -> Scan {
     let mut found = Found::default();
     found.note(Some(&arn("web:3").to_string()), &task("a"));
     let now = Instant::now();
-    Scan::new(now, (now, Some(second(at))), Ok(found), previous)
+    Scan::new(now, (now, Some(exactly(at))), Ok(found), previous)
 }
 
 /// Returns the usage after a scan that finds a task of `web:3` that stopped at `stopped`.
@@ -49,12 +54,12 @@ fn stopped(at: i64, stopped: Option<i64>, previous: Option<&Scan>) -> Scan {
     let mut found = Found::default();
     found.note_stopped(Some(&arn("web:3").to_string()), stopped.map(second), &task("a"));
     let now = Instant::now();
-    Scan::new(now, (now, Some(second(at))), Ok(found), previous)
+    Scan::new(now, (now, Some(exactly(at))), Ok(found), previous)
 }
 
 fn unused(at: i64, previous: Option<&Scan>) -> Scan {
     let now = Instant::now();
-    Scan::new(now, (now, Some(second(at))), Ok(Found::default()), previous)
+    Scan::new(now, (now, Some(exactly(at))), Ok(Found::default()), previous)
 }
 
 fn last_use(scan: &Scan) -> Option<i64> {
@@ -74,7 +79,7 @@ fn last_use_is_the_end_of_the_last_stopped_task() {
         found.note_stopped(Some(&arn("web:3").to_string()), time, &task("a"));
     }
     let now = Instant::now();
-    let several = Scan::new(now, (now, Some(second(1_000))), Ok(found), None);
+    let several = Scan::new(now, (now, Some(exactly(1_000))), Ok(found), None);
     assert_eq!(last_use(&several), Some(1_000), "one of them may have stopped just now");
 }
 
@@ -84,12 +89,31 @@ fn last_use_is_kept_after_ecs_stops_returning_the_task() {
     let second = unused(5_000, Some(&first));
     assert_eq!(last_use(&second), Some(901));
     assert_eq!(last_use(&stopped(5_000, Some(4_000), Some(&first))), Some(4_001));
-    assert_eq!(last_use(&unused(8_200, Some(&second))), None, "more than two hours later");
 
     let used = used_at(1_000, None);
     assert_eq!(last_use(&unused(1_055, Some(&used))), Some(1_000), "no stopped task");
     let failed = failed(Some(&used));
     assert_eq!(last_use(&unused(1_110, Some(&failed))), Some(1_000), "a failed scan keeps the last use");
+}
+
+#[test]
+fn last_use_is_kept_for_two_hours_whatever_time_aws_reports() {
+    let began = Instant::now();
+    let minutes = |minutes| began + Duration::from_mins(minutes);
+    let bounds = |earliest, latest| Some(Bounds { earliest: second(earliest), latest: second(latest) });
+    let mut found = Found::default();
+    found.note_stopped(Some(&arn("web:3").to_string()), Some(second(990)), &task("a"));
+    // One response is three hours ahead.
+    let stopped = Scan::new(began, (began, bounds(1_000, 11_800)), Ok(found), None);
+    assert_eq!(last_use(&stopped), Some(991));
+    assert_eq!(stopped.scanned_at(), Some(second(1_000)), "the gap to the next scan is not understated");
+    let unused = |at: u64, previous: &Scan| {
+        let at = minutes(at);
+        Scan::new(at, (at, bounds(1_000, 90_000)), Ok(Found::default()), Some(previous))
+    };
+    let later = unused(119, &stopped);
+    assert_eq!(last_use(&later), Some(991));
+    assert_eq!(last_use(&unused(120, &later)), None);
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(super) async fn scan(ecs: &SimulatedEcs) -> Result<Found, Failure> {
 /// Returns the usage after a scan.
 fn scanned(found: Result<Found, Failure>) -> Scan {
     let now = Instant::now();
-    Scan::new(now, (now, Some(Timestamp::UNIX_EPOCH)), found, None)
+    Scan::new(now, (now, None), found, None)
 }
 
 /// Returns the usage of a revision after a scan.

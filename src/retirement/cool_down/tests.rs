@@ -264,6 +264,22 @@ async fn cool_down_is_measured_by_the_clock_of_aws_and_not_of_the_pod() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn wrong_time_of_aws_does_not_hide_a_downtime() {
+    for hours in [3, -3] {
+        let world = cooling("2h").await;
+        run(&world, "web", 10 * MINUTE).await;
+        // Some of the last responses have a wrong time.
+        world.ecs.set_clock_skew(SignedDuration::from_hours(hours));
+        run(&world, "web", 20 * MINUTE).await;
+        world.ecs.set_clock_skew(SignedDuration::ZERO);
+        sleep(Duration::from_mins(50)).await;
+        run(&world, "web", MINUTE).await;
+        let since = unused_since(&world);
+        assert!(since >= 80 * 60, "{hours} hours: unused since {since}, and not scanned until minute 80");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn usage_that_starts_while_a_revision_is_queued_is_found_before_the_deregistration() {
     let world = World::with_empty_buckets(1);
     world.west.cluster("prod");

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::aws::{
     freshness::Purpose,
     response::{Failure, FailureKind},
+    response_clock::Bounds,
     usage::{Found, Scan, Use, User},
     usage_scanner::tests::{account, arn, responding, scan, scan_by, scan_with, unknown, usage, users},
 };
@@ -286,7 +287,7 @@ fn unresolved_references_make_the_usage_of_revisions_without_users_unknown() {
     }
     found.note_unresolved("task/prod/c".to_owned(), Failure::new(FailureKind::Unavailable, "no"));
     let began = Instant::now();
-    let at = Some(Timestamp::UNIX_EPOCH);
+    let at = Some(Bounds { earliest: Timestamp::UNIX_EPOCH, latest: Timestamp::UNIX_EPOCH });
     let scan = |found, before| Scan::new(began, (began, at), Ok(found), before);
     let of = |scan: &Scan, revision| scan.of(&arn(revision), Purpose::Report, began);
     let first = scan(found, None);
@@ -299,7 +300,7 @@ fn unresolved_references_make_the_usage_of_revisions_without_users_unknown() {
     assert_eq!(first.scanned_at(), None);
     let second = scan(complete, Some(&first));
     assert!(matches!(of(&second, "web:4"), Some(Use::Unused { .. })));
-    assert_eq!((second.retry(), second.scanned_at()), (None, at));
+    assert_eq!((second.retry(), second.scanned_at()), (None, Some(Timestamp::UNIX_EPOCH)));
 }
 
 #[test]
