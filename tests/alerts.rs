@@ -119,7 +119,7 @@ const CASES: [(&str, Series, Series); 16] = [
             ),
         ],
         &[(
-            "ecs_retirement_usage_scans_total{account='012345678910',region='us-west-2',result='error'}",
+            "ecs_retirement_usage_scans_total{account='012345678910',region='us-west-2',result='incomplete'}",
             "0+1x120",
         )],
     ),

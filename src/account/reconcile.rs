@@ -15,7 +15,7 @@ use crate::{
         validate::ValidatedAccount,
     },
     api::{
-        EcsAccount, EcsAccountStatus, REQUESTED_AT,
+        AwsError, EcsAccount, EcsAccountStatus, REQUESTED_AT,
         conditions::{READY, RECONCILING, STALLED},
     },
     aws::{
@@ -27,7 +27,7 @@ use crate::{
     controller::{
         Error, Kind, delay,
         guarded::Guarded,
-        status_patch::{EventNote, condition, patch_status, publish},
+        status_patch::{EventNote, aws_error, condition, first_message, patch_status, publish},
     },
     in_flight,
 };
@@ -62,6 +62,8 @@ struct Verification {
     state: State,
     reason: &'static str,
     message: String,
+    /// The AWS error that `message` reports.
+    error: Option<AwsError>,
     caller_arn: Option<String>,
 }
 
@@ -121,9 +123,13 @@ impl Kind for EcsAccount {
 async fn reconcile(account: &EcsAccount, context: &Context) -> Result<Option<Duration>, Error> {
     let verification = match context.accounts.validated(account) {
         Ok(validated) => verify(account, &validated, context).await,
-        Err(Missing::Invalid(message)) => {
-            Verification { state: State::Invalid, reason: "InvalidSpec", message, caller_arn: None }
-        }
+        Err(Missing::Invalid(message)) => Verification {
+            state: State::Invalid,
+            reason: "InvalidSpec",
+            message,
+            error: None,
+            caller_arn: None,
+        },
         // Another controller reports it.
         Err(Missing::NotFound(_) | Missing::OfAnotherController(_)) => return Ok(None),
     };
@@ -149,6 +155,7 @@ async fn verify(account: &EcsAccount, validated: &ValidatedAccount, context: &Co
             state: State::Ready,
             reason: "Verified",
             message: format!("the credentials belong to account {}", session.identity.account),
+            error: None,
             caller_arn: Some(session.principal.clone()),
         },
         Err(failure) => not_verified(failure),
@@ -165,7 +172,8 @@ fn not_verified(failure: Failure) -> Verification {
             (State::Reconciling, "Unavailable")
         }
     };
-    Verification { state, reason, message: failure.message, caller_arn: None }
+    let error = aws_error(&failure);
+    Verification { state, reason, message: failure.message, error, caller_arn: None }
 }
 
 async fn report(account: &EcsAccount, verification: Verification, context: &Context) -> Result<(), Error> {
@@ -203,9 +211,11 @@ fn status(
     verification: Verification,
     now: Timestamp,
 ) -> EcsAccountStatus {
-    let Verification { state, reason, mut message, caller_arn } = verification;
-    crate::text::cut(&mut message, MESSAGE_BYTES);
+    let Verification { state, reason, message, error, caller_arn } = verification;
     let generation = account.metadata.generation;
+    let before = (recorded.conditions.as_slice(), recorded.error.as_ref());
+    let mut message = first_message(message, (reason, error.as_ref()), before, generation);
+    crate::text::cut(&mut message, MESSAGE_BYTES);
     let at = (generation, now);
     let texts = (reason, message.as_str());
     let is_stalled = match state {
@@ -233,6 +243,7 @@ fn status(
         conditions,
         last_handled_reconcile_at: account.annotations().get(REQUESTED_AT).cloned(),
         caller_arn,
+        error,
     }
 }
 
@@ -251,6 +262,7 @@ mod tests {
                 state: State::Ready,
                 reason: "Verified",
                 message: String::new(),
+                error: None,
                 caller_arn: Some("arn".to_owned()),
             },
         };
@@ -270,6 +282,25 @@ mod tests {
         let verified = after(&stalled, None, 901);
         assert_eq!(types(&verified), ["Ready=True Verified"]);
         assert_eq!(verified.caller_arn.as_deref(), Some("arn"));
+    }
+
+    #[test]
+    fn message_stays_while_aws_returns_the_same_error() {
+        let denied = |code: &str, text: &str, recorded: &EcsAccountStatus, generation| {
+            let code = Some(code.to_owned());
+            let failure = Failure { code, ..Failure::new(FailureKind::AccessDenied, text) };
+            let mut account = EcsAccount::default();
+            account.metadata.generation = Some(generation);
+            let verification = not_verified(failure.during("AssumeRole"));
+            status(&account, recorded, verification, Timestamp::UNIX_EPOCH)
+        };
+        let first = denied("AccessDenied", "session 1", &EcsAccountStatus::default(), 1);
+        assert_eq!(first.conditions[0].message, "session 1");
+        assert_eq!(denied("AccessDenied", "session 2", &first, 1), first);
+        let message = |status: EcsAccountStatus| status.conditions[0].message.clone();
+        assert_eq!(message(denied("ExpiredToken", "session 2", &first, 1)), "session 2");
+        assert_eq!(message(denied("AccessDenied", "another role", &first, 2)), "another role");
+        assert_eq!(after(&first, None, 9).error, None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema;
+use super::{AwsError, schema};
 
 /// An AWS account, the credentials for it, and what may be done there. Owned by the administrator
 /// of the cluster.
@@ -239,4 +239,9 @@ pub struct EcsAccountStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub caller_arn: Option<String>,
+
+    /// The AWS error that the message of the conditions reports. While the error and the reason stay
+    /// the same, the message keeps the text of the first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<AwsError>,
 }

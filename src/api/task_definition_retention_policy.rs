@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AccountRef, schema};
+use super::{AccountRef, AwsError, schema};
 
 /// The label of a retirement that names its policy. It stays when the owner reference is removed.
 pub const POLICY_LABEL: &str = "ecs-retirement.dev/policy";
@@ -285,4 +285,9 @@ pub struct TaskDefinitionRetentionPolicyStatus {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub pending_approval: i32,
+
+    /// The AWS error that the message of the conditions reports. While the error and the reason stay
+    /// the same, the message keeps the text of the first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<AwsError>,
 }

@@ -162,10 +162,14 @@ impl Reply {
 pub fn same_revision(requested: &Arn, returned: Option<&str>) -> Result<(), Failure> {
     match returned {
         Some(returned) if returned == requested.to_string() => Ok(()),
-        other => Err(Failure::new(
-            FailureKind::Refused,
-            format!("ECS returned {} instead of {requested}", other.unwrap_or("no revision")),
-        )),
+        None => {
+            let text = format!("the response of ECS does not have {requested}");
+            Err(Failure::new(FailureKind::ServerFault, text))
+        }
+        Some(other) => {
+            let text = format!("ECS returned {other} instead of {requested}");
+            Err(Failure::new(FailureKind::Refused, text))
+        }
     }
 }
 
@@ -189,11 +193,11 @@ mod tests {
         let Ok(Reference::Arn(requested)) = text.parse() else { panic!("not an ARN") };
         assert_eq!(same_revision(&requested, Some(text)), Ok(()));
         let namesake = text.replace("us-west-2", "eu-west-1");
-        for (returned, reported) in [(Some(namesake.as_str()), namesake.as_str()), (None, "no revision")] {
-            let failure = same_revision(&requested, returned).expect_err("not the requested revision");
-            assert_eq!(failure.kind, FailureKind::Refused);
-            assert_eq!(failure.message, format!("ECS returned {reported} instead of {text}"));
-        }
+        let failure = same_revision(&requested, Some(&namesake)).expect_err("not the requested revision");
+        assert_eq!(failure.kind, FailureKind::Refused);
+        assert_eq!(failure.message, format!("ECS returned {namesake} instead of {text}"));
+        let failure = same_revision(&requested, None).expect_err("no revision");
+        assert_eq!(failure.kind, FailureKind::ServerFault, "no person has to act");
     }
 
     #[test]

@@ -139,14 +139,13 @@ impl Found {
     }
 
     /// Returns the failure to report for revisions without a known user. Access denials take
-    /// precedence because only they require manual intervention.
-    fn unresolved(&self) -> Option<Failure> {
+    /// precedence because only they require manual intervention. `None` if every reference is
+    /// resolved.
+    pub fn unresolved(&self) -> Option<Failure> {
         let is_denied = |(_, failure): &(&String, &Failure)| failure.kind == FailureKind::AccessDenied;
         let (user, failure) = self.unresolved.iter().find(is_denied).or(self.unresolved.iter().next())?;
-        let more = match self.unresolved.len() {
-            1 => String::new(),
-            all => format!(" (and {} more)", all - 1),
-        };
+        // Without their number: it changes often, and each change would be a write.
+        let more = if self.unresolved.len() > 1 { " (and others)" } else { "" };
         let message = format!("{user}: {}{more}", failure.message);
         Some(Failure { message, ..failure.clone() })
     }

@@ -16,14 +16,15 @@ use crate::{
         freshness::Purpose,
         identity::Identity,
         rate_limiter::{RateLimiter, RequeueTrigger, ResourceKey},
+        response::Failure,
         response_clock::AwsClock,
-        usage::{Scan, Use, latest},
+        usage::{Found, Scan, Use, latest},
         usage_scanner::{ScanBuckets, UsageScanner},
     },
     task_definition::Arn,
 };
 
-/// Metric of the usage scans, by `account`, `region` and `result`: `success` or `error`.
+/// Metric of the usage scans, by `account`, `region` and `result`: `success`, `incomplete` or `error`.
 pub const SCANS: &str = "ecs_retirement_usage_scans_total";
 
 /// Metric of the duration of usage scans in seconds, by `account` and `region`.
@@ -211,9 +212,30 @@ impl UsageCache {
         woken
     }
 
-    fn record_scan(&self, duration: Duration, is_error: bool) {
+    /// Records the result of a scan in the metrics and, if it differs from that of the last scan, in
+    /// the log.
+    fn record_scan(&self, duration: Duration, found: &Result<Found, Failure>, last: &mut Option<Failure>) {
         let Identity { account, region, .. } = self.identity.clone();
-        let result = if is_error { "error" } else { "success" };
+        let (result, failure) = match found {
+            Ok(found) => match found.unresolved() {
+                None => ("success", None),
+                unresolved => ("incomplete", unresolved),
+            },
+            Err(failure) => ("error", Some(failure.clone())),
+        };
+        let is_same = match (&failure, last.as_ref()) {
+            (Some(failure), Some(last)) => failure.is_same_error(last),
+            (failure, last) => failure.is_none() && last.is_none(),
+        };
+        if !is_same {
+            match &failure {
+                Some(failure) => {
+                    tracing::warn!(account, region, result, message = failure.message, "usage scan failed");
+                }
+                None => tracing::info!(account, region, "usage scans succeed again"),
+            }
+            *last = failure;
+        }
         let labels = [("account", account), ("region", region)];
         metrics::histogram!(SCAN_SECONDS, &labels).record(duration);
         let [account, region] = labels;
@@ -227,7 +249,7 @@ impl UsageCache {
         buckets: Arc<ScanBuckets>,
         is_active: IsActive,
     ) {
-        let mut scanner = UsageScanner::new(ecs, buckets);
+        let (mut scanner, mut last_failure) = (UsageScanner::new(ecs, buckets), None);
         loop {
             if !is_active() {
                 self.lock().waiting.clear();
@@ -244,7 +266,7 @@ impl UsageCache {
                     let began = Instant::now();
                     let found = scanner.scan().await;
                     let ended = Instant::now();
-                    self.record_scan(ended.saturating_duration_since(began), found.is_err());
+                    self.record_scan(ended.saturating_duration_since(began), &found, &mut last_failure);
                     let at = self.clock.at(ended);
                     let scan = Scan::new(began, (ended, at), found, self.lock().last.as_ref());
                     for key in self.store(scan) {

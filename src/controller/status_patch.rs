@@ -12,7 +12,13 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use crate::{CONTROLLER, controller::Error, in_flight};
+use crate::{
+    CONTROLLER,
+    api::{AwsError, conditions::READY},
+    aws::response::Failure,
+    controller::Error,
+    in_flight,
+};
 
 /// The longest prefix of an event name: a name has at most 253 characters, of which the API server
 /// adds 5.
@@ -88,6 +94,28 @@ pub async fn publish(
         let error = &error as &dyn std::error::Error;
         tracing::warn!(resource = name, error, "cannot publish an event");
     }
+}
+
+/// Returns the AWS error that a failure reports; `None` if AWS returned no error code.
+#[must_use]
+pub fn aws_error(failure: &Failure) -> Option<AwsError> {
+    Some(AwsError { operation: failure.operation?.to_owned(), code: failure.code.clone()? })
+}
+
+/// Returns the recorded message of the condition Ready if it reports the same AWS error for the same
+/// spec and reason, otherwise `message`. The text of AWS may contain a session name, a time or an
+/// encoded blob that differs on every attempt.
+#[must_use]
+pub fn first_message(
+    message: String,
+    (reason, error): (&str, Option<&AwsError>),
+    (recorded, recorded_error): (&[Condition], Option<&AwsError>),
+    generation: Option<i64>,
+) -> String {
+    let is_same =
+        |it: &&Condition| it.type_ == READY && it.reason == reason && it.observed_generation == generation;
+    let first = recorded.iter().find(is_same).filter(|_| error.is_some() && error == recorded_error);
+    first.map_or(message, |it| it.message.clone())
 }
 
 /// Returns a condition. Its transition time is that of the recorded one while the status stays.

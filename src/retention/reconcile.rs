@@ -214,7 +214,12 @@ impl Reconciliation<'_> {
             status.last_run_completion_time = None;
             status.last_run_generation = generation;
         };
-        self.report(&running, begin, None).await?;
+        // What a failed attempt has reported stays until the run is complete.
+        let recorded = self.recorded();
+        let is_begun = matches!(due, Due::Resume(_)) && recorded.last_run_generation == generation;
+        if !is_begun {
+            self.report(&running, begin, None).await?;
+        }
         let run = Run::new(&self.policy.name_any(), started);
         let is_other = |it: &&Existing| it.awaits_approval() && run.number(&it.name).is_none();
         // An interrupted run that was requested is still requested.

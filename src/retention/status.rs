@@ -9,11 +9,11 @@ use kube::ResourceExt;
 use crate::{
     account::authorize::Refused,
     api::{
-        REQUESTED_AT, Reason, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
+        AwsError, REQUESTED_AT, Reason, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
         conditions::{READY, RECONCILING, STALLED},
     },
     aws::response::{Failure, FailureKind},
-    controller::status_patch::condition,
+    controller::status_patch::{aws_error, condition, first_message},
     retention::validate::ValidatedPolicy,
     text::cut,
 };
@@ -33,6 +33,8 @@ pub struct Summary {
     pub state: State,
     pub reason: &'static str,
     pub message: String,
+    /// The AWS error that `message` reports.
+    pub error: Option<AwsError>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,7 +49,7 @@ pub enum State {
 impl Summary {
     #[must_use]
     pub fn new(state: State, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { state, reason, message: message.into() }
+        Self { state, reason, message: message.into(), error: None }
     }
 }
 
@@ -70,7 +72,8 @@ pub fn failed(failure: &Failure) -> Summary {
             (State::Stalled, Reason::Refused)
         }
     };
-    Summary::new(state, reason.as_str(), failure.message.clone())
+    let summary = Summary::new(state, reason.as_str(), failure.message.clone());
+    Summary { error: aws_error(failure), ..summary }
 }
 
 /// Returns the summary of a policy whose last run is complete.
@@ -108,7 +111,10 @@ pub fn summarize(
 ) -> TaskDefinitionRetentionPolicyStatus {
     let generation = policy.metadata.generation;
     let (before, at) = (&recorded.conditions, (generation, now));
-    let mut message = summary.message.clone();
+    let recorded_error = (before.as_slice(), recorded.error.as_ref());
+    let error = summary.error.clone();
+    let reported = (summary.reason, error.as_ref());
+    let mut message = first_message(summary.message.clone(), reported, recorded_error, generation);
     cut(&mut message, MESSAGE_BYTES);
     let texts = (summary.reason, message.as_str());
     let mut conditions = vec![condition((READY, summary.state == State::Ready), texts, before, at)];
@@ -128,7 +134,7 @@ pub fn summarize(
             conditions.push(condition((OVERLAPPING, true), ("SameFamilies", &text), before, at));
         }
     }
-    TaskDefinitionRetentionPolicyStatus { observed_generation: generation, conditions, ..recorded }
+    TaskDefinitionRetentionPolicyStatus { observed_generation: generation, conditions, error, ..recorded }
 }
 
 fn is_stalled(summary: &Summary, recorded: &[Condition], now: Timestamp) -> bool {

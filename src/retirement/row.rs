@@ -4,11 +4,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{Awaits, AwsError, Reason, RevisionStatus},
+    api::{Awaits, Reason, RevisionStatus},
     aws::{
         response::{DescribeResult, Description, Failure, FailureKind, Status},
         usage::Use,
     },
+    controller::status_patch::aws_error,
     retirement::{
         outcome::Outcome,
         plan::{cool_down_until, is_retired, unused_since},
@@ -309,7 +310,7 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
         Reason::NotFound => format!("ECS has no such revision ({})", failure.message),
         _ => failure.message.clone(),
     };
-    RevisionStatus { reason, message: Some(message), error: error(failure), used_by: Vec::new(), ..row }
+    RevisionStatus { reason, message: Some(message), error: aws_error(failure), used_by: Vec::new(), ..row }
 }
 
 /// Returns the row if the identity of the credentials could not be verified. Credentials of an
@@ -324,10 +325,6 @@ fn not_verified(row: RevisionStatus, spec: &ValidatedSpec, failure: &Failure) ->
 
 fn deleted(row: RevisionStatus) -> RevisionStatus {
     RevisionStatus { reason: Reason::Deleted, status: None, awaits: None, message: None, ..row }
-}
-
-fn error(failure: &Failure) -> Option<AwsError> {
-    Some(AwsError { operation: failure.operation?.to_owned(), code: failure.code.clone()? })
 }
 
 #[cfg(test)]

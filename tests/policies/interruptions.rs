@@ -139,6 +139,24 @@ async fn failing_page_creates_nothing_until_it_is_read() {
 }
 
 #[tokio::test]
+async fn denied_run_is_reported_once_whatever_text_aws_returns() {
+    let policies = Policies::new().await;
+    policies.world.west.register_many("web", 9);
+    for attempt in 1..=9 {
+        let text = format!("Encoded authorization failure message: {attempt}");
+        let denied = Fault::on(Action::ListTaskDefinitions).times(1).error("AccessDeniedException", text);
+        policies.world.ecs.fault(denied);
+    }
+    policies.apply("web", &["web"], 5, json!({})).await;
+    let _controller = policies.world.start();
+    policies.wait("web", "AccessDenied").await;
+    let version = async || policies.api().get("web").await.expect("a policy").resource_version();
+    let first = version().await;
+    policies.world.ecs.wait_for_calls(Action::ListTaskDefinitions, 3, Duration::from_mins(2)).await;
+    assert_eq!(version().await, first, "no write while a run is retried");
+}
+
+#[tokio::test]
 async fn policy_changed_during_a_read_is_obeyed() {
     let policies = Policies::new().await;
     policies.world.west.register_many("web", 250);

@@ -51,7 +51,6 @@ impl CallError {
                 Self::ServiceGone(unavailable())
             }
             _ => {
-                tracing::warn!(operation, message = failure.message, "call to AWS failed");
                 // `Absent` refers to task definitions, which no call of a scan requests.
                 let is_absent = failure.kind == FailureKind::Absent;
                 let kind = if is_absent { FailureKind::Refused } else { failure.kind };

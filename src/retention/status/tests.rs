@@ -66,6 +66,21 @@ fn denied_policy_is_stalled_after_two_minutes_and_an_outage_never() {
 }
 
 #[test]
+fn message_stays_while_aws_returns_the_same_error() {
+    let policy = policy(None, None, 2);
+    let after = |text: &str, recorded: &TaskDefinitionRetentionPolicyStatus| {
+        let code = Some("AccessDeniedException".to_owned());
+        let failure = Failure { code, ..Failure::new(FailureKind::AccessDenied, text) };
+        summarize(&policy, recorded.clone(), &failed(&failure.during("ListTaskDefinitions")), None, at(0))
+    };
+    let first = after("encoded 1", &TaskDefinitionRetentionPolicyStatus::default());
+    assert_eq!(first.conditions[0].message, "encoded 1");
+    assert_eq!(after("encoded 2", &first), first);
+    let succeeded = Summary::new(State::Ready, "Succeeded", "");
+    assert_eq!(summarize(&policy, first, &succeeded, None, at(1)).error, None);
+}
+
+#[test]
 fn overlapping_policies_are_named_until_a_run_finds_none() {
     let (policy, ready) =
         (TaskDefinitionRetentionPolicy::default(), Summary::new(State::Ready, "Succeeded", ""));

@@ -295,7 +295,7 @@ fn unresolved_references_make_the_usage_of_revisions_without_users_unknown() {
     let Some(Use::Unknown(failure)) = of(&first, "web:4") else { panic!("not unknown") };
     assert_eq!(failure.kind, FailureKind::Unavailable);
     let text = "task/prod/b: a response without a task definition is not a task definition revision";
-    assert_eq!(failure.message, format!("{text} (and 1 more)"));
+    assert_eq!(failure.message, format!("{text} (and others)"));
     assert_eq!(first.retry(), Some(began + Duration::from_secs(5)), "a second scan follows soon");
     assert_eq!(first.scanned_at(), None);
     let second = scan(complete, Some(&first));
@@ -309,5 +309,5 @@ fn access_denial_is_reported_before_other_unresolved_references() {
     found.note_unresolved("service/prod/a".to_owned(), Failure::new(FailureKind::Unavailable, "no"));
     found.note_unresolved("service/prod/b".to_owned(), Failure::new(FailureKind::AccessDenied, "denied"));
     let failure = unknown(Ok(found), "web:4");
-    assert_eq!(failure, Failure::new(FailureKind::AccessDenied, "service/prod/b: denied (and 1 more)"));
+    assert_eq!(failure, Failure::new(FailureKind::AccessDenied, "service/prod/b: denied (and others)"));
 }
