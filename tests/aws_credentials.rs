@@ -15,7 +15,7 @@ const DESCRIBE: Action = Action::DescribeTaskDefinition;
 const IDENTITY: Action = Action::GetCallerIdentity;
 
 /// A controller with the web identity of a role.
-struct WebIdentity {
+pub struct WebIdentity {
     _folder: Folder,
     role: String,
     token: PathBuf,
@@ -24,7 +24,7 @@ struct WebIdentity {
 }
 
 impl WebIdentity {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = Folder::create().expect("a folder");
         let token = folder.join("token");
         fs::write(&token, "a-token").expect("the file can be written");
@@ -33,16 +33,20 @@ impl WebIdentity {
         Self { _folder: folder, role, token, metrics: address(), probes: address() }
     }
 
-    fn start(&self, world: &World<'_>) -> Process {
-        let token = self.token.display().to_string();
-        world.start_with(&[
+    /// Returns the environment of a controller with this identity.
+    pub fn environment(&self) -> [(&str, &str); 6] {
+        [
             ("AWS_ACCESS_KEY_ID", ""),
             ("AWS_SECRET_ACCESS_KEY", ""),
-            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()),
-            ("AWS_ROLE_ARN", self.role.as_str()),
-            ("METRICS_BIND_ADDRESS", self.metrics.as_str()),
-            ("HEALTH_PROBE_BIND_ADDRESS", self.probes.as_str()),
-        ])
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", self.token.to_str().expect("the path is UTF-8")),
+            ("AWS_ROLE_ARN", &self.role),
+            ("METRICS_BIND_ADDRESS", &self.metrics),
+            ("HEALTH_PROBE_BIND_ADDRESS", &self.probes),
+        ]
+    }
+
+    fn start(&self, world: &World<'_>) -> Process {
+        world.start_with(&self.environment())
     }
 
     async fn metrics(&self) -> String {

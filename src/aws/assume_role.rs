@@ -10,6 +10,7 @@ use aws_sdk_sts::types;
 use crate::{
     CONTROLLER,
     aws::{
+        credentials::RotatingCredentials,
         credentials_error::{NotLoaded, cannot_assume},
         response::{Failure, FailureKind},
     },
@@ -31,24 +32,42 @@ pub struct AssumedRole {
 pub(super) struct AssumeRole {
     sts: aws_sdk_sts::Client,
     role: AssumedRole,
+    /// The controller's own credentials, and STS in their default region.
+    own: (RotatingCredentials, Option<aws_sdk_sts::Client>),
 }
 
 impl AssumeRole {
-    /// Creates a provider that uses the credentials and the region of `config`.
-    pub(super) fn new(config: &SdkConfig, role: AssumedRole) -> Self {
-        Self { sts: aws_sdk_sts::Client::new(config), role }
+    /// Creates a provider that uses the credentials and the region of `config`, which are those of
+    /// `own`.
+    pub(super) fn new(
+        config: &SdkConfig,
+        role: AssumedRole,
+        own: (RotatingCredentials, Option<aws_sdk_sts::Client>),
+    ) -> Self {
+        Self { sts: aws_sdk_sts::Client::new(config), role, own }
     }
 
+    /// Assumes the role, and once more if the controller's own credentials were rejected and
+    /// replaced.
     async fn assume(&self) -> provider::Result {
+        let (own, default_sts) = &self.own;
+        let access_key = own.provide_credentials().await?.access_key_id().to_owned();
+        match self.call().await {
+            Err(failure) if own.discard_if_rejected(&access_key, &failure, default_sts.as_ref()).await => {
+                self.call().await
+            }
+            result => result,
+        }
+        .map_err(|failure| CredentialsError::provider_error(NotLoaded(failure)))
+    }
+
+    async fn call(&self) -> Result<Credentials, Failure> {
         let call = self.sts.assume_role().role_arn(&self.role.arn).role_session_name(CONTROLLER);
         let response = call.set_external_id(self.role.external_id.clone()).send().await;
-        let response = response.map_err(|error| {
-            let failure = cannot_assume(&error, &self.role.arn);
-            CredentialsError::provider_error(NotLoaded(failure))
-        })?;
+        let response = response.map_err(|error| cannot_assume(&error, &self.role.arn))?;
         response.credentials().and_then(credentials).ok_or_else(|| {
             let text = "the response of sts:AssumeRole has no usable credentials";
-            CredentialsError::provider_error(NotLoaded(Failure::new(FailureKind::Unavailable, text)))
+            Failure::new(FailureKind::Unavailable, text)
         })
     }
 }

@@ -25,10 +25,12 @@ use crate::{
     aws::{
         backoff::Backoff,
         credentials_error::{self, LOAD_CREDENTIALS, NotLoaded, Role},
-        ecs_client::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, record_call},
+        ecs_client::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, observed, record_call},
+        error::rejects_credentials,
         http_client::{self, https_client},
         outage::OutageLog,
         response::{Failure, FailureKind},
+        response_clock::AwsClock,
     },
     in_flight::Call,
 };
@@ -40,6 +42,8 @@ const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 /// reported.
 const LOAD_LIMIT: Duration = Duration::from_secs(7);
 const STS_LIMIT: Duration = Duration::from_millis(6500);
+
+pub(super) const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
 
 /// Minimum interval between replacements of rejected credentials.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_mins(1);
@@ -62,6 +66,7 @@ pub(super) struct RotatingCredentials(Arc<Source>);
 #[derive(Debug)]
 struct Source {
     config: SdkConfig,
+    aws_clock: Arc<AwsClock>,
     outages: OutageLog,
     state: Mutex<State>,
 }
@@ -82,16 +87,38 @@ type Modified = Vec<Option<SystemTime>>;
 
 impl RotatingCredentials {
     /// Creates a provider that uses the provider of `config` or, without one, the SDK's default
-    /// chain.
-    pub(super) fn new(config: &SdkConfig) -> Self {
+    /// chain. Credentials expire by `aws_clock`.
+    pub(super) fn new(config: &SdkConfig, aws_clock: Arc<AwsClock>) -> Self {
         let region = config.region().map(AsRef::as_ref).unwrap_or_default();
         let outages = OutageLog::new(region);
-        Self(Arc::new(Source { config: config.clone(), outages, state: Mutex::default() }))
+        Self(Arc::new(Source { config: config.clone(), aws_clock, outages, state: Mutex::default() }))
     }
 
-    /// Discards rejected credentials with this access key, unless they are already replaced.
-    /// Returns false if credentials were discarded less than a minute ago.
-    pub(super) async fn discard(&self, access_key: &str) -> bool {
+    /// Discards the credentials with this access key if `failure` reports that AWS rejected them,
+    /// and `GetCallerIdentity` in the default region confirms it: a region that is not enabled
+    /// rejects valid credentials as well. Returns true if there may be others now.
+    pub(super) async fn discard_if_rejected(
+        &self,
+        access_key: &str,
+        failure: &Failure,
+        default_sts: Option<&aws_sdk_sts::Client>,
+    ) -> bool {
+        let rejects = |failure: &Failure| failure.code.as_deref().is_some_and(rejects_credentials);
+        if !rejects(failure) {
+            return false;
+        }
+        if let Some(sts) = default_sts {
+            let response = observed(GET_CALLER_IDENTITY, sts.get_caller_identity().send()).await;
+            if !response.is_err_and(|error| rejects(&credentials_error::call_failure(&error))) {
+                return false;
+            }
+        }
+        self.discard(access_key).await
+    }
+
+    /// Discards credentials with this access key, unless they are already replaced. Returns false if
+    /// credentials were discarded less than a minute ago.
+    async fn discard(&self, access_key: &str) -> bool {
         let state = &mut *self.0.state.lock().await;
         if state.credentials.as_ref().is_none_or(|current| current.access_key_id() != access_key) {
             return true;
@@ -115,7 +142,9 @@ impl RotatingCredentials {
     async fn current(&self) -> provider::Result {
         let state = &mut *self.0.state.lock().await;
         let provider = self.0.provider(state).await;
-        if let Some(credentials) = state.credentials.as_ref().filter(|it| is_fresh(it)) {
+        if let Some(credentials) =
+            state.credentials.as_ref().filter(|it| self.0.is_valid_for(it, REFRESH_BEFORE))
+        {
             return Ok(credentials.clone());
         }
         let loaded = match state.backoff.failure(Instant::now()) {
@@ -126,7 +155,7 @@ impl RotatingCredentials {
             Ok(credentials) => Ok(state.credentials.insert(credentials).clone()),
             // Credentials that are about to expire are better than none.
             Err(failure) => {
-                let valid = state.credentials.clone().filter(is_valid);
+                let valid = state.credentials.clone().filter(|it| self.0.is_valid_for(it, Duration::ZERO));
                 valid.ok_or_else(|| CredentialsError::provider_error(NotLoaded(failure)))
             }
         }
@@ -155,6 +184,14 @@ impl Source {
                 provider
             }
         }
+    }
+
+    /// Returns true if `credentials` do not expire within `time`, by AWS's clock. Until AWS has
+    /// reported the time, the clock of the pod decides.
+    fn is_valid_for(&self, credentials: &Credentials, time: Duration) -> bool {
+        let now = self.aws_clock.at(Instant::now()).map(|bounds| SystemTime::from(bounds.latest));
+        let now = now.unwrap_or_else(SystemTime::now);
+        credentials.expiry().is_none_or(|expiry| now + time < expiry)
     }
 
     /// Builds the SDK's default chain with the settings that its calls to STS would otherwise lack.
@@ -232,14 +269,6 @@ fn role() -> Role {
         arn: env::var("AWS_ROLE_ARN").ok(),
         token_file: TOKEN_FILES.iter().find_map(|variable| env::var(variable).ok()),
     }
-}
-
-fn is_valid(credentials: &Credentials) -> bool {
-    credentials.expiry().is_none_or(|expiry| SystemTime::now() < expiry)
-}
-
-fn is_fresh(credentials: &Credentials) -> bool {
-    credentials.expiry().is_none_or(|expiry| SystemTime::now() + REFRESH_BEFORE < expiry)
 }
 
 /// Returns the paths of the shared files.

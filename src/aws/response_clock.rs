@@ -179,6 +179,12 @@ impl AwsClock {
     }
 }
 
+impl fmt::Debug for AwsClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AwsClock")
+    }
+}
+
 /// Returns the `Date` of a successful response of AWS; `None` for all other responses.
 fn date(response: &HttpResponse) -> Option<Timestamp> {
     let headers = response.headers();

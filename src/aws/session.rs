@@ -10,10 +10,10 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::aws::{
     backoff::Backoff,
-    credentials::RotatingCredentials,
+    credentials::{GET_CALLER_IDENTITY, RotatingCredentials},
     credentials_error::{self, Role},
     ecs_client::{Ecs, OPERATION_LIMIT, observed},
-    error::{NO_ANSWER, code, rejects_credentials},
+    error::{NO_ANSWER, code},
     identity::{Identity, principal},
     limits::{Limits, Membership, RateLimits},
     outage::OutageLog,
@@ -29,8 +29,6 @@ const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Minimum interval between reads of the identity that are due to credentials rejected by ECS.
 const REJECTION_INTERVAL: Duration = Duration::from_mins(1);
-
-const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
 
 /// What the sessions of a source of credentials use.
 pub(super) struct Shared {
@@ -182,26 +180,12 @@ impl Session {
         }
         let mut result = self.read(known, access_key.clone()).await;
         if let Err(failure) = &result
-            && self.has_invalid_credentials(failure).await
-            && self.credentials.discard(&access_key).await
+            && self.credentials.discard_if_rejected(&access_key, failure, self.default_sts.as_ref()).await
         {
             let access_key = self.access_key().await?;
             result = self.read(known, access_key).await;
         }
         result.inspect_err(|failure| known.backoff.record_failure(failure.clone(), Instant::now()))
-    }
-
-    /// Returns true if `failure` reports invalid credentials and STS in the default region confirms
-    /// it. A region that is not enabled rejects valid credentials as well.
-    async fn has_invalid_credentials(&self, failure: &Failure) -> bool {
-        let rejects = |failure: &Failure| failure.code.as_deref().is_some_and(rejects_credentials);
-        match &self.default_sts {
-            Some(sts) if rejects(failure) => {
-                let response = observed(GET_CALLER_IDENTITY, sts.get_caller_identity().send()).await;
-                response.is_err_and(|error| rejects(&credentials_error::call_failure(&error)))
-            }
-            _ => false,
-        }
     }
 
     async fn read(&self, known: &mut Known, access_key: String) -> Result<Arc<VerifiedSession>, Failure> {

@@ -79,7 +79,7 @@ impl Sources {
             .operation_timeout(OPERATION_LIMIT)
             .build();
         let aws_clock = AwsClock::new(clock);
-        let credentials = RotatingCredentials::new(config);
+        let credentials = RotatingCredentials::new(config, aws_clock.clone());
         let mut builder = config.to_builder();
         builder.set_http_client(config.http_client().map(|client| aws_clock.observing(client)));
         let config = builder
@@ -126,9 +126,11 @@ impl Sources {
         let credentials = match &declared.role {
             None => self.ambient.credentials.clone(),
             Some(role) => {
-                let provider = AssumeRole::new(&config, role.clone());
+                let own = (self.ambient.credentials.clone(), self.ambient.default_sts.clone());
+                let provider = AssumeRole::new(&config, role.clone(), own);
                 let provider = SharedCredentialsProvider::new(provider);
-                RotatingCredentials::new(&config.to_builder().credentials_provider(provider).build())
+                let config = config.to_builder().credentials_provider(provider).build();
+                RotatingCredentials::new(&config, self.shared.aws_clock.clone())
             }
         };
         let shared = Shared {

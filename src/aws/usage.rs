@@ -141,6 +141,7 @@ impl Found {
     /// Returns the failure to report for revisions without a known user. Access denials take
     /// precedence because only they require manual intervention. `None` if every reference is
     /// resolved.
+    #[must_use]
     pub fn unresolved(&self) -> Option<Failure> {
         let is_denied = |(_, failure): &(&String, &Failure)| failure.kind == FailureKind::AccessDenied;
         let (user, failure) = self.unresolved.iter().find(is_denied).or(self.unresolved.iter().next())?;

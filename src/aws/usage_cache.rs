@@ -228,11 +228,10 @@ impl UsageCache {
             (failure, last) => failure.is_none() && last.is_none(),
         };
         if !is_same {
-            match &failure {
-                Some(failure) => {
-                    tracing::warn!(account, region, result, message = failure.message, "usage scan failed");
-                }
-                None => tracing::info!(account, region, "usage scans succeed again"),
+            if let Some(failure) = &failure {
+                tracing::warn!(account, region, result, message = failure.message, "usage scan failed");
+            } else {
+                tracing::info!(account, region, "usage scans succeed again");
             }
             *last = failure;
         }

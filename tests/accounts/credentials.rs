@@ -6,7 +6,7 @@ use serde_json::json;
 use testkit::simulated_ecs::{ACCOUNT, Action, Fault};
 
 use super::{Accounts, MEMBER, ROLE};
-use crate::support::REGION;
+use crate::{aws_credentials::WebIdentity, support::REGION};
 
 #[tokio::test]
 async fn role_that_cannot_be_assumed_is_reported_and_retried() {
@@ -67,6 +67,25 @@ async fn expiring_credentials_are_replaced_midway() {
     accounts.world.wait_ready("job").await;
     assert_eq!(accounts.deregistered(), 8);
     assert!(accounts.world.ecs.calls_of(Action::AssumeRole).len() > 1);
+}
+
+/// Only AssumeRole calls use the controller's own credentials here.
+#[tokio::test]
+async fn rejected_own_credentials_are_replaced_although_only_roles_are_used() {
+    let accounts = Accounts::new().await;
+    accounts.role.session_lifetime(Duration::from_secs(3));
+    accounts.account("prod", json!({})).await;
+    accounts.declare("first", "prod", &["web:1"], json!({})).await;
+    let identity = WebIdentity::new();
+    let environment = [identity.environment().as_slice(), &[("AMBIENT_CREDENTIALS", "false")]].concat();
+    let _controller = accounts.start_with(&environment);
+    accounts.world.wait_ready("first").await;
+
+    let own = accounts.world.ecs.calls_of(Action::AssumeRole)[0].access_key.clone();
+    accounts.world.ecs.revoke(&own);
+    accounts.declare("second", "prod", &["web:2"], json!({})).await;
+    accounts.world.wait_ready("second").await;
+    assert_eq!(accounts.world.ecs.calls_of(Action::AssumeRoleWithWebIdentity).len(), 2);
 }
 
 #[tokio::test]
