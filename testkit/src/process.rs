@@ -11,7 +11,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         LazyLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU16, Ordering},
         mpsc,
     },
     thread,
@@ -180,11 +180,12 @@ pub async fn text(command: &Command, deadline: Duration) -> Result<String, Strin
 /// Returns an error if no port is free.
 pub fn free_port() -> io::Result<u16> {
     // Processes that run at the same time start at different ports.
-    static NEXT: LazyLock<AtomicU32> =
-        LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(61) % u32::from(u16::MAX)));
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
+        let [low, high, ..] = std::process::id().wrapping_mul(61).to_le_bytes();
+        AtomicU16::new(u16::from_le_bytes([low, high]))
+    });
     for _ in PORTS {
-        let offset = NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(PORTS.end - PORTS.start);
-        let port = PORTS.start + u16::try_from(offset).expect("an offset in the range");
+        let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
