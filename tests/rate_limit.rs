@@ -206,8 +206,8 @@ async fn throttling_reduces_the_rate_and_stalls_no_resource() {
     let calls = world.ecs.wait_for_calls(DEREGISTER, 12, DEADLINE).await;
     let pauses: Vec<Duration> = calls.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
     // Seven intervals take 6.5 s at 1 per second, and 3.5 s at 2 per second.
-    let seven: Duration = pauses[4..11].iter().sum();
-    assert!(seven > Duration::from_millis(4_200), "4 per second become 1 after two throttles: {pauses:?}");
+    let sum: Duration = pauses[4..11].iter().sum();
+    assert!(sum > Duration::from_millis(4_200), "4 per second become 1 after two throttles: {pauses:?}");
     let (_, text) = page(&format!("{metrics}/metrics")).await.expect("metrics are served");
     let rate: BTreeMap<&str, f64> = text
         .lines()
