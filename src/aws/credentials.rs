@@ -4,7 +4,7 @@
 //! credentials back off exponentially while AWS denies them.
 
 use std::{
-    env,
+    env, fmt,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -30,6 +30,7 @@ use crate::{
         outage::OutageLog,
         response::{Failure, FailureKind},
     },
+    clock::Clock,
     in_flight::Call,
 };
 
@@ -56,17 +57,18 @@ pub async fn environment() -> Result<SdkConfig, http_client::Error> {
 }
 
 /// Credentials provider that is shared by all regions.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct RotatingCredentials(Arc<Source>);
 
-#[derive(Debug)]
 struct Source {
     config: SdkConfig,
+    /// The clock that decides whether credentials have expired.
+    clock: Clock,
     outages: OutageLog,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// The provider, and the modification times of the shared files it has read.
     provider: Option<(SharedCredentialsProvider, Modified)>,
@@ -83,10 +85,10 @@ type Modified = Vec<Option<SystemTime>>;
 impl RotatingCredentials {
     /// Creates a provider that uses the provider of `config` or, without one, the SDK's default
     /// chain.
-    pub(super) fn new(config: &SdkConfig) -> Self {
+    pub(super) fn new(config: &SdkConfig, clock: Clock) -> Self {
         let region = config.region().map(AsRef::as_ref).unwrap_or_default();
         let outages = OutageLog::new(region);
-        Self(Arc::new(Source { config: config.clone(), outages, state: Mutex::default() }))
+        Self(Arc::new(Source { config: config.clone(), clock, outages, state: Mutex::default() }))
     }
 
     /// Discards rejected credentials with this access key, unless they are already replaced.
@@ -115,7 +117,7 @@ impl RotatingCredentials {
     async fn current(&self) -> provider::Result {
         let state = &mut *self.0.state.lock().await;
         let provider = self.0.provider(state).await;
-        if let Some(credentials) = state.credentials.as_ref().filter(|it| is_fresh(it)) {
+        if let Some(credentials) = state.credentials.as_ref().filter(|it| is_fresh(it, self.0.now())) {
             return Ok(credentials.clone());
         }
         let loaded = match state.backoff.failure(Instant::now()) {
@@ -126,7 +128,7 @@ impl RotatingCredentials {
             Ok(credentials) => Ok(state.credentials.insert(credentials).clone()),
             // Credentials that are about to expire are better than none.
             Err(failure) => {
-                let valid = state.credentials.clone().filter(is_valid);
+                let valid = state.credentials.clone().filter(|it| is_valid(it, self.0.now()));
                 valid.ok_or_else(|| CredentialsError::provider_error(NotLoaded(failure)))
             }
         }
@@ -134,6 +136,10 @@ impl RotatingCredentials {
 }
 
 impl Source {
+    fn now(&self) -> SystemTime {
+        (self.clock)().into()
+    }
+
     /// Returns the provider. It is replaced if the shared files change because the default chain
     /// reads them only once.
     /// Source: `aws_config::profile::ProfileFileCredentialsProvider`.
@@ -234,12 +240,12 @@ fn role() -> Role {
     }
 }
 
-fn is_valid(credentials: &Credentials) -> bool {
-    credentials.expiry().is_none_or(|expiry| SystemTime::now() < expiry)
+fn is_valid(credentials: &Credentials, now: SystemTime) -> bool {
+    credentials.expiry().is_none_or(|expiry| now < expiry)
 }
 
-fn is_fresh(credentials: &Credentials) -> bool {
-    credentials.expiry().is_none_or(|expiry| SystemTime::now() + REFRESH_BEFORE < expiry)
+fn is_fresh(credentials: &Credentials, now: SystemTime) -> bool {
+    is_valid(credentials, now + REFRESH_BEFORE)
 }
 
 /// Returns the paths of the shared files.
@@ -264,6 +270,12 @@ fn token_files() -> [Option<PathBuf>; 2] {
 
 fn modified(files: [Option<PathBuf>; 2]) -> Modified {
     files.into_iter().map(|path| path?.metadata().ok()?.modified().ok()).collect()
+}
+
+impl fmt::Debug for RotatingCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RotatingCredentials")
+    }
 }
 
 impl ProvideCredentials for RotatingCredentials {

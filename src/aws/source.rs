@@ -27,6 +27,7 @@ use crate::{
 pub struct Sources {
     shared: Arc<Shared>,
     ambient: Arc<Source>,
+    clock: Clock,
     /// The source of each account resource, by the name of the resource.
     accounts: Mutex<HashMap<String, (AccountSource, Arc<Source>)>>,
 }
@@ -78,8 +79,8 @@ impl Sources {
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .operation_timeout(OPERATION_LIMIT)
             .build();
-        let aws_clock = AwsClock::new(clock);
-        let credentials = RotatingCredentials::new(config);
+        let credentials = RotatingCredentials::new(config, clock.clone());
+        let aws_clock = AwsClock::new(clock.clone());
         let mut builder = config.to_builder();
         builder.set_http_client(config.http_client().map(|client| aws_clock.observing(client)));
         let config = builder
@@ -91,7 +92,7 @@ impl Sources {
         let limits = Limits::new(requeue_trigger.clone());
         let shared = Arc::new(Shared { limits, pacing, requeue_trigger, is_active, aws_clock });
         let ambient = Arc::new(Source::new(&config, credentials, None, shared.clone()));
-        Self { shared, ambient, accounts: Mutex::default() }
+        Self { shared, ambient, clock, accounts: Mutex::default() }
     }
 
     /// Returns the source of the controller's own credentials.
@@ -128,7 +129,8 @@ impl Sources {
             Some(role) => {
                 let provider = AssumeRole::new(&config, role.clone());
                 let provider = SharedCredentialsProvider::new(provider);
-                RotatingCredentials::new(&config.to_builder().credentials_provider(provider).build())
+                let config = config.to_builder().credentials_provider(provider).build();
+                RotatingCredentials::new(&config, self.clock.clone())
             }
         };
         let shared = Shared {
