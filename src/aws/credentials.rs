@@ -186,11 +186,9 @@ impl Source {
         }
     }
 
-    /// Returns true if `credentials` do not expire within `time`, by AWS's clock. Until AWS has
-    /// reported the time, the clock of the pod decides.
+    /// Returns true if `credentials` do not expire within `time`.
     fn is_valid_for(&self, credentials: &Credentials, time: Duration) -> bool {
-        let now = self.aws_clock.at(Instant::now()).map(|bounds| SystemTime::from(bounds.latest));
-        let now = now.unwrap_or_else(SystemTime::now);
+        let now = SystemTime::from(self.aws_clock.latest_or_pod(Instant::now()));
         credentials.expiry().is_none_or(|expiry| now + time < expiry)
     }
 

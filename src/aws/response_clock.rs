@@ -136,6 +136,13 @@ impl AwsClock {
         self.lock().estimate.at(at)
     }
 
+    /// Returns the latest possible time by AWS's clock at `at` or, until AWS has reported the time,
+    /// that of the pod. For decisions that can be repeated only.
+    #[must_use]
+    pub fn latest_or_pod(&self, at: Instant) -> Timestamp {
+        self.at(at).map_or_else(|| (self.pod)(), |bounds| bounds.latest)
+    }
+
     /// Updates the metric of the pod's clock skew.
     pub fn measure(&self) {
         if let Some(skew) = self.skew(&self.lock().estimate, Instant::now()) {
