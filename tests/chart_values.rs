@@ -205,6 +205,8 @@ async fn values_that_would_be_ignored_or_fail_later_are_rejected_with_a_sentence
         (r"prometheusRule.labels.app\.kubernetes\.io/version=a", "prometheusRule.labels must not contain"),
         ("prometheusRule.runbookBaseUrl=docs/operations.md", "/prometheusRule/runbookBaseUrl"),
         ("global.imageRegistry=https://mirror.example.com", "/global/imageRegistry"),
+        ("extraVolumes[0].name=null", "/extraVolumes/0"),
+        ("extraVolumes[0].name=data,extraVolumes[0].emptyDir=null", "/extraVolumes/0/emptyDir"),
     ] {
         let message = render(&["--set", values]).await.expect_err(values);
         assert!(message.contains(sentence), "{values}: {message}");

@@ -6,11 +6,12 @@ use testkit::process::{self, Folder};
 
 use crate::support::DEADLINE;
 
-/// Runs in a new network namespace, where `:PORT` is IPv6 only unless a program requests both.
+/// Runs in a new network namespace, where `:PORT` and `[::]:PORT` are IPv6 only unless a program
+/// requests both.
 const IN_NETWORK_NAMESPACE: &str = r#"
 echo 1 > /proc/sys/net/ipv6/bindv6only
 ip link set lo up
-"$0" run --leader-elect=false &
+"$0" run --leader-elect=false --metrics-bind-address='[::]:8080' &
 for address in 127.0.0.1/8081 ::1/8081 127.0.0.1/8080; do
   until exec 3<>"/dev/tcp/$address"; do sleep 0.1; done
   printf 'GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3

@@ -55,6 +55,7 @@ impl fmt::Display for BindAddress {
 pub async fn serve(address: BindAddress, router: Router) -> std::io::Result<()> {
     let listener = match address {
         BindAddress::Off => return Ok(()),
+        BindAddress::Socket(address) if address.ip() == Ipv6Addr::UNSPECIFIED => dual_stack(address.port())?,
         BindAddress::Socket(address) => TcpListener::bind(address).await?,
         BindAddress::Port(port) => match dual_stack(port) {
             Ok(listener) => listener,
