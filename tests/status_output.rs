@@ -7,7 +7,7 @@ use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 use testkit::{
     process,
-    simulated_ecs::{Action, Fault, SECRET, Status},
+    simulated_ecs::{ACCOUNT, Action, Fault, SECRET, Status},
 };
 
 use crate::support::{DEADLINE, Seen, Verdict, World, stop};
@@ -45,6 +45,9 @@ async fn kstatus_and_argo_cd_conclude_the_right_verdict_in_every_state() {
     world.ecs.fault(Fault::on(DEREGISTER).revision("web:5").error("ClientException", "No."));
     world.ecs.fault(Fault::on(DEREGISTER).revision("web:6").hang());
     let foreign = "arn:aws:ecs:us-west-2:999999999999:task-definition/web:1";
+    let elsewhere = format!("arn:aws:ecs:eu-west-1:{ACCOUNT}:task-definition/web:1");
+    world.west.register_many("gone", 2);
+    world.west.remove("gone:1");
     let table = [
         // First, because the hanging call ends after five seconds, and the reason is another one then.
         ("pending", json!({ "revisions": ["web:6"] }), "Pending", Verdict::InProgress),
@@ -56,6 +59,15 @@ async fn kstatus_and_argo_cd_conclude_the_right_verdict_in_every_state() {
         ("refused", json!({ "revisions": ["web:5"] }), "Refused", Verdict::Failed),
         ("missing", json!({ "revisions": ["web:10"] }), "NotFound", Verdict::Failed),
         ("foreign", json!({ "revisions": [foreign] }), "WrongAccount", Verdict::Failed),
+        ("elsewhere", json!({ "revisions": [elsewhere] }), "WrongRegion", Verdict::Failed),
+        ("deleted", json!({ "revisions": ["gone:1"] }), "Retired", Verdict::Current),
+        ("kept", json!({ "revisions": ["web:9"], "keepLatest": 1 }), "Kept", Verdict::InProgress),
+        (
+            "no-account",
+            json!({ "revisions": ["web:8"], "accountRef": { "name": "absent" } }),
+            "AccountNotFound",
+            Verdict::InProgress,
+        ),
         ("some", json!({ "revisions": ["web:1", "web:10"] }), "NotFound", Verdict::Failed),
         ("suspended", json!({ "revisions": ["web:8"], "suspend": true }), "Suspended", Verdict::InProgress),
         ("dry-run", json!({ "revisions": ["web:8"], "dryRun": true }), "DryRun", Verdict::InProgress),

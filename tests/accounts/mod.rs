@@ -14,7 +14,7 @@ use testkit::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::support::{DEADLINE, REGION, World};
+use crate::support::{DEADLINE, REGION, Seen, Verdict, World};
 
 mod changes;
 mod credentials;
@@ -136,6 +136,13 @@ impl Accounts {
         }
     }
 
+    /// Returns what kstatus and Argo CD conclude about an EcsAccount.
+    async fn verdicts(&self, name: &str) -> (Verdict, String) {
+        let account = self.api().get(&self.name(name)).await.expect("the EcsAccount is there");
+        let seen = Seen(account);
+        (seen.verdict(), seen.health())
+    }
+
     fn member_calls(&self) -> Vec<Call> {
         self.world.ecs.account(MEMBER).ecs_calls()
     }
@@ -143,6 +150,36 @@ impl Accounts {
     fn deregistered(&self) -> usize {
         let is_deregister = |call: &&Call| call.action == Action::DeregisterTaskDefinition;
         self.member_calls().iter().filter(is_deregister).count()
+    }
+}
+
+#[tokio::test]
+async fn kstatus_and_argo_cd_conclude_the_right_verdict_of_accounts() {
+    let accounts = Accounts::new().await;
+    accounts.account("prod", json!({})).await;
+    let role = "arn:aws:iam::222233334444:role/ecs-retirement";
+    accounts.world.ecs.role(role).trust(ACCOUNT).acts_in(MEMBER);
+    accounts
+        .account("mismatch", json!({ "accountId": "222233334444", "assumeRole": { "roleArn": role } }))
+        .await;
+    accounts.account("denied", json!({ "assumeRole": { "roleArn": format!("{ROLE}-of-another") } })).await;
+    assert_eq!(accounts.verdicts("prod").await, (Verdict::InProgress, "Progressing".to_owned()), "not seen");
+    let _controller = accounts.start();
+    for (name, reason, verdict, health) in [
+        ("prod", "Verified", Verdict::Current, "Healthy"),
+        ("mismatch", "AccountMismatch", Verdict::Failed, "Degraded"),
+        ("denied", "AccessDenied", Verdict::InProgress, "Progressing"),
+    ] {
+        accounts.wait_account(name, reason).await;
+        assert_eq!(accounts.verdicts(name).await, (verdict, health.to_owned()), "{name}");
+    }
+    for (name, account, region, reason, verdict) in [
+        ("refused", "prod", "eu-west-1", "NotAllowed", Verdict::Failed),
+        ("not-ready", "denied", REGION, "AccountNotReady", Verdict::InProgress),
+    ] {
+        accounts.declare(name, account, &["web:1"], json!({ "region": region })).await;
+        let seen = accounts.wait_reason(name, reason).await;
+        assert_eq!(seen.verdict(), verdict, "{seen}");
     }
 }
 

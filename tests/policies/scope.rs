@@ -9,7 +9,7 @@ use testkit::simulated_ecs::{ACCOUNT, Action, Status};
 
 use super::Policies;
 use crate::support::{
-    ACCOUNT_CRD, REGION, Seen,
+    ACCOUNT_CRD, REGION, Seen, Verdict,
     invariants::{Allowed, calls_that_are_not_allowed, deregistrations_of_kept},
 };
 
@@ -133,6 +133,14 @@ async fn families_that_an_account_does_not_allow_are_never_proposed() {
     policies.wait("named", "NoFamilies").await;
     let refused = policies.wait("none", "NotAllowed").await;
     assert!(condition(&refused, "Stalled").is_some(), "{refused}");
+    for (name, verdict, health) in [
+        ("all", Verdict::Current, "Healthy"),
+        ("named", Verdict::Current, "Healthy"),
+        ("none", Verdict::Failed, "Degraded"),
+    ] {
+        let seen = Seen(policies.api().get(name).await.expect("a policy"));
+        assert_eq!((seen.verdict(), seen.health().as_str()), (verdict, health), "{name}: {seen}");
+    }
     let expected: Vec<String> = (1..=4).map(|number| format!("web-shop:{number}")).collect();
     assert_eq!(policies.declared().await, expected);
     let allowed = [Allowed { account: ACCOUNT, region: REGION, families: &["web-shop"] }];
