@@ -5,10 +5,15 @@ use std::{
     fmt, fs,
     io::{self, Read, Seek},
     net::TcpListener,
+    ops::Range,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{LazyLock, mpsc},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -28,6 +33,9 @@ const RUN_IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
 const REMOVE_WHEN_INPUT_ENDS: &str = r#"cat; for _ in 1 2 3 4 5; do rm -rf -- "$0" && exit; sleep 1; done"#;
 
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Ports below the default range of ephemeral ports, from which the kernel assigns.
+const PORTS: Range<u16> = 20_000..32_768;
 
 type SpawnRequest = (Command, mpsc::Sender<io::Result<Child>>);
 
@@ -165,13 +173,24 @@ pub async fn text(command: &Command, deadline: Duration) -> Result<String, Strin
     if output.status.success() { Ok(printed) } else { Err(text(&output.stderr) + &printed) }
 }
 
-/// Returns a free port of 127.0.0.1. Another process may bind it first, so callers must be able to
-/// retry.
+/// Returns a free port of 127.0.0.1, another one at each call of this process. Another process may
+/// bind it first, so callers must be able to retry. The kernel assigns it to no other socket.
 ///
 /// # Errors
 /// Returns an error if no port is free.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    // Processes that run at the same time start at different ports.
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
+        let [low, high, ..] = std::process::id().wrapping_mul(61).to_le_bytes();
+        AtomicU16::new(u16::from_le_bytes([low, high]))
+    });
+    for _ in PORTS {
+        let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 /// A temporary folder, removed when dropped and at the latest when this process ends.
