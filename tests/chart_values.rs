@@ -108,7 +108,7 @@ async fn null_values_use_the_default_or_are_rejected_by_name() {
             null_defect(path, &render(&[&values, ALL_TEMPLATES]).await, &default)
         }
     });
-    let defects: Vec<Option<String>> = stream::iter(checks).buffered(4).collect().await;
+    let defects: Vec<Option<String>> = stream::iter(checks).buffered(2).collect().await;
     let defects: Vec<String> = defects.into_iter().flatten().collect();
     assert!(defects.is_empty(), "{defects:#?}");
 }
