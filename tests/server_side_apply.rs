@@ -1,13 +1,16 @@
 //! Server-side apply: `spec.revisions` is the list of one manager, never a union of several.
 
+use std::time::Duration;
+
 use kube::{
     Api, Error,
     api::{DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use testkit::{control_plane::ControlPlane, simulated_ecs::Status};
+use tokio::time::{Instant, sleep};
 
-use crate::support::{CRD, World, kind};
+use crate::support::{CRD, DEADLINE, World, kind};
 
 fn object(name: &str, spec: &Value) -> DynamicObject {
     let mut object = DynamicObject::new(name, &kind());
@@ -100,7 +103,9 @@ async fn crd_upgrade_makes_the_list_of_an_existing_object_atomic() {
     let api = world.api();
     let both = json!({ "suspend": true, "revisions": ["web:41", "web:42"] });
     let one = json!({ "suspend": false, "revisions": ["web:41"] });
-    create(&api, "kubectl-create", "web", &both).await;
+    for name in ["web", "other"] {
+        create(&api, "kubectl-create", name, &both).await;
+    }
     let suspended = json!({ "suspend": true, "revisions": ["web:41"] });
     let merged = apply(&api, "argocd-controller", true, "web", &suspended).await.expect("it is forced");
     assert_eq!(merged["revisions"], json!(["web:41", "web:42"]), "a set is the union");
@@ -111,6 +116,18 @@ async fn crd_upgrade_makes_the_list_of_an_existing_object_atomic() {
     api.patch_status("web", &manager, &Patch::Apply(recorded)).await.expect("an earlier version wrote it");
 
     world.namespace.install_crds(CRD).await.expect("the CRD is upgraded");
+    // The API server uses the new schema some time after it has stored the CRD.
+    let dry_run = PatchParams::apply("argocd-controller").force().dry_run();
+    let began = Instant::now();
+    loop {
+        let applied = api.patch("other", &dry_run, &Patch::Apply(object("other", &suspended))).await;
+        let applied = applied.expect("it is forced").data;
+        if applied["spec"]["revisions"] == suspended["revisions"] {
+            break;
+        }
+        assert!(began.elapsed() < DEADLINE, "the list is not atomic: {applied}");
+        sleep(Duration::from_millis(20)).await;
+    }
     let live = apply(&api, "argocd-controller", true, "web", &one).await.expect("it is forced");
     assert_eq!(live["revisions"], json!(["web:41"]));
     let _controller = world.start();
