@@ -37,6 +37,7 @@ impl Measured {
     }
 
     /// Waits until the policy has so many proposed, approved and retired revisions.
+    #[expect(clippy::float_cmp, reason = "whole numbers")]
     async fn wait_for_revisions(&self, expected: [f64; 3]) {
         self.wait(|of| ["Proposed", "Approved", "Retired"].map(|state| of("revisions", state)) == expected)
             .await;
@@ -44,6 +45,7 @@ impl Measured {
 }
 
 #[tokio::test]
+#[expect(clippy::float_cmp, reason = "whole numbers")]
 async fn policy_metrics_count_what_is_proposed_approved_and_retired() {
     let policies = Policies::new().await;
     policies.world.west.register_many("web", 10);
