@@ -8,7 +8,7 @@ use testkit::{
     simulated_ecs::{ACCESS_KEY, ACCOUNT, Action, Fault},
 };
 
-use crate::support::{DEADLINE, World, page, peer::Peer, wait_for_page};
+use crate::support::{DEADLINE, World, page, peer::Peer, wait_for_page, wait_for_response};
 
 const ASSUME_ROLE: Action = Action::AssumeRoleWithWebIdentity;
 const DESCRIBE: Action = Action::DescribeTaskDefinition;
@@ -82,9 +82,7 @@ async fn refusal_by_a_trust_policy_is_access_denied_and_retried_for_all_resource
         "ecs_retirement_aws_calls_total{operation=\"AssumeRoleWithWebIdentity\",code=\"AccessDenied\"}";
     let metrics = identity.metrics().await;
     assert!(metrics.contains(counted), "{metrics}");
-    let (status, text) = page(&format!("{}/readyz", identity.probes)).await.expect("served");
-    assert_eq!(status, 503);
-    assert!(text.contains(&expected), "{text}");
+    wait_for_response(&format!("{}/readyz", identity.probes), 503, &expected).await;
 
     world.ecs.clear_faults();
     for number in 1..=5 {

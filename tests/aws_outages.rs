@@ -1,15 +1,18 @@
 //! AWS outages: status and `/readyz` name the cause, with the same text on every attempt.
 
-use std::{fs, time::Duration};
+use std::{fs, net::Ipv4Addr, time::Duration};
 
 use serde_json::Value;
 use testkit::{
     process::{Folder, Process, free_port},
     simulated_ecs::{Action, Fault},
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, sleep},
+};
 
-use crate::support::{DEADLINE, World, page, peer::Peer, wait_for_page};
+use crate::support::{DEADLINE, World, page, peer::Peer, wait_for_page, wait_for_response};
 
 const IDENTITY: Action = Action::GetCallerIdentity;
 const DESCRIBE: Action = Action::DescribeTaskDefinition;
@@ -69,8 +72,7 @@ async fn expect_outage(world: &World<'_>, environment: &[(&str, &str)], cause: &
     assert!(operations.into_iter().map(logged).all(|lines| lines <= 1), "{log}");
     assert!(log.contains(&message) && operations.into_iter().map(logged).sum::<usize>() >= 1, "{log}");
     if log.contains("identity not verified") {
-        let (status, text) = page(&format!("{probes}/readyz")).await.expect("served");
-        assert_eq!((status, text.contains(&message)), (503, true), "{text}");
+        wait_for_response(&format!("{probes}/readyz"), 503, &message).await;
     }
     controller
 }
@@ -78,7 +80,10 @@ async fn expect_outage(world: &World<'_>, environment: &[(&str, &str)], cause: &
 #[tokio::test]
 async fn closed_port_is_reported_as_connection_refused() {
     let world = World::new().await;
-    let endpoint = format!("http://127.0.0.1:{}", free_port().expect("a port"));
+    // A bound socket that does not listen: no other test listens on its port.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+    let endpoint = format!("http://{}", socket.local_addr().expect("an address"));
     expect_outage(&world, &[("AWS_ENDPOINT_URL", &endpoint)], "connection refused").await;
 }
 

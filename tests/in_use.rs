@@ -167,7 +167,10 @@ async fn usage_is_unknown_if_any_call_of_the_scan_fails() {
         }
         cluster.put_task(Task::stopping("task-101", "other:1"));
         let nth = if [Action::ListTasks, Action::DescribeTasks].contains(&action) { 2 } else { 1 };
-        world.ecs.fault(Fault::on(action).nth(nth).access_denied());
+        // The calls of later scans fail, too.
+        for nth in nth..nth + 100 {
+            world.ecs.fault(Fault::on(action).nth(nth).access_denied());
+        }
         world.declare("web", &["web:1"]).await;
         let _controller = world.start();
         let seen = world.wait_until_blocked("web").await;
@@ -180,6 +183,7 @@ async fn usage_is_unknown_if_any_call_of_the_scan_fails() {
             assert!(message.contains(part), "{message}");
         }
         assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 0);
+        world.ecs.clear_faults();
         // The next scan succeeds without a change to the resource.
         world.wait_for("web", "Ready=True", NOTICED, |seen| seen.ready() == "True").await;
     }

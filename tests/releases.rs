@@ -1,19 +1,25 @@
 //! Releases of the chart: their service account suffices for what their pods do.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::Api;
+use k8s_openapi::api::{apps::v1::Deployment, authorization::v1::SubjectAccessReview};
+use kube::{Api, api::PostParams};
+use serde_json::json;
 use testkit::{
     control_plane::ControlPlane,
     helm,
     process::{Process, free_port},
 };
 
+use tokio::time::sleep;
+
 use crate::{
     chart_accounts::assert_account_is_served,
     chart_policies::assert_policy_is_served,
-    support::{CHART, DEADLINE, World, page, stop},
+    support::{CHART, DEADLINE, POLICY_CRD, World, page, stop},
 };
 
 const RELEASE: &str = "retirement";
@@ -44,6 +50,7 @@ pub async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
     let arguments: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| !argument.contains("bind-address")).collect();
 
+    wait_until_authorized(world, namespace, &account).await;
     let token = plane.kubectl(&["create", "token", &account, "-n", namespace]).await.expect("a token");
     let user = format!("{namespace}-{name}");
     let kubeconfig: PathBuf = plane.kubeconfig_for(&user, token.trim()).expect("a kubeconfig");
@@ -58,6 +65,36 @@ pub async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
     ];
     let process = world.start_as(&arguments, &environment);
     Pod { process, metrics: format!("{metrics}/metrics") }
+}
+
+/// Waits until the API server has observed the roles of the release. It refuses requests for some time
+/// after they are created.
+async fn wait_until_authorized(world: &World<'_>, namespace: &str, account: &str) {
+    let requests = [
+        ("watch", "ecs-retirement.dev", "ecsaccounts", "", ""),
+        ("watch", "ecs-retirement.dev", "taskdefinitionretirements", "", world.namespace.name()),
+        ("update", "coordination.k8s.io", "leases", NAME, namespace),
+        ("create", "events.k8s.io", "events", "", "default"),
+    ];
+    let user = format!("system:serviceaccount:{namespace}:{account}");
+    let reviews: Api<SubjectAccessReview> = Api::all(world.namespace.client());
+    for (verb, group, resource, name, namespace) in requests {
+        let attributes = json!({
+            "verb": verb, "group": group, "resource": resource, "name": name, "namespace": namespace,
+        });
+        let review: SubjectAccessReview =
+            serde_json::from_value(json!({ "spec": { "user": user, "resourceAttributes": attributes } }))
+                .expect("a review");
+        let began = Instant::now();
+        loop {
+            let reviewed = reviews.create(&PostParams::default(), &review).await.expect("a review");
+            if reviewed.status.is_some_and(|status| status.allowed) {
+                break;
+            }
+            assert!(began.elapsed() < DEADLINE, "{user} may not {verb} {resource} in {namespace:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 impl Pod {
@@ -125,6 +162,7 @@ async fn service_account_suffices_to_lead_and_to_retire() {
 async fn controller_with_watch_namespaces_works_only_in_them() {
     let world = World::new().await;
     let unwatched = World::new().await;
+    world.namespace.install_crds(POLICY_CRD).await.expect("the CRD installs");
     let release = format!("release-{}", world.namespace.name());
     let watched = format!("--set=crds.enabled=false,watchNamespaces={{{}}}", world.namespace.name());
     let named = format!("--set=controllerName={release}");

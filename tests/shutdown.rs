@@ -17,6 +17,10 @@ const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// The limit if the release of the lease hangs, which takes one second itself. Any other timeout that
+/// could end the process takes at least five seconds. `make bench` measures the goal of two seconds.
+const LIMIT_WITHOUT_RELEASE: Duration = Duration::from_secs(4);
+
 /// Sends SIGTERM. Returns how long the controller took to end, with code 0.
 async fn terminate(controller: &mut Process) -> Duration {
     let began = Instant::now();
@@ -27,9 +31,13 @@ async fn terminate(controller: &mut Process) -> Duration {
 }
 
 async fn assert_ends_in_time(controller: &mut Process, pending: &str) {
+    assert_ends_within(LIMIT, controller, pending).await;
+}
+
+async fn assert_ends_within(limit: Duration, controller: &mut Process, pending: &str) {
     let took = terminate(controller).await;
     println!("stop on SIGTERM, {pending} pending: {:.2} s", took.as_secs_f64());
-    assert!(took <= LIMIT, "{pending}: {took:?}");
+    assert!(took <= limit, "{pending}: {took:?}");
 }
 
 #[tokio::test]
@@ -88,7 +96,8 @@ async fn shutdown_abandons_requests_to_kubernetes_that_hang() {
             ("LEADER_ELECTION_NAMESPACE", world.namespace.name()),
         ]);
         assert!(proxy.wait_until_faults_applied(1, DEADLINE).await, "{verb:?} {resource}");
-        assert_ends_in_time(&mut controller, &format!("{verb:?} {resource}")).await;
+        let limit = if resource == "leases" { LIMIT_WITHOUT_RELEASE } else { LIMIT };
+        assert_ends_within(limit, &mut controller, &format!("{verb:?} {resource}")).await;
     }
 }
 

@@ -247,7 +247,7 @@ async fn call_takes_effect_if_its_response_is_dropped() {
 #[tokio::test]
 async fn call_takes_effect_immediately_if_its_response_is_delayed() {
     let (ecs, west, _) = start().await;
-    let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_millis(200)).build();
+    let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(2)).build();
     let config = config(&ecs, ACCESS_KEY, "us-west-2").into_builder().timeout_config(timeouts).build();
     let client = Client::new(&config);
     ecs.fault(Fault::on(DEREGISTER).times(1).delay(DEADLINE));

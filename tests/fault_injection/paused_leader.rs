@@ -50,9 +50,13 @@ const RESPONSES: [Response; 7] = [
     Response::Kubernetes(Verb::Create, "events", 1),
 ];
 
+/// Number of runs in which the first replica may lose the lease before it waits for the response.
+const ATTEMPTS: usize = 5;
+
 /// Returns the number of `DeregisterTaskDefinition` calls for the revision: the calls of both
-/// replicas, and the calls of the first replica after it was stopped.
-async fn deregistrations(response: Response, renews: bool) -> (usize, usize) {
+/// replicas, and the calls of the first replica after it was stopped. Returns `None` if the second
+/// replica became leader before the response was delayed.
+async fn deregistrations(response: Response, renews: bool) -> Option<(usize, usize)> {
     let world = World::new().await;
     let proxy = ApiProxy::in_front_of(world.namespace.control_plane()).await.expect("the proxy starts");
     let kubeconfig = proxy.kubeconfig().display().to_string();
@@ -82,10 +86,13 @@ async fn deregistrations(response: Response, renews: bool) -> (usize, usize) {
     let spec = json!({ "revisions": ["web:1"], "inUse": "Retire" });
     world.apply("web", spec).await.expect("the resource is admitted");
     let is_delayed = || match response {
-        Response::Aws(action) => !world.ecs.calls_of(action).is_empty(),
+        Response::Aws(action) => world.ecs.calls_of(action).iter().any(|call| call.access_key == FIRST),
         Response::Kubernetes(..) => proxy.log().iter().any(|it| matches!(it.effect, Some(Effect::Delay(_)))),
     };
-    wait_until(is_delayed).await;
+    wait_until(|| is_delayed() || second.log().contains(" leading")).await;
+    if !is_delayed() {
+        return None;
+    }
     first.signal(Signal::STOP).expect("a signal can be sent");
     let stopped = Instant::now();
     second.wait_for_log(" leading", DEADLINE).await.expect("the second replica becomes leader");
@@ -108,7 +115,7 @@ async fn deregistrations(response: Response, renews: bool) -> (usize, usize) {
     let mut calls = world.ecs.calls_of(DEREGISTER);
     calls.retain(|call| call.task_definition.as_ref() == Some(&arn));
     let after_pause = calls.iter().filter(|call| call.access_key == FIRST && call.at > stopped).count();
-    (calls.len(), after_pause)
+    Some((calls.len(), after_pause))
 }
 
 async fn wait_until(condition: impl Fn() -> bool) {
@@ -119,10 +126,20 @@ async fn wait_until(condition: impl Fn() -> bool) {
     }
 }
 
+/// Repeats the run until the response was delayed while the first replica was the leader.
+async fn repeat_until_delayed(response: Response, renews: bool) -> (usize, usize) {
+    for _ in 0..ATTEMPTS {
+        if let Some(counts) = deregistrations(response, renews).await {
+            return counts;
+        }
+    }
+    panic!("{response:?}: the first replica lost the lease in each of {ATTEMPTS} runs");
+}
+
 async fn check(what: &str, responses: Vec<Response>, renews: bool) {
     let (start, runs) = (Instant::now(), responses.len());
     let results: Vec<_> = stream::iter(responses)
-        .map(|response| async move { (response, deregistrations(response, renews).await) })
+        .map(|response| async move { (response, repeat_until_delayed(response, renews).await) })
         .buffer_unordered(runs)
         .collect()
         .await;

@@ -1,10 +1,15 @@
 //! Unclear usage: references that ECS returns and does not resolve, and clusters that disappear, at
 //! every call of a usage scan.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use testkit::simulated_ecs::{Action, Cluster, Fault, Service, Task, Vanished};
 
-use crate::support::{DEADLINE, Seen, World};
+use crate::support::{Seen, World};
+
+/// How long to wait for a condition. The cases run at the same time, and scans back off.
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 type Prepare = fn(&World<'_>);
 
@@ -55,9 +60,9 @@ fn deregistrations(world: &World<'_>) -> usize {
 /// Waits until the row reports unknown usage, and then for two more usage scans.
 async fn wait_unknown(world: &World<'_>, what: &str) {
     let is_unknown = |seen: &Seen| ["Unavailable", "AccessDenied"].contains(&seen.reason("web:1"));
-    world.wait("web", what, is_unknown).await;
+    world.wait_for("web", what, TIMEOUT, is_unknown).await;
     let scans = world.ecs.calls_of(Action::ListClusters).len();
-    world.ecs.wait_for_calls(Action::ListClusters, scans + 2, DEADLINE).await;
+    world.ecs.wait_for_calls(Action::ListClusters, scans + 2, TIMEOUT).await;
 }
 
 #[tokio::test]
@@ -73,7 +78,7 @@ async fn unresolved_reference_never_counts_as_unused() {
 
         world.ecs.clear_faults();
         world.west.cluster("prod").remove();
-        world.wait("web", "Ready=True", |seen| seen.ready() == "True").await;
+        world.wait_for("web", "Ready=True", TIMEOUT, |seen| seen.ready() == "True").await;
     });
     join_all(runs).await;
 }
@@ -101,7 +106,7 @@ async fn usage_scan_skips_a_cluster_that_disappears_at_any_call() {
             assert!(seen.condition("Stalled").is_none(), "{action:?}, {vanished:?}: {seen}");
             seen.reason("web:1") == "Retired" && seen.reason("web:2") == "InUse"
         };
-        world.wait("web", &format!("end, {action:?}, {vanished:?}"), is_end).await;
+        world.wait_for("web", &format!("end, {action:?}, {vanished:?}"), TIMEOUT, is_end).await;
         assert_eq!(deregistrations(&world), 1, "{action:?}, {vanished:?}");
     });
     join_all(runs).await;

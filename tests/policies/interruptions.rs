@@ -97,7 +97,7 @@ async fn deployments_during_a_read_never_make_a_kept_revision_a_candidate() {
         let is_end = |reason: &&str| ["Retired", "Kept"].contains(reason);
         seen.reasons().len() == declared.len() && seen.reasons().iter().all(is_end)
     };
-    policies.world.wait_for(&name, "an end", Duration::from_mins(2), has_ended).await;
+    policies.world.wait_for(&name, "an end", Duration::from_mins(5), has_ended).await;
     let is_active =
         |number: &i32| policies.world.west.status(&format!("web:{number}")) == Some(Status::Active);
     let active: Vec<i32> = (1..=470).filter(is_active).collect();

@@ -142,7 +142,7 @@ async fn policy_proposes_what_it_does_not_keep_and_waits_for_approval() {
 
     policies.approve().await;
     let name = retirement.metadata.name.clone().unwrap_or_default();
-    policies.world.wait_for(&name, "Ready", Duration::from_mins(2), |seen| seen.ready() == "True").await;
+    policies.world.wait_for(&name, "Ready", Duration::from_mins(5), |seen| seen.ready() == "True").await;
     assert_eq!(policies.deregistered(), 360);
     assert_eq!(policies.world.west.status("web-3:31"), Some(Status::Active));
     policies.wait("web", "Succeeded").await;

@@ -86,7 +86,9 @@ async fn policies_over_one_family_deregister_each_revision_once() {
         policies.wait(name, "Succeeded").await;
     }
     for retirement in policies.retirements().await {
-        policies.world.wait_ready(&retirement.name_any()).await;
+        let name = retirement.name_any();
+        let is_ready = |seen: &Seen| seen.is_current() && seen.ready() == "True";
+        policies.world.wait_for(&name, "Ready=True", Duration::from_mins(2), is_ready).await;
     }
     let mut called: Vec<String> = policies
         .world

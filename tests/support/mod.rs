@@ -244,13 +244,18 @@ pub async fn page(url: &str) -> Option<(u16, String)> {
 
 /// Waits until a page contains `text`.
 pub async fn wait_for_page(url: &str, text: &str) {
+    wait_for_response(url, 200, text).await;
+}
+
+/// Waits until the response has this status and contains `text`.
+pub async fn wait_for_response(url: &str, expected: u16, text: &str) {
     let began = Instant::now();
     loop {
         let page = page(url).await;
-        if page.as_ref().is_some_and(|(status, body)| *status == 200 && body.contains(text)) {
+        if page.as_ref().is_some_and(|(status, body)| *status == expected && body.contains(text)) {
             return;
         }
-        assert!(began.elapsed() < DEADLINE, "{url} does not contain {text}: {page:?}");
+        assert!(began.elapsed() < DEADLINE, "{url}: no {expected} with {text}: {page:?}");
         sleep(PAUSE).await;
     }
 }

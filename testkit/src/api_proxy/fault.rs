@@ -59,7 +59,7 @@ impl Fault {
         Self { target: Target::Write, nth, times: 1, effect }
     }
 
-    /// Applies to the nth event of all watches, counted from 1 without bookmarks.
+    /// Applies to the nth event of all watches of a namespace, counted from 1 without bookmarks.
     #[must_use]
     pub fn event(nth: u32, effect: Effect) -> Self {
         Self { target: Target::Event, nth, times: 1, effect }

@@ -126,7 +126,7 @@ impl ApiProxy {
         self.state.lock().clear();
     }
 
-    /// Returns the number of events from all watches, without bookmarks.
+    /// Returns the number of events from all watches of a namespace, without bookmarks.
     #[must_use]
     pub fn events(&self) -> u32 {
         self.state.lock().events()
@@ -202,7 +202,7 @@ impl State {
     /// Returns true if this watch must be rejected with 410 Gone, and counts it.
     fn take_expired_watch(&self, request: &Request) -> bool {
         let mut remaining = self.expired_watches.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_expired = request.verb == Verb::Watch && *remaining > 0;
+        let is_expired = request.is_watch_of_a_namespace() && *remaining > 0;
         *remaining -= u32::from(is_expired);
         is_expired
     }
@@ -233,7 +233,7 @@ async fn handle(
     body: Bytes,
 ) -> Response<Body> {
     let request = Request::read(&method, &uri);
-    let is_watch = request.verb == Verb::Watch;
+    let (is_watch, is_counted) = (request.verb == Verb::Watch, request.is_watch_of_a_namespace());
     let effect = if state.take_expired_watch(&request) {
         Some(Effect::Refuse(410))
     } else {
@@ -261,7 +261,7 @@ async fn handle(
     if is_watch && response.status() == StatusCode::OK {
         open.record_response(200, Value::Null);
         let (parts, body) = response.into_parts();
-        let events = watch::events(state, body, open);
+        let events = watch::events(state, is_counted, body, open);
         return with_type(Response::builder().status(parts.status), &parts.headers)
             .body(Body::from_stream(events))
             .expect("the response is valid");

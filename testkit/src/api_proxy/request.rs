@@ -68,6 +68,11 @@ impl Request {
         };
         Self { verb, resource, namespace, name }
     }
+
+    /// Returns true for a watch in one namespace. Other tests change the objects of other watches.
+    pub(super) fn is_watch_of_a_namespace(&self) -> bool {
+        self.verb == Verb::Watch && !self.namespace.is_empty()
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ const FLUSH: Duration = Duration::from_millis(20);
 
 struct Events {
     state: Arc<State>,
+    /// True if events are counted and faults apply to them.
+    is_counted: bool,
     source: axum::body::BodyDataStream,
     /// The received part of an incomplete line.
     partial: Vec<u8>,
@@ -24,11 +26,12 @@ struct Events {
 /// connection, if a fault requires it.
 pub(super) fn events(
     state: Arc<State>,
+    is_counted: bool,
     source: Body,
     open: Open,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let (source, partial, lines) = (source.into_data_stream(), Vec::new(), VecDeque::new());
-    let events = Events { state, source, partial, lines, is_cut: false, _open: open };
+    let events = Events { state, is_counted, source, partial, lines, is_cut: false, _open: open };
     stream::unfold(events, |mut events| async { Some((events.next().await?, events)) })
 }
 
@@ -39,7 +42,7 @@ impl Events {
         }
         let Some(line) = self.line().await else { return Some(self.cut().await) };
         let line = line?;
-        if line.starts_with(br#"{"type":"BOOKMARK""#) {
+        if !self.is_counted || line.starts_with(br#"{"type":"BOOKMARK""#) {
             return Some(Ok(line));
         }
         match self.state.next_event_effect() {
