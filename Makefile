@@ -80,7 +80,7 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: bench
-bench: tools ## Benchmark the release binary into docs/benchmarks.md (10 minutes); `ONLY='latency stop'` prints a subset
+bench: tools ## Benchmark the release binary into docs/benchmarks.md (13 minutes); `ONLY='latency stop'` prints a subset
 	hack/rootfs.sh $$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/') $${CARGO_TARGET_DIR:-target}/rootfs
 	cargo build --workspace --bins --locked
 	$${CARGO_TARGET_DIR:-target}/debug/bench $(ONLY)

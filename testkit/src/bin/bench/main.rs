@@ -1,16 +1,18 @@
 //! `bench [NAME...] [--large]`: measures the release binary against its goals, on a real API server
 //! and a simulated ECS.
 //!
-//! Without names, measures everything, which takes about ten minutes, and writes the tables to
+//! Without names, measures everything, which takes about 13 minutes, and writes the tables to
 //! `docs/benchmarks.md`. With names, measures only those and prints them. Exits with 0 even if a
 //! goal is missed.
 
+mod accounts;
 mod controller;
 mod deploy;
 mod latency;
 mod machine;
 mod paced;
 mod peers;
+mod policy;
 mod report;
 mod scale;
 mod size;
@@ -33,7 +35,7 @@ use self::{
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
 
 /// The measurements, in this order. `paced` and `peers` run concurrently: they mostly wait.
-const NAMES: [&str; 6] = ["size", "latency", "stop", "memory", "paced", "scale"];
+const NAMES: [&str; 8] = ["size", "latency", "stop", "memory", "paced", "accounts", "policy", "scale"];
 
 /// The measurement that must be requested.
 const LARGE: &str = "--large";
@@ -108,6 +110,8 @@ async fn measure(name: &str, bench: &Bench, report: &mut Report) {
                 }));
             }
         }
+        "accounts" => report.add(name, accounts::measure(bench).await),
+        "policy" => report.add(name, policy::measure(bench).await),
         _ => report.add(name, scale::restart(bench, 10_000).await),
     }
 }
@@ -128,8 +132,11 @@ fn notes() -> String {
     format!(
         "ECS's token buckets run at {} times real time for this controller, with its rate raised by the same \
          factor, and at {} times real time for the other tools, with their pauses shortened by the same \
-         factor. Seconds are on the clock of the buckets.",
+         factor. In {} accounts they run at {} times real time, and for policies at real time. Seconds are on \
+         the clock of the buckets.",
         paced::SPEED,
-        peers::SPEED
+        peers::SPEED,
+        accounts::ACCOUNTS,
+        accounts::SPEED
     )
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, fs, io, path::Path};
 
-use crate::world::Failure;
+use crate::{controller::Memory, world::Failure};
 
 /// The lines before and after the tables in the document; the rest is written by hand.
 const BEGIN: &str = "<!-- begin: written by `make bench` -->\n";
@@ -22,6 +22,10 @@ impl Row {
         Self { what: what.to_owned(), goal: goal.to_owned(), measured, verdict }
     }
 
+    pub fn without_goal(what: &str, measured: String) -> Self {
+        Self { what: what.to_owned(), goal: "–".to_owned(), measured, verdict: "–" }
+    }
+
     pub fn not_measured(what: &str, error: &dyn std::fmt::Display) -> Self {
         let measured = error.to_string().lines().next().unwrap_or_default().to_owned();
         Self { what: what.to_owned(), goal: "–".to_owned(), measured, verdict: "not measured" }
@@ -38,6 +42,11 @@ pub struct Peer {
 /// Formats seconds on the clock of the bucket.
 pub fn seconds(seconds: f64) -> String {
     format!("{seconds:.0} s")
+}
+
+/// Formats the resident memory.
+pub fn megabytes(memory: Memory) -> String {
+    format!("{:.1} MB, peak {:.1} MB", memory.now, memory.peak)
 }
 
 /// All measurements.

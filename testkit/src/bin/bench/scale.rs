@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::{
-    report::Row,
+    report::{Row, megabytes},
     world::{Bench, Failure, World, apply_patch},
 };
 
@@ -88,8 +88,7 @@ fn memory_row(controller: &crate::controller::Controller, resources: u32, goal: 
         0 => "memory, idle".to_owned(),
         _ => format!("memory, {resources} final resources"),
     };
-    let measured = format!("{:.1} MB, peak {:.1} MB", memory.now, memory.peak);
-    Ok(Row::with_goal(&what, &format!("{goal} MB"), measured, memory.now <= f64::from(goal)))
+    Ok(Row::with_goal(&what, &format!("{goal} MB"), megabytes(memory), memory.now <= f64::from(goal)))
 }
 
 /// Creates final resources, with a status that the controller itself wrote for a retired revision.

@@ -26,7 +26,8 @@ use crate::controller::Controller;
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const REGION: &str = "us-west-2";
+pub const REGION: &str = "us-west-2";
+const API_VERSION: &str = "ecs-retirement.dev/v1alpha1";
 const CRD_DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -93,10 +94,36 @@ impl<'bench> World<'bench> {
         Controller::start(&command, &self.folder.join("controller.log"), metrics, health)
     }
 
+    /// Returns the name of the namespace.
+    pub fn name(&self) -> &str {
+        self.namespace.name()
+    }
+
+    /// Returns the API of the retirements.
     pub fn api(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("ecs-retirement.dev", "v1alpha1", "TaskDefinitionRetirement");
-        let kind = ApiResource::from_gvk_with_plural(&kind, "taskdefinitionretirements");
-        Api::namespaced_with(self.namespace.client(), self.namespace.name(), &kind)
+        let kind = api_resource("TaskDefinitionRetirement", "taskdefinitionretirements");
+        Api::namespaced_with(self.namespace.client(), self.name(), &kind)
+    }
+
+    pub fn policies(&self) -> Api<DynamicObject> {
+        let kind = api_resource("TaskDefinitionRetentionPolicy", "taskdefinitionretentionpolicies");
+        Api::namespaced_with(self.namespace.client(), self.name(), &kind)
+    }
+
+    /// Returns the API of the EcsAccounts, which all measurements share.
+    pub fn accounts(&self) -> Api<DynamicObject> {
+        Api::all_with(self.namespace.client(), &api_resource("EcsAccount", "ecsaccounts"))
+    }
+
+    /// Applies an object, which is labelled with the name of the namespace.
+    pub async fn apply(&self, kind: &str, name: &str, spec: &Value) -> Result<DynamicObject, Failure> {
+        let manifest = json!({
+            "apiVersion": API_VERSION,
+            "kind": kind,
+            "metadata": { "name": name, "labels": { "namespace": self.name() } },
+            "spec": spec,
+        });
+        Ok(self.namespace.apply(manifest).await?)
     }
 
     /// Declares `revisions` in a resource called `name`, as `kubectl apply --server-side` does.
@@ -136,10 +163,15 @@ impl<'bench> World<'bench> {
     }
 }
 
+fn api_resource(kind: &str, plural: &str) -> ApiResource {
+    let kind = GroupVersionKind::gvk("ecs-retirement.dev", "v1alpha1", kind);
+    ApiResource::from_gvk_with_plural(&kind, plural)
+}
+
 /// Returns a server-side apply of one field of a resource.
 pub fn apply_patch(name: &str, part: &str, value: &Value) -> Patch<Value> {
     Patch::Apply(json!({
-        "apiVersion": "ecs-retirement.dev/v1alpha1",
+        "apiVersion": API_VERSION,
         "kind": "TaskDefinitionRetirement",
         "metadata": { "name": name },
         part: value,
