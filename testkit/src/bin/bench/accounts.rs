@@ -17,15 +17,15 @@ use crate::{
 
 pub const ACCOUNTS: u64 = 50;
 
-/// Speed of the buckets relative to real time. A higher speed would measure the machine: 50 accounts
-/// permit 50 deregistrations per second, with three reads each.
-const SPEED: f64 = 1.0;
+/// Speed of the buckets relative to real time. A higher speed would measure the machine: at this one,
+/// all accounts together permit 25 deregistrations per second, with three reads each.
+pub const SPEED: f64 = 0.5;
 
 /// Resources of each account as (count, revisions each).
-const SIZES: [(u32, u32); 2] = [(1, 60), (6, 10)];
+const SIZES: [(u32, u32); 2] = [(1, 30), (3, 10)];
 
 /// Number of revisions of each account.
-const REVISIONS: u32 = 120;
+const REVISIONS: u32 = 60;
 
 const DEADLINE: Duration = Duration::from_mins(6);
 const GRACE_PERIOD: Duration = Duration::from_secs(3);

@@ -132,10 +132,11 @@ fn notes() -> String {
     format!(
         "ECS's token buckets run at {} times real time for this controller, with its rate raised by the same \
          factor, and at {} times real time for the other tools, with their pauses shortened by the same \
-         factor. In {} accounts and for policies they run at real time. Seconds are on the clock of the \
-         buckets.",
+         factor. In {} accounts they run at {} times real time, and for policies at real time. Seconds are on \
+         the clock of the buckets.",
         paced::SPEED,
         peers::SPEED,
-        accounts::ACCOUNTS
+        accounts::ACCOUNTS,
+        accounts::SPEED
     )
 }
