@@ -1,6 +1,6 @@
 //! AWS and Kubernetes calls: no more than the work needs, and no resource delays another.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 use testkit::{
@@ -103,6 +103,29 @@ async fn large_resource_delays_a_small_one_by_at_most_one_batch() {
         before.is_some_and(|before| before <= 20),
         "{before:?} revisions of the large resource came first"
     );
+}
+
+#[tokio::test]
+async fn resources_that_wait_for_a_worker_are_reconciled_first_come_first_served() {
+    let world = World::new().await;
+    for family in 1..=8 {
+        let family = format!("web-{family}");
+        world.west.register_many(&family, 50);
+        let declared: Vec<String> = (1..=50).map(|number| format!("{family}:{number}")).collect();
+        world.apply(&family, json!({ "revisions": declared })).await.expect("admitted");
+    }
+    let _controller = world.start_with(&[("MAX_CONCURRENT_RECONCILES", "1")]);
+    let calls = world.ecs.wait_for_calls(DEREGISTER, 400, Duration::from_mins(2)).await;
+    let mut counts = BTreeMap::<&str, usize>::new();
+    let names = calls.iter().filter_map(|call| call.task_definition.as_deref());
+    for name in names {
+        let family = name.rsplit('/').next().and_then(|it| it.split(':').next()).unwrap_or_default();
+        *counts.entry(family).or_default() += 1;
+        if counts[family] > 20 {
+            break;
+        }
+    }
+    assert_eq!(counts.len(), 8, "each has had a batch before another has its third: {counts:?}");
 }
 
 #[tokio::test]

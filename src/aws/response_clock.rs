@@ -136,6 +136,12 @@ impl AwsClock {
         self.lock().estimate.at(at)
     }
 
+    /// Returns the bounds of AWS's time now, or `None` until AWS has reported the time.
+    #[must_use]
+    pub fn now(&self) -> Option<Bounds> {
+        self.at(Instant::now())
+    }
+
     /// Returns the latest possible time by AWS's clock at `at` or, until AWS has reported the time,
     /// that of the pod. For decisions that can be repeated only.
     #[must_use]

@@ -6,7 +6,6 @@ use std::{collections::HashMap, sync::Arc};
 use aws_config::{Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use crate::{
     aws::{
@@ -151,7 +150,7 @@ impl Sources {
     /// Returns the bounds of the time by AWS's clock, or `None` until AWS has reported the time.
     #[must_use]
     pub fn time(&self) -> Option<Bounds> {
-        self.shared.aws_clock.at(Instant::now())
+        self.shared.aws_clock.now()
     }
 
     /// Updates the metrics of all sources.

@@ -18,15 +18,16 @@ use crate::{
     task_definition::{Arn, Reference},
 };
 
+mod last_use;
+
+pub(super) use last_use::latest;
+use last_use::{LastUse, last_used};
+
 /// Maximum number of users named per revision.
 const NAMED: usize = 5;
 
 /// Number of successful scans from which the median duration is computed.
 const DURATIONS: usize = 5;
-
-/// How long the last use of a revision is remembered after a scan last found it. It exceeds the
-/// longest gap between two scans.
-const LAST_USE_KEPT: Duration = Duration::from_hours(2);
 
 /// First and maximum delay before a failed scan is retried.
 const SHORTEST_RETRY: Duration = Duration::from_secs(5);
@@ -183,15 +184,6 @@ pub struct Scan {
     failed: Option<Failed>,
 }
 
-/// The last use of a revision.
-#[derive(Clone, Copy, Debug)]
-struct LastUse {
-    /// By AWS's clock and rounded up.
-    time: Timestamp,
-    /// When a scan last found it. Unlike AWS's clock, this cannot be wrong.
-    found: Instant,
-}
-
 /// Scans that failed or left a reference unresolved since the last scan that did neither.
 #[derive(Clone, Debug)]
 struct Failed {
@@ -308,48 +300,6 @@ impl Scan {
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.timing.began)
     }
-}
-
-/// Returns the last use of each unused revision, as found by this scan or earlier ones. This one
-/// ended at `ended`, and at `at` by AWS's clock.
-fn last_used(
-    found: &Found,
-    (ended, at): (Instant, Option<Bounds>),
-    previous: Option<&Scan>,
-) -> HashMap<String, LastUse> {
-    let mut last_used: HashMap<String, LastUse> = HashMap::new();
-    let mut note = |name: &String, last: LastUse| {
-        let is_recent = ended.saturating_duration_since(last.found) < LAST_USE_KEPT;
-        if is_recent && !found.users.contains_key(name) {
-            let known = last_used.entry(name.clone()).or_insert(last);
-            *known = LastUse { time: last.time.max(known.time), found: last.found.max(known.found) };
-        }
-    };
-    for (name, stopped) in &found.stopped {
-        // The task may have stopped just now if ECS does not report the time.
-        if let Some(time) = stopped.map(next_second).or(at.map(latest)) {
-            note(name, LastUse { time, found: ended });
-        }
-    }
-    if let Some(previous) = previous {
-        previous.last_used.iter().for_each(|(name, last)| note(name, *last));
-        if let (Ok(users), Some(at)) = (&previous.users, previous.at) {
-            for name in users.keys() {
-                note(name, LastUse { time: latest(at), found: previous.timing.ended });
-            }
-        }
-    }
-    last_used
-}
-
-/// Returns the latest time, rounded up, because a cool-down starts then.
-pub(super) fn latest(at: Bounds) -> Timestamp {
-    next_second(at.latest)
-}
-
-/// Returns the next full second, because Kubernetes timestamps have no fractions of a second.
-fn next_second(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second() + 1).unwrap_or(time)
 }
 
 /// Returns the median of a few durations, or zero if there are none.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt};
 use kube::{
     Resource, ResourceExt,
     runtime::{
@@ -24,22 +24,25 @@ use crate::{
 /// An annotation that repeats the whole object. It is not cached, to save memory.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Applies `events` to the cache of `writer`, and returns the resources that need a reconcile.
+/// Applies `events` to the cache of `writer`, and enqueues the resources that need a reconcile.
+/// Yields after each event.
 pub(super) fn changes<K: Kind>(
     events: impl Stream<Item = watcher::Result<Event<Guarded<K>>>> + Send + 'static,
     writer: Writer<Guarded<K>>,
     shared: Arc<Shared<K>>,
-) -> impl Stream<Item = watcher::Result<Guarded<K>>> + Send + 'static {
+) -> impl Stream<Item = ()> + Send + 'static {
     let mut changes = Changes { cache: writer.as_reader(), writer, shared, listed: Vec::new() };
-    events.modify(prune::<K>).flat_map(move |event| {
-        let due = match event {
-            Ok(event) => changes.apply(event).into_iter().map(Ok).collect(),
-            Err(error) => {
-                K::watch_failed(&error, &changes.shared.context);
-                vec![Err(error)]
-            }
-        };
-        stream::iter(due)
+    events.modify(prune::<K>).map(move |event| match event {
+        Ok(event) => changes.apply(event),
+        Err(error) => {
+            K::watch_failed(&error, &changes.shared.context);
+            let (kind, error) = (K::kind(&()), &error as &dyn std::error::Error);
+            tracing::warn!(
+                %kind,
+                error,
+                "cannot watch the resources: is the CRD installed, and may the service account watch them?"
+            );
+        }
     })
 }
 
@@ -53,7 +56,7 @@ struct Changes<K: Kind> {
 }
 
 impl<K: Kind> Changes<K> {
-    fn apply(&mut self, event: Event<Guarded<K>>) -> Vec<Guarded<K>> {
+    fn apply(&mut self, event: Event<Guarded<K>>) {
         match event {
             Event::Init => self.listed.clear(),
             Event::InitApply(ref object) if self.is_change(object) => {
@@ -70,25 +73,22 @@ impl<K: Kind> Changes<K> {
                 let is_change = self.is_change(&object);
                 self.writer.apply_watcher_event(&Event::Apply(object.clone()));
                 K::observed(before.as_deref(), Some(&object), &self.shared.context);
-                if !is_change {
-                    return Vec::new();
+                if is_change {
+                    self.add(&object);
                 }
-                self.add(&object);
-                return vec![object];
+                return;
             }
             Event::Delete(object) => {
                 self.writer.apply_watcher_event(&Event::Delete(object.clone()));
                 self.forget(&object);
-                return Vec::new();
+                return;
             }
         }
         self.writer.apply_watcher_event(&event);
-        Vec::new()
     }
 
-    /// Handles a complete list. `before` is the cache before it. Returns the resources that need a
-    /// reconcile.
-    fn listed(&mut self, before: &[Arc<Guarded<K>>]) -> Vec<Guarded<K>> {
+    /// Handles a complete list. `before` is the cache before it.
+    fn listed(&mut self, before: &[Arc<Guarded<K>>]) {
         for object in before {
             let after = self.cache.get(&ObjectRef::from_obj(object.as_ref()));
             match after.filter(|after| after.uid() == object.uid()) {
@@ -96,14 +96,10 @@ impl<K: Kind> Changes<K> {
                 None => self.forget(object),
             }
         }
-        let listed = std::mem::take(&mut self.listed).into_iter();
-        let changed: Vec<Guarded<K>> =
-            listed.filter_map(|it| self.cache.get(&it)).map(|it| Guarded::clone(&it)).collect();
-        for object in &changed {
-            K::observed(None, Some(object), &self.shared.context);
-            self.add(object);
+        for object in std::mem::take(&mut self.listed).iter().filter_map(|it| self.cache.get(it)) {
+            K::observed(None, Some(&object), &self.shared.context);
+            self.add(&object);
         }
-        changed
     }
 
     /// Returns true if work is due and the change needs a reconcile.

@@ -8,28 +8,33 @@ pub mod resource_watch;
 pub mod status_patch;
 pub mod workqueue;
 
-use std::{convert::Infallible, fmt::Debug, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{fmt::Debug, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
 use kube::{
     Api, Resource, ResourceExt,
     core::object::{HasSpec, HasStatus},
     runtime::{
-        Controller,
-        controller::{self, Action},
         reflector::{ObjectRef, Store, store::Writer},
         watcher,
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::watch::Receiver, time::Instant};
+use tokio::{
+    sync::watch::Receiver,
+    time::{Instant, sleep_until},
+};
 use tracing::Instrument;
 
 use self::{
     changes::{changes, is_due},
     guarded::Guarded,
     metrics::{ReconcileResult, Worker},
-    workqueue::Queue,
+    workqueue::{Queue, Work},
 };
 
 /// The resources of one kind in one watched namespace, or of all namespaces, as the watch last
@@ -98,39 +103,74 @@ impl<K: Kind> Shared<K> {
     }
 }
 
-/// Returns a controller for the resources of `api`. It runs until `stop`, and then until its
-/// reconciles have ended. `cache` receives the resources.
+/// What a controller watches: the resources of one namespace, or of all namespaces, and where they
+/// are cached.
+pub type Watched<K> = (Api<Guarded<K>>, (Cache<K>, Writer<Guarded<K>>));
+
+/// Returns a controller for the resources of a kind. It runs until `stop`, and then until its
+/// reconciles have ended. At most `concurrency` reconciles run at the same time.
 ///
 /// When this process becomes the leader (`terms`), all resources that are not final are enqueued,
 /// and so are the resources of `woken`.
 pub fn controller<K: Kind>(
-    (api, concurrency): (Api<Guarded<K>>, u16),
-    (cache, writer): (Cache<K>, Writer<Guarded<K>>),
+    watched: Vec<Watched<K>>,
+    concurrency: u16,
     shared: &Arc<Shared<K>>,
     terms: Receiver<u64>,
     woken: impl Stream<Item = ObjectRef<Guarded<K>>> + Send + 'static,
-    stop: impl Future<Output = ()> + Send + Sync + 'static,
+    stop: impl Future<Output = ()> + Send + 'static,
 ) -> BoxFuture<'static, ()> {
-    let changes = changes(resource_watch::events(api, cache.clone()), writer, shared.clone());
-    let all = cache.clone();
-    let due_on_leadership = each_change(terms).flat_map(move |()| {
-        let due = all.state().into_iter().filter(|object| is_due(object));
-        stream::iter(due.map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>())
+    let caches: Vec<Cache<K>> = watched.iter().map(|(_, (cache, _))| cache.clone()).collect();
+    let changes = watched.into_iter().map(|(api, (cache, writer))| {
+        changes(resource_watch::events(api, cache), writer, shared.clone()).boxed()
     });
-    let (known, queue) = (cache.clone(), shared.clone());
-    let woken = woken.filter(move |resource| std::future::ready(known.get(resource).is_some()));
-    let requeued = stream::select(due_on_leadership, woken)
-        .inspect(move |resource| queue.queue.add(resource, Instant::now()));
-    let results = Controller::for_stream(changes, cache)
-        .with_config(controller::Config::default().concurrency(concurrency))
-        .reconcile_on(requeued)
-        .graceful_shutdown_on(stop)
-        .run(run_reconcile, error_policy, shared.clone());
-    let run = results.for_each(move |result| {
-        log_result(result);
-        std::future::ready(())
+    let (all, queue) = (caches.clone(), shared.queue.clone());
+    let leading = each_change(terms).map(move |()| {
+        let due = all.iter().flat_map(Cache::state).filter(|object| is_due(object));
+        due.for_each(|object| queue.add(&ObjectRef::from_obj(object.as_ref()), Instant::now()));
     });
-    run.boxed()
+    let (known, queue) = (caches.clone(), shared.queue.clone());
+    let woken = woken.map(move |resource| {
+        if known.iter().any(|cache| cache.get(&resource).is_some()) {
+            queue.add(&resource, Instant::now());
+        }
+    });
+    let inputs = stream::select(stream::select_all(changes), stream::select(leading, woken));
+    run((caches, usize::from(concurrency)), shared.clone(), inputs, stop).boxed()
+}
+
+/// Reconciles the resources of the queue in its order until `stop`. The items of `inputs` report
+/// that resources may have been enqueued.
+async fn run<K: Kind>(
+    (caches, concurrency): (Vec<Cache<K>>, usize),
+    shared: Arc<Shared<K>>,
+    inputs: impl Stream<Item = ()> + Send,
+    stop: impl Future<Output = ()> + Send,
+) {
+    let (mut inputs, mut stop, mut is_stopping) = (pin!(inputs), pin!(stop), false);
+    let mut running = FuturesUnordered::new();
+    loop {
+        while !is_stopping
+            && running.len() < concurrency
+            && let Some(work) = shared.queue.start(Instant::now())
+        {
+            // A resource that was deleted is not cached any more.
+            if let Some(object) = caches.iter().find_map(|cache| cache.get(&work.resource)) {
+                running.push(run_reconcile(object, work, shared.clone()));
+            }
+        }
+        if is_stopping && running.is_empty() {
+            return;
+        }
+        let due = shared.queue.next_due().filter(|_| !is_stopping && running.len() < concurrency);
+        tokio::select! {
+            biased;
+            () = &mut stop, if !is_stopping => is_stopping = true,
+            Some(()) = running.next() => {}
+            Some(()) = inputs.next() => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+        }
+    }
 }
 
 /// Returns a stream with one item for each change of the value, and none for the current value.
@@ -143,12 +183,7 @@ fn each_change(receiver: Receiver<u64>) -> impl Stream<Item = ()> + Send + 'stat
 
 /// Reconciles one resource and schedules its next reconcile. A panic is caught and ends only this
 /// reconcile.
-async fn run_reconcile<K: Kind>(
-    object: Arc<Guarded<K>>,
-    shared: Arc<Shared<K>>,
-) -> Result<Action, Infallible> {
-    let reference = ObjectRef::from_obj(object.as_ref());
-    let _work = shared.queue.start(&reference, Instant::now());
+async fn run_reconcile<K: Kind>(object: Arc<Guarded<K>>, work: Work<K>, shared: Arc<Shared<K>>) {
     let worker = Worker::begin(K::CONTROLLER);
     let uid = object.uid().unwrap_or_default();
     let (namespace, name) = (object.namespace(), object.name_any());
@@ -170,13 +205,12 @@ async fn run_reconcile<K: Kind>(
         }
     });
     worker.end(result);
-    let Some(delay) = next else { return Ok(Action::await_change()) };
+    let Some(delay) = next else { return };
     let due = Instant::now() + delay;
     match result {
-        ReconcileResult::Error | ReconcileResult::Panic => shared.queue.retry(&reference, due),
-        ReconcileResult::Success | ReconcileResult::RequeueAfter => shared.queue.add(&reference, due),
+        ReconcileResult::Error | ReconcileResult::Panic => shared.queue.retry(&work.resource, due),
+        ReconcileResult::Success | ReconcileResult::RequeueAfter => shared.queue.add(&work.resource, due),
     }
-    Ok(Action::requeue(delay))
 }
 
 /// Runs a reconcile.
@@ -188,31 +222,6 @@ async fn catch_panic<T>(reconcile: impl Future<Output = T>) -> Result<T, String>
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
     })
-}
-
-/// Never called: [`run_reconcile`] converts every failure into a requeue delay.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the controller passes errors so")]
-fn error_policy<K: Kind>(_: Arc<Guarded<K>>, error: &Infallible, _: Arc<Shared<K>>) -> Action {
-    match *error {}
-}
-
-type ControllerResult<K> =
-    Result<(ObjectRef<Guarded<K>>, Action), controller::Error<Infallible, watcher::Error>>;
-
-fn log_result<K: Kind>(result: ControllerResult<K>) {
-    match result {
-        Ok((resource, action)) => tracing::debug!(%resource, ?action, "reconcile done"),
-        // Deleted while it was queued.
-        Err(controller::Error::ObjectNotFound(_)) => {}
-        Err(error) => {
-            let (kind, error) = (K::kind(&()), &error as &dyn std::error::Error);
-            tracing::warn!(
-                %kind,
-                error,
-                "cannot watch the resources: is the CRD installed, and may the service account watch them?"
-            );
-        }
-    }
 }
 
 #[cfg(test)]

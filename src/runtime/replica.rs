@@ -115,8 +115,8 @@ impl Replica {
         let (stores, shutdown) = (Stores::new(count), Shutdown::new(dependencies.stop.clone()));
         let leadership =
             Arc::new(if options.election.is_some() { Leadership::none() } else { Leadership::sole() });
-        let (requeue_trigger, wakeups) = trigger(count);
-        let (policy_trigger, policy_wakeups) = trigger(count);
+        let (requeue_trigger, wakeups) = trigger();
+        let (policy_trigger, policy_wakeups) = trigger();
         let policy_caches: Vec<_> = stores.policies.iter().map(|(cache, _)| cache.clone()).collect();
         let contexts = Contexts::new(
             options,
@@ -131,24 +131,21 @@ impl Replica {
         let client = &dependencies.client;
         let stop = || {
             let shutdown = shutdown.clone();
-            async move { shutdown.requested().await }.shared()
+            async move { shutdown.requested().await }
         };
-        let mut controllers: Vec<BoxFuture<'static, ()>> = Vec::new();
-        for ((api, wakeups), store) in apis(client, options).into_iter().zip(wakeups).zip(stores.retirements)
-        {
-            let (api, terms) = ((api, options.concurrency), leadership.terms());
-            controllers.push(controller(api, store, &retirements, terms, woken(wakeups), stop()));
-        }
+        let watched = apis(client, options).into_iter().zip(stores.retirements).collect();
+        let (terms, woken) = (leadership.terms(), woken(wakeups));
+        let mut controllers =
+            vec![controller(watched, options.concurrency, &retirements, terms, woken, stop())];
         if options.serves_policies {
-            let stores = policy_wakeups.into_iter().zip(stores.policies);
-            for (api, (wakeups, store)) in apis(client, options).into_iter().zip(stores) {
-                let (api, terms) = ((api, POLICY_CONCURRENCY), leadership.terms());
-                controllers.push(controller(api, store, &policies, terms, woken(wakeups), stop()));
-            }
+            let watched = apis(client, options).into_iter().zip(stores.policies).collect();
+            let (terms, woken) = (leadership.terms(), self::woken(policy_wakeups));
+            controllers.push(controller(watched, POLICY_CONCURRENCY, &policies, terms, woken, stop()));
         }
         if options.controller_name.is_some() {
-            let (api, terms) = ((Api::all(client.clone()), ACCOUNT_CONCURRENCY), leadership.terms());
-            controllers.push(controller(api, stores.accounts, &accounts, terms, stream::pending(), stop()));
+            let (watched, terms) = (vec![(Api::all(client.clone()), stores.accounts)], leadership.terms());
+            let woken = stream::pending();
+            controllers.push(controller(watched, ACCOUNT_CONCURRENCY, &accounts, terms, woken, stop()));
             let known = retirements.context.accounts.clone();
             controllers.push(namespaces(Api::all(client.clone()), stores.namespaces, known, stop()).boxed());
         }
@@ -192,13 +189,11 @@ where
     options.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect()
 }
 
-/// Returns a trigger that requeues resources of a kind, and the channels of its `count` controllers.
-/// Each controller ignores the resources of other namespaces.
-fn trigger(count: usize) -> (RequeueTrigger, Vec<mpsc::UnboundedReceiver<ResourceKey>>) {
-    let (wakers, wakeups): (Vec<_>, Vec<_>) =
-        (0..count).map(|_| mpsc::unbounded_channel::<ResourceKey>()).unzip();
+/// Returns a trigger that requeues resources of a kind, and the channel of its controller.
+fn trigger() -> (RequeueTrigger, mpsc::UnboundedReceiver<ResourceKey>) {
+    let (waker, wakeups) = mpsc::unbounded_channel::<ResourceKey>();
     // Sending to a controller that has ended fails.
-    let wake = move |key: &ResourceKey| wakers.iter().for_each(|waker| drop(waker.send(key.clone())));
+    let wake = move |key: &ResourceKey| drop(waker.send(key.clone()));
     (RequeueTrigger(Arc::new(wake)), wakeups)
 }
 

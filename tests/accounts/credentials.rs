@@ -69,7 +69,7 @@ async fn expiring_credentials_are_replaced_midway() {
     assert!(accounts.world.ecs.calls_of(Action::AssumeRole).len() > 1);
 }
 
-/// Only AssumeRole calls use the controller's own credentials here.
+/// Only `AssumeRole` calls use the controller's own credentials here.
 #[tokio::test]
 async fn rejected_own_credentials_are_replaced_although_only_roles_are_used() {
     let accounts = Accounts::new().await;
