@@ -45,7 +45,7 @@ async fn kstatus_and_argo_cd_conclude_the_right_verdict_in_every_state() {
     world.ecs.fault(Fault::on(DEREGISTER).revision("web:5").error("ClientException", "No."));
     world.ecs.fault(Fault::on(DEREGISTER).revision("web:6").hang());
     let foreign = "arn:aws:ecs:us-west-2:999999999999:task-definition/web:1";
-    let elsewhere = format!("arn:aws:ecs:eu-west-1:{ACCOUNT}:task-definition/web:1");
+    let other_region = format!("arn:aws:ecs:eu-west-1:{ACCOUNT}:task-definition/web:1");
     world.west.register_many("gone", 2);
     world.west.remove("gone:1");
     let table = [
@@ -59,7 +59,7 @@ async fn kstatus_and_argo_cd_conclude_the_right_verdict_in_every_state() {
         ("refused", json!({ "revisions": ["web:5"] }), "Refused", Verdict::Failed),
         ("missing", json!({ "revisions": ["web:10"] }), "NotFound", Verdict::Failed),
         ("foreign", json!({ "revisions": [foreign] }), "WrongAccount", Verdict::Failed),
-        ("elsewhere", json!({ "revisions": [elsewhere] }), "WrongRegion", Verdict::Failed),
+        ("other-region", json!({ "revisions": [other_region] }), "WrongRegion", Verdict::Failed),
         ("deleted", json!({ "revisions": ["gone:1"] }), "Retired", Verdict::Current),
         ("kept", json!({ "revisions": ["web:9"], "keepLatest": 1 }), "Kept", Verdict::InProgress),
         (
