@@ -27,6 +27,8 @@ use tokio::sync::watch as signal;
 /// - A changed spec increments the generation.
 /// - A write without changes does not create a version.
 /// - A watch from a resource version returns every later change once and in order.
+/// - A deletion with other preconditions than the object's UID and resource version is a conflict.
+/// - A JSON patch whose test fails is invalid, and changes nothing.
 #[derive(Clone)]
 pub struct ModelApi {
     store: Arc<Mutex<Store>>,
@@ -58,12 +60,16 @@ impl ModelApi {
         let (status, body) = match request.verb {
             Verb::Watch => match request.resource_version {
                 Some(since) => {
-                    return ApiResponse::Watch(self.watch(&request.plural, since, request.timeout));
+                    return ApiResponse::Watch(self.watch(request, since));
                 }
                 None => failure(400, "BadRequest", "this model requires a resource version to watch from"),
             },
             Verb::List => (200, self.list(request)),
-            Verb::Get => self.get(&key()).map_or_else(|| missing(&key()), |object| (200, object)),
+            Verb::Get => match self.get(&key()) {
+                Some(object) if request.is_metadata_only => (200, metadata_only(&object)),
+                Some(object) => (200, object),
+                None => missing(&key()),
+            },
             Verb::Create => {
                 self.write(|store, now| store.create(&request.plural, &request.namespace, &request.body, now))
             }
@@ -75,6 +81,8 @@ impl ModelApi {
                  fieldManager: Required value: is required for apply patch",
             ),
             Verb::ApplyStatus => self.write(|store, _| store.apply_status(&key(), &request.body)),
+            Verb::JsonPatch => self.write(|store, _| store.json_patch(&key(), &request.body)),
+            Verb::Delete => self.write(|store, _| store.delete(&key(), &request.body)),
             Verb::Unknown => failure(405, "MethodNotAllowed", "this model does not support the request"),
         };
         ApiResponse::Whole(status, body)
@@ -101,6 +109,17 @@ impl ModelApi {
         assert_eq!(status, 200, "{body}");
     }
 
+    /// Replaces the labels of an object, as a user does.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the object does not exist.
+    pub fn label(&self, plural: &str, namespace: &str, name: &str, labels: &Value) {
+        let key = Key::new(plural, namespace, name);
+        let (status, body) = self.write(|store, _| store.label(&key, labels));
+        assert_eq!(status, 200, "{body}");
+    }
+
     /// Deletes an object, as a user does.
     ///
     /// # Panics
@@ -108,8 +127,16 @@ impl ModelApi {
     /// Panics if the object does not exist.
     pub fn delete(&self, plural: &str, namespace: &str, name: &str) {
         let key = Key::new(plural, namespace, name);
-        let (status, body) = self.write(|store, _| store.delete(&key));
+        let (status, body) = self.write(|store, _| store.delete(&key, &Value::Null));
         assert_eq!(status, 200, "{body}");
+    }
+
+    /// Deletes the objects whose owners are all deleted, as the garbage collector does.
+    pub fn collect_garbage(&self) {
+        let orphans = self.lock().orphans();
+        for key in orphans {
+            self.write(|store, _| store.delete(&key, &Value::Null));
+        }
     }
 
     /// Returns every version of every object of a kind, in the order of the writes.
@@ -124,9 +151,9 @@ impl ModelApi {
         self.lock().objects_of(plural).cloned().collect()
     }
 
-    /// Returns the changes of a kind after a resource version, until `timeout` has elapsed.
-    fn watch(&self, plural: &str, since: u64, timeout: std::time::Duration) -> Watch {
-        Watch::new(self.store.clone(), self.changed.subscribe(), plural.to_owned(), since, timeout)
+    /// Returns the changes of a kind after a resource version, until the timeout has elapsed.
+    fn watch(&self, request: &ApiRequest, since: u64) -> Watch {
+        Watch::new(self.store.clone(), self.changed.subscribe(), request, since)
     }
 
     fn list(&self, request: &ApiRequest) -> Value {
@@ -134,7 +161,12 @@ impl ModelApi {
         let is_requested = |object: &&Value| {
             request.namespace.is_empty() || object["metadata"]["namespace"] == json!(request.namespace)
         };
-        let items: Vec<&Value> = store.objects_of(&request.plural).filter(is_requested).collect();
+        let items = store.objects_of(&request.plural).filter(is_requested);
+        let items: Vec<Value> = if request.is_metadata_only {
+            items.map(metadata_only).collect()
+        } else {
+            items.cloned().collect()
+        };
         let api_version = items.first().map_or(json!("v1"), |it| it["apiVersion"].clone());
         json!({
             "kind": "List",
@@ -167,6 +199,13 @@ pub fn failure(code: u16, reason: &str, message: &str) -> (u16, Value) {
         "code": code, "reason": reason, "message": message,
     });
     (code, body)
+}
+
+/// Returns only the metadata of an object.
+fn metadata_only(object: &Value) -> Value {
+    json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"],
+    })
 }
 
 fn missing(key: &Key) -> (u16, Value) {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub struct Key {
     /// The plural of the kind, such as `leases`.
     pub plural: String,
-    /// The namespace.
+    /// The namespace; empty for cluster-scoped objects.
     pub namespace: String,
     /// The name.
     pub name: String,
@@ -91,7 +91,9 @@ impl Store {
         let mut object = object.clone();
         let metadata = &mut object["metadata"];
         metadata["name"] = json!(name);
-        metadata["namespace"] = json!(namespace);
+        if !namespace.is_empty() {
+            metadata["namespace"] = json!(namespace);
+        }
         metadata["uid"] = json!(format!("00000000-0000-4000-9000-{:012x}", self.created));
         metadata["generation"] = json!(1);
         metadata["creationTimestamp"] = json!(second(now));
@@ -114,13 +116,33 @@ impl Store {
     pub(super) fn edit(&mut self, key: &Key, spec: &Value, annotations: &Value) -> Response {
         let Some(current) = self.objects.get(key) else { return missing(key) };
         let mut object = current.clone();
-        if object["spec"] != *spec {
-            let generation = object["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
-            object["metadata"]["generation"] = json!(generation);
-            object["spec"] = spec.clone();
-        }
+        object["spec"] = spec.clone();
         object["metadata"]["annotations"] = annotations.clone();
-        self.change(key, object)
+        self.update(key, object)
+    }
+
+    /// Replaces the labels as a user.
+    pub(super) fn label(&mut self, key: &Key, labels: &Value) -> Response {
+        let Some(current) = self.objects.get(key) else { return missing(key) };
+        let mut object = current.clone();
+        object["metadata"]["labels"] = labels.clone();
+        self.update(key, object)
+    }
+
+    /// Applies a JSON patch to everything but the status.
+    pub(super) fn json_patch(&mut self, key: &Key, operations: &Value) -> Response {
+        let Some(current) = self.objects.get(key) else { return missing(key) };
+        let Ok(patch) = serde_json::from_value::<json_patch::Patch>(operations.clone()) else {
+            return failure(400, "BadRequest", "the body is not a JSON patch");
+        };
+        let mut object = current.clone();
+        if let Err(error) = json_patch::patch(&mut object, &patch) {
+            return failure(422, "Invalid", &error.to_string());
+        }
+        if let Some(conflict) = conflict(current, &object) {
+            return conflict;
+        }
+        self.update(key, object)
     }
 
     pub(super) fn apply_status(&mut self, key: &Key, patch: &Value) -> Response {
@@ -134,15 +156,49 @@ impl Store {
         self.change(key, object)
     }
 
-    pub(super) fn delete(&mut self, key: &Key) -> Response {
-        match self.objects.get(key).cloned() {
-            Some(object) => {
-                let object = self.append(key.clone(), Change::Deleted, object);
-                self.objects.remove(key);
-                (200, object)
-            }
-            None => missing(key),
+    /// Deletes an object if it has the UID and resource version of the preconditions in `options`.
+    pub(super) fn delete(&mut self, key: &Key, options: &Value) -> Response {
+        let Some(current) = self.objects.get(key).cloned() else { return missing(key) };
+        if let Some(conflict) = conflict(&current, &json!({ "metadata": options["preconditions"] })) {
+            return conflict;
         }
+        let uid = current["metadata"]["uid"].clone();
+        self.append(key.clone(), Change::Deleted, current);
+        self.objects.remove(key);
+        let details = json!({ "name": key.name, "kind": key.plural, "uid": uid });
+        let success = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+        });
+        (200, success)
+    }
+
+    /// Returns the objects that have owners of which none exists.
+    pub(super) fn orphans(&self) -> Vec<Key> {
+        let exists = |uid: &Value| self.objects.values().any(|it| it["metadata"]["uid"] == *uid);
+        let is_orphan = |object: &Value| {
+            let owners = object["metadata"]["ownerReferences"].as_array();
+            owners.is_some_and(|it| !it.is_empty() && !it.iter().any(|owner| exists(&owner["uid"])))
+        };
+        self.objects.iter().filter(|(_, object)| is_orphan(object)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Writes an object but for its status and what the API server sets. A changed spec increments
+    /// the generation.
+    fn update(&mut self, key: &Key, mut object: Value) -> Response {
+        let current = &self.objects[key];
+        for field in ["name", "namespace", "uid", "generation", "creationTimestamp"] {
+            if let Some(value) = current["metadata"].get(field) {
+                object["metadata"][field] = value.clone();
+            }
+        }
+        if let Some(status) = current.get("status") {
+            object["status"] = status.clone();
+        }
+        if object["spec"] != current["spec"] {
+            let generation = current["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
+            object["metadata"]["generation"] = json!(generation);
+        }
+        self.change(key, object)
     }
 
     fn change(&mut self, key: &Key, mut object: Value) -> Response {
@@ -205,7 +261,7 @@ mod tests {
         let (code, second) = store.apply_status(&key, &status(&first, "0/1"));
         assert_eq!((code, &second["metadata"]["generation"]), (200, &json!(1)));
         assert_eq!(store.apply_status(&key, &status(&first, "1/1")).0, 409);
-        assert_eq!(store.delete(&key).0, 200);
+        assert_eq!(store.delete(&key, &Value::Null).0, 200);
         assert_eq!(store.apply_status(&key, &status(&second, "1/1")).0, 404);
         store.create(KIND, "platform", &json!({"metadata": {"name": "web"}}), Timestamp::UNIX_EPOCH);
         assert_eq!(store.apply_status(&key, &status(&second, "1/1")).0, 409);
@@ -221,5 +277,43 @@ mod tests {
         let (_, edited) = store.edit(&key, &json!({"revisions": ["web:2"]}), &Value::Null);
         assert_eq!(edited["metadata"]["generation"], 2);
         assert_eq!(edited["status"], object["status"]);
+    }
+
+    #[test]
+    fn json_patch_whose_test_fails_changes_nothing() {
+        let (mut store, key, first) = created();
+        let operations = |version: &Value| {
+            json!([
+                { "op": "test", "path": "/metadata/resourceVersion", "value": version },
+                { "op": "replace", "path": "/spec/revisions", "value": ["web:2"] },
+                { "op": "replace", "path": "/status", "value": {} },
+            ])
+        };
+        let (_, second) = store.apply_status(&key, &status(&first, "0/1"));
+        assert_eq!(store.json_patch(&key, &operations(&first["metadata"]["resourceVersion"])).0, 422);
+        let (code, third) = store.json_patch(&key, &operations(&second["metadata"]["resourceVersion"]));
+        assert_eq!((code, &third["metadata"]["generation"]), (200, &json!(2)));
+        assert_eq!((&third["spec"]["revisions"][0], &third["status"]), (&json!("web:2"), &second["status"]));
+    }
+
+    #[test]
+    fn delete_conflicts_if_a_precondition_differs() {
+        let (mut store, key, first) = created();
+        store.apply_status(&key, &status(&first, "0/1"));
+        let version = json!({ "resourceVersion": first["metadata"]["resourceVersion"] });
+        assert_eq!(store.delete(&key, &json!({ "preconditions": version })).0, 409);
+        let uid = json!({ "uid": first["metadata"]["uid"] });
+        assert_eq!(store.delete(&key, &json!({ "preconditions": uid })).0, 200);
+    }
+
+    #[test]
+    fn orphan_is_an_object_without_any_of_its_owners() {
+        let (mut store, owner, object) = created();
+        let uid = &object["metadata"]["uid"];
+        let child = json!({ "metadata": { "name": "child", "ownerReferences": [{ "uid": uid }] } });
+        store.create(KIND, "platform", &child, Timestamp::UNIX_EPOCH);
+        assert!(store.orphans().is_empty());
+        store.delete(&owner, &Value::Null);
+        assert_eq!(store.orphans(), [Key::new(KIND, "platform", "child")]);
     }
 }

@@ -1,11 +1,8 @@
 //! A watch: the changes after a resource version, as they occur.
 
-use super::store::Store;
+use super::{metadata_only, request::ApiRequest, store::Store};
 use serde_json::{Value, json};
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 use tokio::{
     sync::watch as signal,
     time::{Instant, sleep_until},
@@ -16,6 +13,7 @@ pub struct Watch {
     store: Arc<Mutex<Store>>,
     changed: signal::Receiver<u64>,
     plural: String,
+    is_metadata_only: bool,
     since: u64,
     end: Instant,
 }
@@ -24,11 +22,11 @@ impl Watch {
     pub(super) fn new(
         store: Arc<Mutex<Store>>,
         changed: signal::Receiver<u64>,
-        plural: String,
+        request: &ApiRequest,
         since: u64,
-        timeout: Duration,
     ) -> Self {
-        Self { store, changed, plural, since, end: Instant::now() + timeout }
+        let (plural, is_metadata_only) = (request.plural.clone(), request.is_metadata_only);
+        Self { store, changed, plural, is_metadata_only, since, end: Instant::now() + request.timeout }
     }
 
     /// Returns the next event in wire format, or `None` once the watch has timed out.
@@ -52,6 +50,10 @@ impl Watch {
         let mut later = store.history[first..].iter();
         let version = later.find(|version| version.key.plural == self.plural);
         self.since = version.map_or(store.resource_version, |version| version.resource_version);
-        version.map(|version| json!({"type": version.change.name(), "object": version.object}))
+        version.map(|version| {
+            let object = &version.object;
+            let object = if self.is_metadata_only { metadata_only(object) } else { object.clone() };
+            json!({"type": version.change.name(), "object": object})
+        })
     }
 }
