@@ -60,7 +60,7 @@ pub(super) async fn observe<'a>(batch: &Batch<'a>, entries: &[Entry]) -> Observa
     let due = requeue::select_batch(rest, batch.rows, (batch.context.clock)());
     let permits = batch.session().limits().deregistrations.available(&batch.waiter.key);
     let (began, mut newest) = (Instant::now(), BTreeMap::new());
-    let (mut ready, mut is_refused) = (0, false);
+    let (mut ready, mut is_refused, mut has_kept) = (0, false, false);
     for entry in due {
         let Target::Resolved(arn) = &entry.target else { continue };
         let Some(lock) = batch.context.revision_locks.lock(arn) else { continue };
@@ -73,8 +73,10 @@ pub(super) async fn observe<'a>(batch: &Batch<'a>, entries: &[Entry]) -> Observa
         let may_use_permit = ready < permits && batch.waiter.has_permit();
         let observed = match batch.observe_one(arn, recorded, may_use_permit, &mut newest).await {
             Ok(observed) => observed,
-            // Do not queue retries while ECS rejects calls; back off instead.
-            Err(Progress::Queued) if is_refused && is_retry(recorded) => {
+            // Do not queue retries while ECS rejects calls; back off instead. Nor queue behind revisions
+            // that are kept: a permit would read those again at once.
+            Err(Progress::Queued) if (is_refused || has_kept) && is_retry(recorded) => {
+                batch.session().limits().reads.leave(&batch.waiter.key);
                 observations.stopped = Some(Progress::Made);
                 break;
             }
@@ -86,6 +88,7 @@ pub(super) async fn observe<'a>(batch: &Batch<'a>, entries: &[Entry]) -> Observa
         observations.stopped = reason_to_stop(recorded, &observed);
         is_refused |= observed.description.as_ref().is_some_and(is_rejected);
         let next = step(batch.spec(), recorded, observed.clone(), batch.now);
+        has_kept |= matches!(next, Step::Keep { .. });
         ready += usize::from(matches!(next, Step::Deregister { .. }));
         observations.revisions.push((entry.key.clone(), observed));
         if observations.stopped.is_some() || ready > permits {

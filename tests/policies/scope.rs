@@ -221,3 +221,19 @@ async fn history_limit_deletes_the_oldest_records_only() {
     assert!(!left.contains(&names[0]), "the oldest record is deleted: {left:?}");
     assert!(left.contains(&names[names.len() - 1]), "the newest record stays: {left:?}");
 }
+
+#[tokio::test]
+async fn kept_revisions_are_read_once_a_minute() {
+    let policies = Policies::new().await;
+    policies.world.west.register_many("web", 5);
+    let all: Vec<String> = (1..=5).map(|number| format!("web:{number}")).collect();
+    let spec = json!({ "revisions": all, "keepLatest": 5, "inUse": "Retire" });
+    policies.world.apply("web", spec).await.expect("the resource is admitted");
+    let _controller = policies.world.start();
+    let are_kept = |seen: &Seen| seen.reasons() == ["Kept"; 5];
+    policies.world.wait("web", "five kept revisions", are_kept).await;
+    let lists = || policies.world.ecs.calls_of(Action::ListTaskDefinitions).len();
+    let before = lists();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(lists() <= before + 1, "{} lists in 5 s", lists() - before);
+}
