@@ -12,7 +12,7 @@ use testkit::{
     simulated_ecs::{Action, Call, Outcome},
 };
 
-use crate::support::invariants::{self, Deregistered, Entry, MAX_PENDING, Operation, short};
+use crate::support::invariants::{self, Caller, Deregistered, Entry, MAX_PENDING, Operation, short};
 
 const RESOURCE: &str = "taskdefinitionretirements";
 const STATUS: &str = "taskdefinitionretirements/status";
@@ -47,22 +47,26 @@ pub fn violations(evidence: &Evidence) -> Vec<String> {
 /// Returns the requests that the invariants are about, in order. A read counts once it is complete,
 /// and a write from its beginning.
 fn entries(evidence: &Evidence) -> Vec<Entry> {
+    let start = evidence.exchanges.first().map_or_else(Instant::now, |first| first.at);
     let calls = evidence.calls.iter().filter_map(|call| {
         let (arn, outcome) = (call.task_definition.clone()?, call.outcome.clone());
+        let (caller, began) = (Caller::of(call), call.at.saturating_duration_since(start));
         let operation = match call.action {
-            Action::DescribeTaskDefinition => Operation::Described { arn, outcome },
+            Action::DescribeTaskDefinition => Operation::Described { arn, caller, outcome },
             Action::DeregisterTaskDefinition => Operation::Deregistered(Deregistered {
                 arn,
+                began,
+                caller,
                 outcome,
                 changed: call.changed,
                 lease_holder: None,
                 used_for: None,
+                newer: None,
             }),
             _ => return None,
         };
         Some((call.at, operation))
     });
-    let start = evidence.exchanges.first().map_or_else(Instant::now, |first| first.at);
     let exchanges = evidence.exchanges.iter().filter_map(|it| {
         let name = it.request.name.clone();
         match (it.request.verb, it.request.resource.as_str()) {

@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     schedule::{Effect, Halt, Target, When, Window},
-    world::World,
+    world::{AwsCall, World},
 };
 use crate::support::invariants::Process;
 
@@ -114,7 +114,7 @@ impl Link {
         let wait = Wait { link: self, began: Instant::now(), at: self.world.time.now() };
         let effect = self.next_fault(target, name);
         self.checkpoint(When::Before(nth)).await;
-        sleep(if target == Target::Aws { AWS_LATENCY } else { LATENCY }).await;
+        sleep(if target == Target::Kubernetes { LATENCY } else { AWS_LATENCY }).await;
         match effect {
             Some(Effect::Delay(delay)) => sleep(delay).await,
             Some(Effect::Hang) => pending().await,
@@ -180,16 +180,19 @@ impl Link {
     }
 
     async fn call(&self, sent: Sent) -> Option<Received> {
-        let action =
-            sent.headers.get("x-amz-target").and_then(|it| it.to_str().ok()).unwrap_or("GetCallerIdentity");
-        let action = action.rsplit('.').next().unwrap_or_default().to_owned();
+        let target = sent.headers.get("x-amz-target").and_then(|it| it.to_str().ok());
+        let form =
+            || std::str::from_utf8(&sent.body).ok()?.split('&').find_map(|it| it.strip_prefix("Action="));
+        let action = target.or_else(form).unwrap_or_default().rsplit('.').next().unwrap_or_default();
         let input: Value = serde_json::from_slice(&sent.body).unwrap_or_default();
         let name = format!("{action} {}", input["taskDefinition"].as_str().unwrap_or_default());
-        let act = |effect| match self.world.aws(self.by, &action, &input, &sent, effect) {
+        let call = AwsCall { by: self.by, began: self.world.time.now(), action, input: &input, sent: &sent };
+        let act = |effect| match self.world.aws(&call, effect) {
             in_process::Answer::Now(received) => Some(received),
             _ => None,
         };
-        self.carry(Target::Aws, &name, act).await.flatten()
+        let target = if action == "AssumeRole" { Target::AssumeRole } else { Target::Aws };
+        self.carry(target, &name, act).await.flatten()
     }
 }
 

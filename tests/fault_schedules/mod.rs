@@ -5,8 +5,15 @@
 //! clocks are paused and advance in steps, so that minutes take milliseconds. `SEEDS=50000` runs
 //! that many schedules, `SEED=7` runs one and prints its journal.
 
+mod account_users;
+mod actions;
+mod allowed;
+mod buckets;
+mod convergence;
 mod journal;
+mod kinds;
 mod link;
+mod kept;
 mod oracle;
 mod users;
 mod replica;
@@ -58,8 +65,11 @@ fn number(variable: &str) -> Option<u64> {
 
 /// Runs the schedule of one seed and adds the result to `total`.
 fn check_seed(seed: u64, total: &Mutex<Total>, is_single: bool) {
-    let schedule = Schedule::of(seed);
+    let mut schedule = Schedule::of(seed);
     let users = Users::of(seed, schedule.end);
+    if !users.roles.is_empty() {
+        schedule = schedule.with_role_faults();
+    }
     let scenario = format!("{schedule}{users}");
     if is_single {
         println!("{scenario}");

@@ -4,14 +4,21 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
-use testkit::simulated_ecs::{Action, Outcome};
+use testkit::{
+    model_api::Change,
+    simulated_ecs::{Action, Outcome},
+};
 
 use super::{
+    allowed, buckets,
+    convergence::rows,
     journal::Journal,
+    kept,
+    kinds::{ACCOUNTS, RETIREMENTS},
     replica::identity,
-    run::Run,
+    run::{Run, pacing},
     users::Users,
-    world::{RETIREMENTS, World},
+    world::World,
 };
 use crate::support::invariants::{self, Deregistered, MAX_PENDING, Operation, Process, deregistrations};
 
@@ -21,6 +28,10 @@ const PAUSE_MARGIN: Duration = Duration::from_secs(30);
 /// Number of reads and writes of one resource within `HOT_LOOP_WINDOW` that counts as a hot loop.
 const HOT_LOOP_REQUESTS: usize = 150;
 const HOT_LOOP_WINDOW: Duration = Duration::from_secs(5);
+
+/// Number of tokens by which a bucket may be overdrawn without faults: calls take a few milliseconds
+/// each, and a resource keeps its permit during a usage scan.
+const BASELINE_TOLERANCE: f64 = 1.5;
 
 /// Maximum age of known usage: a minute or two scans, including the delays that a schedule injects.
 const MAX_USAGE_AGE: Duration = Duration::from_mins(3);
@@ -35,6 +46,9 @@ pub fn violations(run: &Run, users: &Users, baseline: &Run) -> Vec<String> {
     violations.extend(deregistrations_in_use(&journal));
     violations.extend(status_mismatches(&run.world));
     violations.extend(hot_loop(&journal));
+    violations.extend(allowed::violations(&run.world, &journal));
+    violations.extend(kept::violations(&journal));
+    violations.extend(rates(run, &journal, baseline));
     if journal.longest_wait > MAX_PENDING {
         violations.push(format!("I6: a request was pending for {:?}", journal.longest_wait));
     }
@@ -92,6 +106,17 @@ fn hot_loop(journal: &Journal) -> Option<String> {
     Some(format!("I6: {by:?} read and wrote {name} {HOT_LOOP_REQUESTS} times within {HOT_LOOP_WINDOW:?}"))
 }
 
+/// One token bucket for each AWS account and region. A slow request between the permit and the call
+/// lets each resource of a run with faults keep a permit.
+fn rates(run: &Run, journal: &Journal, baseline: &Run) -> Vec<String> {
+    let pacing = pacing(run.world.schedule.seed);
+    let kept = run.world.api.versions(RETIREMENTS).iter().filter(|it| it.change == Change::Added).count();
+    let kept = f64::from(u32::try_from(kept).unwrap_or(u32::MAX));
+    let mut violations = buckets::overdrawn(journal, pacing, kept);
+    violations.extend(buckets::overdrawn(&baseline.world.journal(), pacing, BASELINE_TOLERANCE));
+    violations
+}
+
 /// Returns the number of deregistrations of revisions that were no longer ACTIVE.
 pub fn repeats(journal: &Journal) -> usize {
     deregistrations(&journal.entries)
@@ -104,10 +129,11 @@ fn status_mismatches(world: &World) -> Vec<String> {
     let calls = world.ecs.calls_of(Action::DeregisterTaskDefinition);
     let mut violations = Vec::new();
     for object in world.api.objects(RETIREMENTS) {
-        for row in object["status"]["revisions"].as_array().into_iter().flatten() {
+        for row in rows(&object) {
             let (revision, name) =
                 (row["revision"].as_str().unwrap_or_default(), &object["metadata"]["name"]);
-            let known = (!revision.contains('/')).then(|| world.west.describe(revision)).flatten();
+            let known =
+                (!revision.contains('/')).then(|| world.region_of(revision).describe(revision)).flatten();
             let reported = row["deregisteredAt"].as_str().and_then(|text| text.parse().ok());
             let actual = known.and_then(|known| known.deregistered_at);
             let second = |time: k8s_openapi::jiff::Timestamp| time.as_second();
@@ -144,20 +170,26 @@ fn end_state_differences(run: &Run, users: &Users, baseline: &Run) -> Vec<String
         .collect()
 }
 
-/// Returns the state to compare: every resource and every revision.
+/// Returns the state to compare: every resource and every revision. A status with a revision whose
+/// retirement races with a user action is not compared.
 fn end(world: &World, users: &Users) -> BTreeMap<String, String> {
-    let resources = world.api.objects(RETIREMENTS).into_iter().map(|mut object| {
+    let mut objects = world.api.objects(RETIREMENTS);
+    objects.extend(world.api.objects(ACCOUNTS));
+    let resources = objects.into_iter().map(|mut object| {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let generation = object["metadata"]["generation"].clone();
+        if rows(&object).any(|row| row["revision"].as_str().is_some_and(|it| users.races(it))) {
+            object["status"] = Value::Null;
+        }
         remove_times(&mut object["status"]);
         (name, format!("{generation} {} {}", object["spec"], object["status"]))
     });
     let revisions = users
         .families
         .iter()
-        .flat_map(|(family, count)| (1..=count + 1).map(move |number| format!("{family}:{number}")));
-    let revisions = revisions.filter(|revision| !users.races.contains(revision)).map(|revision| {
-        let status = format!("{:?}", world.west.status(&revision));
+        .flat_map(|(name, family)| (1..=family.count + 1).map(move |number| format!("{name}:{number}")));
+    let revisions = revisions.filter(|revision| !users.races(revision)).map(|revision| {
+        let status = format!("{:?}", world.region_of(&revision).status(&revision));
         (revision, status)
     });
     resources.chain(revisions).collect()
@@ -176,6 +208,7 @@ fn remove_times(value: &mut Value) {
         Value::Object(fields) => {
             for field in [
                 "lastTransitionTime",
+                "blockedSince",
                 "registeredAt",
                 "deregisteredAt",
                 "requestId",

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ecs_retirement_controller::{
+    CONTROLLER,
     aws::permit_queue::Pacing,
     runtime::{
         Election, Options,
@@ -22,12 +23,7 @@ use tokio::{
 };
 use tower::service_fn;
 
-use super::{
-    link::Link,
-    schedule::Halt,
-    users::REGION,
-    world::{NAMESPACE, World},
-};
+use super::{kinds::NAMESPACE, link::Link, schedule::Halt, users::REGION, world::World};
 use crate::support::invariants::Process;
 
 pub struct Running {
@@ -49,7 +45,7 @@ fn options(world: &World, pacing: Pacing) -> Options {
     let election = Election { namespace: Some(NAMESPACE.to_owned()), id: "controller".to_owned() };
     Options {
         allowed_accounts: BTreeSet::new(),
-        controller_name: None,
+        controller_name: (!world.users.roles.is_empty()).then(|| CONTROLLER.to_owned()),
         serves_policies: false,
         allows_ambient: true,
         namespaces: [].into(),

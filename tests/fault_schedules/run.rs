@@ -4,15 +4,14 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ecs_retirement_controller::aws::permit_queue::Pacing;
-use serde_json::Value;
 
 use super::{
+    convergence::{is_work, not_converged},
     replica::Running,
     schedule::{Halt, Schedule, Slot, When},
     users::{UserAction, Users},
-    world::{RETIREMENTS, World},
+    world::World,
 };
-use crate::support::invariants::Operation;
 
 /// Length of a step before and after convergence.
 const STEP: Duration = Duration::from_millis(200);
@@ -53,7 +52,7 @@ pub fn run(schedule: Schedule, users: &Users) -> Run {
     let pacing = pacing(seed);
     // Seeds the jitter of the watch backoff.
     fastrand::seed(seed);
-    let world = World::new(schedule, &users.families);
+    let world = World::new(schedule, users.clone());
     let mut replicas: Vec<Replica> = (0..count)
         .map(|slot| Replica {
             slot,
@@ -80,22 +79,16 @@ pub fn run(schedule: Schedule, users: &Users) -> Run {
         step(&mut at, STEP);
         // A replica that is still paused is a fault that has not ended.
         let is_paused = world.journal().paused.iter().any(|(_, _, until)| at < *until);
-        if at >= end && actions.is_empty() && (all_converged(&world) && !is_paused || at >= limit) {
+        if at >= end && actions.is_empty() && (!is_paused && not_converged(&world).is_empty() || at >= limit)
+        {
             break;
         }
     }
     let convergence = at.saturating_sub(end);
     if at >= limit {
-        let objects = world.api.objects(RETIREMENTS);
-        let stuck = objects
-            .iter()
-            .filter(|object| !has_converged(object))
-            .map(|object| format!("{} {}", object["metadata"]["name"], object["status"]));
-        let stuck: Vec<String> = stuck.collect();
-        world.journal().record_violation(
-            "I2",
-            &format!("not converged {convergence:?} after the last fault: {}", stuck.join("\n")),
-        );
+        let stuck = not_converged(&world).join("\n");
+        let detail = format!("not converged {convergence:?} after the last fault: {stuck}");
+        world.journal().record_violation("I2", &detail);
         return Run { world, convergence };
     }
     // Pending events, such as the one of the last write, may still arrive.
@@ -103,7 +96,7 @@ pub fn run(schedule: Schedule, users: &Users) -> Run {
         step(&mut at, STEP);
     }
     for family in &users.missing {
-        world.west.register(family);
+        world.region_of(family).register(family);
     }
     let before = world.journal().entries.len();
     let idle_until = at + IDLE_PERIOD;
@@ -126,51 +119,12 @@ pub fn run(schedule: Schedule, users: &Users) -> Run {
 /// Returns the time within which a run must converge after the last fault. It covers the required
 /// rate limit tokens at the minimum rate under throttling, and the retry delays.
 fn limit(world: &World, users: &Users, pacing: Pacing) -> Duration {
-    let revisions: usize = users.families.values().sum();
+    let revisions: usize = users.families.values().map(|family| family.count).sum();
     let revisions = u32::try_from(revisions).unwrap_or(u32::MAX);
     let tokens = Duration::from_secs_f64(f64::from(revisions) / pacing.per_second.min(1.0));
     // A rejected call is retried after at most as long as it was rejected. A throttled rate doubles
     // every minute.
     CONVERGENCE_TIMEOUT + tokens + world.schedule.end.mul_f64(1.2) + Duration::from_mins(4)
-}
-
-/// Returns true if an operation is more than a check for work. Revisions that stay in use are
-/// scanned indefinitely.
-fn is_work(world: &World, operation: &Operation) -> bool {
-    match operation {
-        Operation::Wrote { .. } | Operation::Deregistered(_) => true,
-        Operation::Described { .. } | Operation::Called(_) => !waits_for_usage_to_end(world),
-        Operation::Read { .. } => false,
-    }
-}
-
-fn waits_for_usage_to_end(world: &World) -> bool {
-    world.api.objects(RETIREMENTS).iter().any(|object| rows(object).any(|row| row["reason"] == "InUse"))
-}
-
-fn rows(object: &Value) -> impl Iterator<Item = &Value> {
-    object["status"]["revisions"].as_array().into_iter().flatten()
-}
-
-fn all_converged(world: &World) -> bool {
-    world.api.objects(RETIREMENTS).iter().all(|object| {
-        has_converged(object) && rows(object).all(|row| row["reason"] != "InUse" || world.is_used(row))
-    })
-}
-
-/// Returns true if the status refers to the current spec and every row is final.
-fn has_converged(object: &Value) -> bool {
-    let (metadata, status) = (&object["metadata"], &object["status"]);
-    let is_final = |row: &Value| {
-        let reason = row["reason"].as_str().unwrap_or_default();
-        let pending = ["Pending", "CoolingDown", "Throttled", "Unavailable", "AccessDenied", "Refused"];
-        // A retired row has a message until ECS reports `deregisteredAt` or denies the call.
-        !pending.contains(&reason) && (reason != "Retired" || row["message"].is_null())
-    };
-    status["observedGeneration"] == metadata["generation"]
-        && status["lastHandledReconcileAt"] == metadata["annotations"]["ecs-retirement.dev/requestedAt"]
-        && rows(object).next().is_some()
-        && rows(object).all(is_final)
 }
 
 impl Replica {

@@ -47,6 +47,8 @@ pub enum Target {
     Kubernetes,
     Watches,
     Aws,
+    /// Calls to AWS that assume a role.
+    AssumeRole,
 }
 
 /// A time window in which requests may fail.
@@ -108,9 +110,19 @@ impl Schedule {
         let mut rng = Rng::with_seed(seed);
         let replicas = if rng.u8(..10) < 7 { 2 } else { 1 };
         let end = seconds(&mut rng, 20.0, 90.0);
-        let windows = (0..rng.usize(1..=8)).map(|_| window(&mut rng, replicas, end)).collect();
+        let windows = (0..rng.usize(1..=8)).map(|_| window(&mut rng, None, replicas, end)).collect();
         let halts = (0..rng.usize(0..=3)).map(|_| halt(&mut rng, replicas, end)).collect();
         Self { seed, replicas, windows, halts, end }
+    }
+
+    /// Adds faults of calls that assume a role.
+    pub fn with_role_faults(mut self) -> Self {
+        let mut rng = Rng::with_seed(self.seed ^ 0x726f_6c65);
+        for _ in 0..rng.usize(0..=2) {
+            let window = window(&mut rng, Some(Target::AssumeRole), self.replicas, self.end);
+            self.windows.push(window);
+        }
+        self
     }
 
     /// Returns the window whose fault applies to the nth request of that name, with its index. The
@@ -123,7 +135,8 @@ impl Schedule {
         request: (&str, u64),
     ) -> Option<(usize, Window)> {
         let is_active = |window: &Window| {
-            window.target == target
+            let is_aws = window.target == Target::Aws && target == Target::AssumeRole;
+            (window.target == target || is_aws)
                 && window.slot.is_none_or(|it| it == slot)
                 && (window.from..window.until).contains(&now)
         };
@@ -137,12 +150,12 @@ impl Schedule {
     }
 }
 
-fn window(rng: &mut Rng, replicas: usize, end: Duration) -> Window {
-    let target = match rng.u8(..10) {
+fn window(rng: &mut Rng, target: Option<Target>, replicas: usize, end: Duration) -> Window {
+    let target = target.unwrap_or_else(|| match rng.u8(..10) {
         0..4 => Target::Kubernetes,
         4..6 => Target::Watches,
         _ => Target::Aws,
-    };
+    });
     let slow = seconds(rng, 0.05, 12.0);
     let effect = match target {
         Target::Kubernetes => match rng.u8(..10) {
@@ -159,7 +172,7 @@ fn window(rng: &mut Rng, replicas: usize, end: Duration) -> Window {
             3 => Effect::RepeatEvents,
             _ => Effect::ExpireWatch,
         },
-        Target::Aws => match rng.u8(..10) {
+        Target::Aws | Target::AssumeRole => match rng.u8(..10) {
             0 => Effect::Delay(slow),
             1 => Effect::DelayReply(slow),
             2 | 3 => Effect::DropReply,

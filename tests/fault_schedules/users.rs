@@ -9,6 +9,9 @@ use std::{
 
 use fastrand::Rng;
 use serde_json::{Value, json};
+use testkit::simulated_ecs::ACCOUNT;
+
+use super::{account_users::AssumableRole, kinds::Kind};
 
 pub const REGION: &str = "us-west-2";
 
@@ -16,20 +19,35 @@ pub const REGION: &str = "us-west-2";
 #[derive(Clone, Debug)]
 pub enum UserAction {
     Create {
+        kind: Kind,
         name: String,
         spec: Value,
     },
     Edit {
+        kind: Kind,
         name: String,
         spec: Value,
     },
-    /// Requests a reconcile.
+    /// Requests a reconcile of a retirement.
     Request {
         name: String,
         spec: Value,
     },
     Delete {
+        kind: Kind,
         name: String,
+    },
+    LabelNamespace {
+        labels: Value,
+    },
+    /// Changes whether the controller may assume a role.
+    Trust {
+        role: String,
+        is_trusted: bool,
+    },
+    /// Revokes the credentials of all sessions of a role.
+    RevokeSessions {
+        role: String,
     },
     /// Starts a task or a service that uses a revision.
     Start {
@@ -39,20 +57,33 @@ pub enum UserAction {
     },
     Stop {
         consumer: String,
+        revision: String,
         is_service: bool,
     },
     /// Registers a revision of a family that no resource retires.
     Deploy,
 }
 
+/// A family of task definitions.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// The AWS account that has it.
+    pub account: &'static str,
+    /// Number of revisions at the start.
+    pub count: usize,
+}
+
 /// All user actions of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
-    /// Number of revisions of each family.
-    pub families: BTreeMap<String, usize>,
+    pub families: BTreeMap<String, Family>,
+    /// The roles of the EcsAccounts. Without one, EcsAccounts are not served.
+    pub roles: Vec<AssumableRole>,
     pub actions: Vec<(Duration, UserAction)>,
     /// Revisions whose retirement races with a user action.
     pub races: BTreeSet<String>,
+    /// Families of which the retirement of every revision races with a user action.
+    pub raced_families: BTreeSet<String>,
     /// Families whose next revision is declared, but registered only after the run has converged.
     pub missing: Vec<String>,
 }
@@ -68,27 +99,38 @@ impl Users {
             let at = random_time(&mut rng, end);
             users.actions.push((at, UserAction::Deploy));
         }
+        if rng.u8(..5) == 0 {
+            users.add_accounts(&mut rng, end);
+        }
         users.actions.sort_by_key(|(at, _)| *at);
         users
     }
 
+    /// Returns true if a user action decides whether a revision is retired.
+    pub fn races(&self, revision: &str) -> bool {
+        let family = revision.rsplit_once(':').map_or(revision, |(family, _)| family);
+        self.races.contains(revision) || self.raced_families.contains(family)
+    }
+
     /// Adds `count` revisions to a family and returns their names.
-    fn register(&mut self, family: &str, count: usize) -> Vec<String> {
-        let before = self.families.entry(family.to_owned()).or_default();
-        let names = (*before + 1..=*before + count).map(|number| format!("{family}:{number}")).collect();
-        *before += count;
-        names
+    pub(super) fn register(&mut self, account: &'static str, family: &str, count: usize) -> Vec<String> {
+        let known = self.families.entry(family.to_owned()).or_insert(Family { account, count: 0 });
+        let numbers = known.count + 1..=known.count + count;
+        known.count += count;
+        numbers.map(|number| format!("{family}:{number}")).collect()
     }
 
-    fn create(&mut self, at: Duration, name: &str, spec: &Value) {
-        self.actions.push((at, UserAction::Create { name: name.to_owned(), spec: spec.clone() }));
+    pub(super) fn create(&mut self, at: Duration, name: &str, spec: &Value) {
+        let (kind, name, spec) = (Kind::Retirement, name.to_owned(), spec.clone());
+        self.actions.push((at, UserAction::Create { kind, name, spec }));
     }
 
-    fn edit(&mut self, at: Duration, name: &str, spec: &Value) {
-        self.actions.push((at, UserAction::Edit { name: name.to_owned(), spec: spec.clone() }));
+    pub(super) fn edit(&mut self, at: Duration, name: &str, spec: &Value) {
+        let (kind, name, spec) = (Kind::Retirement, name.to_owned(), spec.clone());
+        self.actions.push((at, UserAction::Edit { kind, name, spec }));
     }
 
-    fn use_from_start_until(
+    pub(super) fn use_from_start_until(
         &mut self,
         until: Option<Duration>,
         consumer: &str,
@@ -96,11 +138,11 @@ impl Users {
         is_service: bool,
     ) {
         let (consumer, revision) = (consumer.to_owned(), revision.to_owned());
-        self.actions
-            .push((Duration::ZERO, UserAction::Start { consumer: consumer.clone(), revision, is_service }));
         if let Some(until) = until {
-            self.actions.push((until, UserAction::Stop { consumer, is_service }));
+            let (consumer, revision) = (consumer.clone(), revision.clone());
+            self.actions.push((until, UserAction::Stop { consumer, revision, is_service }));
         }
+        self.actions.push((Duration::ZERO, UserAction::Start { consumer, revision, is_service }));
     }
 
     #[expect(clippy::too_many_lines, reason = "one life of a resource")]
@@ -108,16 +150,16 @@ impl Users {
         let family = format!("f-{name}");
         let in_use = if rng.bool() { "Wait" } else { "Retire" };
         let count = rng.usize(1..=4);
-        match rng.u8(..12) {
+        match rng.u8(..13) {
             0 => {
-                let all = self.register(&family, rng.usize(12..=25));
+                let all = self.register(ACCOUNT, &family, rng.usize(12..=25));
                 let [at] = random_times(rng, end.mul_f64(0.5));
                 self.create(at, name, &json!({ "revisions": all, "inUse": in_use }));
             }
             1 => self.waiting(rng, name, &family, end),
             2 => self.shared(rng, name, &family, in_use, end),
             3 => {
-                let mut all = self.register(&family, count);
+                let mut all = self.register(ACCOUNT, &family, count);
                 all.push(format!("{family}:{}", count + 1));
                 self.missing.push(family.clone());
                 let at = random_time(rng, end);
@@ -125,7 +167,7 @@ impl Users {
             }
             4 => {
                 // Created suspended, and resumed or not.
-                let all = self.register(&family, count);
+                let all = self.register(ACCOUNT, &family, count);
                 let [created, resumed] = random_times(rng, end);
                 let spec = |suspend| json!({ "revisions": all, "inUse": in_use, "suspend": suspend });
                 self.create(created, name, &spec(true));
@@ -135,7 +177,7 @@ impl Users {
             }
             5 => {
                 // Suspended midway, and resumed.
-                let all = self.register(&family, count + 4);
+                let all = self.register(ACCOUNT, &family, count + 4);
                 let [created, suspended, resumed] = random_times(rng, end);
                 let spec = |suspend| json!({ "revisions": all, "inUse": in_use, "suspend": suspend });
                 self.create(created, name, &spec(false));
@@ -144,7 +186,7 @@ impl Users {
             }
             6 => {
                 // Entries removed midway.
-                let all = self.register(&family, count + 4);
+                let all = self.register(ACCOUNT, &family, count + 4);
                 let [created, removed] = random_times(rng, end);
                 self.races.extend(all[..3].iter().cloned());
                 self.create(created, name, &json!({ "revisions": all, "inUse": in_use }));
@@ -152,21 +194,23 @@ impl Users {
             }
             7 => {
                 // Deleted, and recreated with the same name and other revisions.
-                let (first, second) = (self.register(&family, count + 2), self.register(&family, count));
+                let (first, second) =
+                    (self.register(ACCOUNT, &family, count + 2), self.register(ACCOUNT, &family, count));
                 let [created, deleted, recreated] = random_times(rng, end);
                 self.races.extend(first.iter().cloned());
                 self.create(created, name, &json!({ "revisions": first, "inUse": in_use }));
-                self.actions.push((deleted, UserAction::Delete { name: name.to_owned() }));
+                self.actions
+                    .push((deleted, UserAction::Delete { kind: Kind::Retirement, name: name.to_owned() }));
                 self.create(recreated, name, &json!({ "revisions": second, "inUse": in_use }));
             }
             8 => {
-                let mut all = self.register(&family, count);
+                let mut all = self.register(ACCOUNT, &family, count);
                 all.push(format!("arn:aws:ecs:{REGION}:999999999999:task-definition/other:1"));
                 let at = random_time(rng, end);
                 self.create(at, name, &json!({ "revisions": all, "region": REGION, "inUse": in_use }));
             }
             9 => {
-                let all = self.register(&family, count);
+                let all = self.register(ACCOUNT, &family, count);
                 let [created, dry] = random_times(rng, end);
                 let spec = |dry_run| json!({ "revisions": all, "inUse": in_use, "dryRun": dry_run });
                 self.create(created, name, &spec(true));
@@ -175,14 +219,20 @@ impl Users {
                 }
             }
             10 => {
-                let all = self.register(&family, count);
+                let all = self.register(ACCOUNT, &family, count);
                 let [created, requested] = random_times(rng, end);
                 let spec = json!({ "revisions": all, "inUse": in_use });
                 self.create(created, name, &spec);
                 self.actions.push((requested, UserAction::Request { name: name.to_owned(), spec }));
             }
+            11 => {
+                // The newest two are kept.
+                let all = self.register(ACCOUNT, &family, count + 2);
+                let at = random_time(rng, end);
+                self.create(at, name, &json!({ "revisions": all, "inUse": in_use, "keepLatest": 2 }));
+            }
             _ => {
-                let all = self.register(&family, count);
+                let all = self.register(ACCOUNT, &family, count);
                 let at = random_time(rng, end);
                 self.create(at, name, &json!({ "revisions": all, "inUse": "Wait", "unusedFor": "20s" }));
             }
@@ -191,7 +241,7 @@ impl Users {
 
     /// Some of the revisions are in use from the start, temporarily or permanently.
     fn waiting(&mut self, rng: &mut Rng, name: &str, family: &str, end: Duration) {
-        let all = self.register(family, 4);
+        let all = self.register(ACCOUNT, family, 4);
         let [created] = random_times(rng, end.mul_f64(0.5));
         for revision in &all[..3] {
             let until = (rng.u8(..4) > 0).then(|| random_time(rng, end));
@@ -208,7 +258,7 @@ impl Users {
 
     /// Two resources declare the same revisions.
     fn shared(&mut self, rng: &mut Rng, name: &str, family: &str, in_use: &str, end: Duration) {
-        let all = self.register(family, 5);
+        let all = self.register(ACCOUNT, family, 5);
         let arn = |revision: &String| format!("arn:aws:ecs:{REGION}:012345678910:task-definition/{revision}");
         let [first, second] = random_times(rng, end);
         let second = if rng.bool() { first } else { second };
@@ -219,12 +269,12 @@ impl Users {
 }
 
 /// Returns a random time before `end`.
-fn random_time(rng: &mut Rng, end: Duration) -> Duration {
+pub(super) fn random_time(rng: &mut Rng, end: Duration) -> Duration {
     end.mul_f64(rng.f64())
 }
 
 /// Returns `N` random times in ascending order, for actions on one resource.
-fn random_times<const N: usize>(rng: &mut Rng, end: Duration) -> [Duration; N] {
+pub(super) fn random_times<const N: usize>(rng: &mut Rng, end: Duration) -> [Duration; N] {
     let mut times = [(); N].map(|()| random_time(rng, end));
     times.sort();
     times
@@ -234,8 +284,8 @@ impl fmt::Display for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, action) in self.actions.iter().filter(|(_, action)| !matches!(action, UserAction::Deploy)) {
             match action {
-                UserAction::Create { name, spec } => writeln!(f, "  {at:?} create {name} {spec}")?,
-                UserAction::Edit { name, spec } => writeln!(f, "  {at:?} edit {name} {spec}")?,
+                UserAction::Create { name, spec, .. } => writeln!(f, "  {at:?} create {name} {spec}")?,
+                UserAction::Edit { name, spec, .. } => writeln!(f, "  {at:?} edit {name} {spec}")?,
                 other => writeln!(f, "  {at:?} {other:?}")?,
             }
         }

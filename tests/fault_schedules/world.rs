@@ -2,41 +2,50 @@
 //! needs.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use axum::{body::Bytes, http::HeaderMap};
 use serde_json::{Value, json};
 use testkit::{
     model_api::{ApiRequest, ApiResponse, ModelApi, Verb},
     simulated_ecs::{
-        ACCESS_KEY, ACCOUNT, Action, Fault, Outcome, Region, Service, SimulatedEcs, Task, Vanished,
+        ACCOUNT, Action, Fault, Outcome, Region, SimulatedEcs, Status, Vanished,
         in_process::{self, Sent},
     },
 };
 
 use super::{
+    account_users::AssumableRole,
     journal::Journal,
+    kinds::{ACCOUNTS, NAMESPACE, NAMESPACES, RETIREMENTS},
     schedule::{Effect, Halt, Schedule, Slot, When},
     time::Time,
-    users::{REGION, UserAction},
+    users::{REGION, Users},
 };
-use crate::support::invariants::{Deregistered, Entry, Operation, Process, short};
+use crate::support::invariants::{Caller, Deregistered, Entry, Operation, Process, short};
 
-pub const NAMESPACE: &str = "platform";
-pub const RETIREMENTS: &str = "taskdefinitionretirements";
 const LEASES: &str = "leases";
 
 pub struct World {
     pub time: Arc<Time>,
     pub api: ModelApi,
     pub ecs: SimulatedEcs,
-    pub west: Region,
+    pub users: Users,
     pub schedule: Schedule,
     journal: Mutex<Journal>,
     state: Mutex<State>,
+}
+
+/// A call to AWS of a process, and when the request was sent.
+#[derive(Clone, Copy)]
+pub struct AwsCall<'a> {
+    pub by: Process,
+    pub began: Duration,
+    pub action: &'a str,
+    pub input: &'a Value,
+    pub sent: &'a Sent,
 }
 
 #[derive(Default)]
@@ -47,24 +56,55 @@ struct State {
     triggered_halts: HashSet<usize>,
     /// Start of the usage of each revision, by the name of the task or service.
     used_since: BTreeMap<String, BTreeMap<String, Duration>>,
+    /// The labels of the namespace, and since when it had them.
+    labels: Vec<(Duration, Value)>,
 }
 
 impl World {
-    pub fn new(schedule: Schedule, families: &BTreeMap<String, usize>) -> Arc<Self> {
+    pub fn new(schedule: Schedule, users: Users) -> Arc<Self> {
         let time = Arc::new(Time::default());
         let (for_api, for_ecs) = (time.clone(), time.clone());
         let api = ModelApi::new(move || for_api.wall());
         let ecs = SimulatedEcs::in_process(move || for_ecs.wall());
         ecs.throttle(1.0);
-        let west = ecs.region(ACCOUNT, REGION);
-        west.cluster("prod");
-        // ECS lists a deleted cluster for days.
-        west.cluster("gone").vanish(Vanished::NotFound);
-        for (family, count) in families {
-            west.register_many(family, *count);
-        }
         let (journal, state) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { time, api, ecs, west, schedule, journal, state })
+        let world = Self { time, api, ecs, users, schedule, journal, state };
+        world.fill();
+        Arc::new(world)
+    }
+
+    /// Creates the namespace, clusters, revisions and roles.
+    fn fill(&self) {
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+        self.api.make(NAMESPACES, "", &namespace);
+        self.label_namespace(&json!({ "team": "platform" }));
+        let accounts: BTreeSet<&str> = self.users.families.values().map(|family| family.account).collect();
+        for account in accounts {
+            let region = self.ecs.region(account, REGION);
+            region.cluster("prod");
+            // ECS lists a deleted cluster for days.
+            region.cluster("gone").vanish(Vanished::NotFound);
+        }
+        for (name, family) in &self.users.families {
+            self.ecs.region(family.account, REGION).register_many(name, family.count);
+        }
+        for role in &self.users.roles {
+            self.create_role(role);
+        }
+    }
+
+    pub fn create_role(&self, role: &AssumableRole) {
+        let created = self.ecs.role(&role.arn).trust(ACCOUNT).external_id(role.external_id.as_deref());
+        if let Some(lifetime) = role.session_lifetime {
+            created.session_lifetime(lifetime);
+        }
+    }
+
+    /// Returns the region that has a revision of a family.
+    pub fn region_of(&self, revision: &str) -> Region {
+        let family = revision.rsplit_once(':').map_or(revision, |(family, _)| family);
+        let account = self.users.families.get(family).map_or(ACCOUNT, |family| family.account);
+        self.ecs.region(account, REGION)
     }
 
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -109,34 +149,33 @@ impl World {
     /// Carries out a request to the API server.
     pub fn kubernetes(&self, by: Process, request: &ApiRequest) -> ApiResponse {
         let response = self.api.respond(request);
-        if let (ApiResponse::Whole(status, body), Some(name), RETIREMENTS) =
-            (&response, &request.name, request.plural.as_str())
+        if let ApiResponse::Whole(code, body) = &response
+            && let Some(operation) = self.operation(request, *code, body)
         {
-            let name = name.clone();
-            match request.verb {
-                Verb::Get => {
-                    let object = (*status == 200).then(|| body.clone());
-                    self.record(by, Operation::Read { name, began: self.time.now(), object });
-                }
-                Verb::ApplyStatus => {
-                    let written = request.body["status"].clone();
-                    self.record(by, Operation::Wrote { name, status: written, code: *status });
-                }
-                _ => {}
-            }
+            self.record(by, operation);
         }
         response
     }
 
+    /// Returns the operation that is recorded for a request. `None` if it does not matter.
+    fn operation(&self, request: &ApiRequest, code: u16, body: &Value) -> Option<Operation> {
+        let (name, plural) = (request.name.clone().unwrap_or_default(), request.plural.clone());
+        let (object, began) = ((code == 200).then(|| body.clone()), self.time.now());
+        match (request.verb, request.plural.as_str()) {
+            (Verb::Get, RETIREMENTS) => Some(Operation::Read { name, began, object }),
+            (Verb::Get, ACCOUNTS) => Some(Operation::ReadOther { plural, name, began, object }),
+            (Verb::ApplyStatus, RETIREMENTS) => {
+                let status = request.body["status"].clone();
+                Some(Operation::Wrote { name, status, code })
+            }
+            (Verb::ApplyStatus, ACCOUNTS) => Some(Operation::Changed { plural, name, code }),
+            _ => None,
+        }
+    }
+
     /// Carries out a call to AWS. `effect` may inject an error.
-    pub fn aws(
-        &self,
-        by: Process,
-        action: &str,
-        input: &Value,
-        sent: &Sent,
-        effect: Option<Effect>,
-    ) -> in_process::Answer {
+    pub fn aws(&self, call: &AwsCall<'_>, effect: Option<Effect>) -> in_process::Answer {
+        let AwsCall { by, began, action, input, sent } = *call;
         if let Some(fault) = Action::named(action).and_then(|action| fault(Fault::on(action), effect?)) {
             self.ecs.fault(fault);
         }
@@ -144,21 +183,50 @@ impl World {
         self.ecs.clear_faults();
         let call = self.ecs.last_call().expect("every call is logged");
         let arn = input["taskDefinition"].as_str().unwrap_or_default().to_owned();
+        let caller = Caller::of(&call);
         let reply_is_lost = matches!(effect, Some(Effect::DropReply)) && call.outcome == Outcome::Ok;
         let outcome = if reply_is_lost { Outcome::Dropped } else { call.outcome };
         let operation = match call.action {
-            Action::DescribeTaskDefinition => Operation::Described { arn, outcome },
+            Action::DescribeTaskDefinition => Operation::Described { arn, caller, outcome },
             Action::DeregisterTaskDefinition => Operation::Deregistered(Deregistered {
                 used_for: self.used_for(short(&arn)),
+                newer: Some(self.newer_active(short(&arn))),
                 arn,
+                began,
+                caller,
                 outcome,
                 changed: call.changed,
                 lease_holder: self.lease_holder(),
             }),
+            Action::ListTaskDefinitions => {
+                let family = input["familyPrefix"].as_str().unwrap_or_default().to_owned();
+                Operation::Listed { family, began, outcome }
+            }
             other => Operation::Called(other.name()),
         };
         self.record(by, operation);
         response
+    }
+
+    /// Returns the number of ACTIVE revisions of the family that are newer.
+    pub fn newer_active(&self, revision: &str) -> usize {
+        let region = self.region_of(revision);
+        let Some((family, number)) = revision.rsplit_once(':') else { return 0 };
+        let number: usize = number.parse().unwrap_or(usize::MAX - 1);
+        let newer = (number + 1..).map_while(|number| region.status(&format!("{family}:{number}")));
+        newer.filter(|status| *status == Status::Active).count()
+    }
+
+    pub fn start_use(&self, consumer: &str, revision: &str) {
+        let now = self.time.now();
+        let mut state = self.state();
+        state.used_since.entry(revision.to_owned()).or_default().insert(consumer.to_owned(), now);
+    }
+
+    pub fn end_use(&self, consumer: &str) {
+        for consumers in self.state().used_since.values_mut() {
+            consumers.remove(consumer);
+        }
     }
 
     fn used_for(&self, revision: &str) -> Option<Duration> {
@@ -172,74 +240,23 @@ impl World {
         self.used_for(row["revision"].as_str().unwrap_or_default()).is_some()
     }
 
+    /// Returns the labels that the namespace had at some time in a period.
+    pub fn labels_between(&self, from: Duration, until: Duration) -> Vec<Value> {
+        let state = self.state();
+        let first = state.labels.partition_point(|(since, _)| *since <= from).saturating_sub(1);
+        let labels = state.labels[first..].iter().take_while(|(since, _)| *since <= until);
+        labels.map(|(_, labels)| labels.clone()).collect()
+    }
+
+    pub fn label_namespace(&self, labels: &Value) {
+        self.api.label(NAMESPACES, "", NAMESPACE, labels);
+        self.state().labels.push((self.time.now(), labels.clone()));
+    }
+
     /// Returns the current holder of the lease according to the API server.
     fn lease_holder(&self) -> Option<String> {
         let lease = self.api.objects(LEASES).into_iter().next()?;
         lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
-    }
-
-    /// Performs a user action.
-    pub fn perform(&self, action: &UserAction) {
-        let metadata = |name: &str| json!({ "name": name });
-        match action {
-            UserAction::Create { name, spec } => {
-                let object = json!({
-                    "apiVersion": "ecs-retirement.dev/v1alpha1", "kind": "TaskDefinitionRetirement",
-                    "metadata": metadata(name), "spec": spec,
-                });
-                self.api.make(RETIREMENTS, NAMESPACE, &object);
-            }
-            UserAction::Edit { name, spec } => {
-                self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &Value::Null);
-            }
-            UserAction::Request { name, spec } => {
-                let annotations = json!({ "ecs-retirement.dev/requestedAt": "now" });
-                self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &annotations);
-            }
-            UserAction::Delete { name } => self.api.delete(RETIREMENTS, NAMESPACE, name),
-            UserAction::Start { consumer, revision, is_service } => {
-                let cluster = self.west.cluster("prod");
-                if *is_service {
-                    cluster.put_service(Service::steady(consumer, revision));
-                } else {
-                    cluster.put_task(Task::running(consumer, revision));
-                }
-                let mut state = self.state();
-                state
-                    .used_since
-                    .entry(revision.clone())
-                    .or_default()
-                    .insert(consumer.clone(), self.time.now());
-            }
-            UserAction::Stop { consumer, is_service } => {
-                let cluster = self.west.cluster("prod");
-                if *is_service {
-                    cluster.remove_service(consumer);
-                } else {
-                    cluster.remove_task(consumer);
-                }
-                for consumers in self.state().used_since.values_mut() {
-                    consumers.remove(consumer);
-                }
-            }
-            UserAction::Deploy => self.deploy(),
-        }
-    }
-
-    /// Registers a revision, as a deploy does, which consumes the account's request rate.
-    fn deploy(&self) {
-        let credential =
-            format!("AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20260101/{REGION}/ecs/aws4_request");
-        let target = "AmazonEC2ContainerServiceV20141113.RegisterTaskDefinition";
-        let mut headers = HeaderMap::new();
-        headers.insert("authorization", credential.parse().expect("the header value is valid"));
-        headers.insert("x-amz-target", target.parse().expect("the header value is valid"));
-        let body = json!({ "family": "deployed", "containerDefinitions": [{ "name": "web" }] }).to_string();
-        let response = self.ecs.answer(&Sent { headers, body: Bytes::from(body) });
-        let is_throttled = !matches!(response, in_process::Answer::Now(received) if received.status == 200);
-        let mut journal = self.journal();
-        journal.deploys.0 += 1;
-        journal.deploys.1 += u64::from(is_throttled);
     }
 }
 

@@ -4,9 +4,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde_json::Value;
-use testkit::simulated_ecs::{ACCOUNT, Action, Call, Outcome};
-
-use super::REGION;
+use testkit::simulated_ecs::{Action, Call, Outcome};
 
 /// Maximum time that a request may be pending, watches included (I6).
 pub const MAX_PENDING: Duration = Duration::from_secs(30);
@@ -37,19 +35,60 @@ pub enum Operation {
         status: Value,
         code: u16,
     },
+    /// An uncached read of an EcsAccount or a policy, and when it began.
+    ReadOther {
+        plural: String,
+        name: String,
+        began: Duration,
+        object: Option<Value>,
+    },
+    /// Any other write: a retirement by its policy, or the status of another kind.
+    Changed {
+        plural: String,
+        name: String,
+        code: u16,
+    },
     Described {
         arn: String,
+        caller: Option<Caller>,
         outcome: Outcome,
     },
     Deregistered(Deregistered),
+    /// A list of the ACTIVE revisions of a family, and when the request was sent.
+    Listed {
+        family: String,
+        began: Duration,
+        outcome: Outcome,
+    },
     /// Any other call to AWS.
     Called(&'static str),
+}
+
+/// The credentials of a call.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Caller {
+    pub account: String,
+    pub region: String,
+    /// The ARN of the role; `None` for a user.
+    pub role: Option<String>,
+}
+
+impl Caller {
+    /// Returns the credentials of a call. `None` if they are not valid.
+    pub fn of(call: &Call) -> Option<Self> {
+        let (account, region) = (call.account.clone()?, call.region.clone());
+        Some(Self { account, region, role: call.role.clone() })
+    }
 }
 
 /// A `DeregisterTaskDefinition` call.
 #[derive(Clone, Debug)]
 pub struct Deregistered {
     pub arn: String,
+    /// When the request was sent.
+    pub began: Duration,
+    /// The credentials of the call. `None` if they are not valid.
+    pub caller: Option<Caller>,
     pub outcome: Outcome,
     /// True if the revision was ACTIVE before the call.
     pub changed: bool,
@@ -57,6 +96,8 @@ pub struct Deregistered {
     pub lease_holder: Option<String>,
     /// How long the revision had been in use. `None` if it was unused, or if that is not known.
     pub used_for: Option<Duration>,
+    /// Number of newer ACTIVE revisions of the family, if it is known.
+    pub newer: Option<usize>,
 }
 
 impl fmt::Display for Entry {
@@ -69,7 +110,13 @@ impl fmt::Display for Entry {
                 write!(f, "read {name}: generation {}, {}", metadata["generation"], status["progress"])
             }
             Operation::Wrote { name, code, .. } => write!(f, "wrote {name}: {code}"),
-            Operation::Described { arn, outcome } => write!(f, "described {arn}: {outcome:?}"),
+            Operation::ReadOther { plural, name, object, .. } => {
+                let generation = object.as_ref().map(|it| &it["metadata"]["generation"]);
+                write!(f, "read {plural} {name}: generation {generation:?}")
+            }
+            Operation::Changed { plural, name, code } => write!(f, "changed {plural} {name}: {code}"),
+            Operation::Described { arn, outcome, .. } => write!(f, "described {arn}: {outcome:?}"),
+            Operation::Listed { family, outcome, .. } => write!(f, "listed {family}: {outcome:?}"),
             Operation::Deregistered(call) => write!(f, "{call:?}"),
             Operation::Called(action) => f.write_str(action),
         }
@@ -99,28 +146,63 @@ pub fn violations(entries: &[Entry], interruptions: u32) -> Vec<String> {
     violations
 }
 
-/// I1: the latest read of some resource, by the process that deregisters a revision, declares the
-/// revision. The read begins after the last `DescribeTaskDefinition` call of that process for the
-/// revision, and is complete before the deregistration.
-fn undeclared_deregistrations(entries: &[Entry]) -> Vec<String> {
-    let is_declared = |index: usize, by: Process, arn: &str| {
+/// The reads on which a deregistration is based: those that the process began after its last
+/// `DescribeTaskDefinition` call for the revision, and that were complete before the deregistration.
+pub struct FreshReads<'a> {
+    /// The resources that declare the revision, by their latest read, and when that began.
+    pub declaring: Vec<(Duration, &'a Value)>,
+    entries: &'a [Entry],
+    by: Process,
+}
+
+impl<'a> FreshReads<'a> {
+    pub fn of(entries: &'a [Entry], index: usize, by: Process, arn: &str) -> Self {
         let before = &entries[..index];
         let described = before.iter().rposition(|entry| {
             entry.by == by && matches!(&entry.operation, Operation::Described { arn: it, .. } if it == arn)
         });
-        let Some(described) = described else { return false };
-        let reads = before[described..].iter().filter_map(|entry| match &entry.operation {
-            Operation::Read { name, began, object } if entry.by == by => Some((began, name, object.as_ref())),
+        let Some(described) = described else { return Self { declaring: Vec::new(), entries: &[], by } };
+        let entries = &before[described..];
+        let reads = entries.iter().filter_map(|entry| match &entry.operation {
+            Operation::Read { name, began, object } if entry.by == by => {
+                Some((*began, name, object.as_ref()))
+            }
             _ => None,
         });
-        let mut reads: Vec<_> = reads.filter(|(began, ..)| **began >= entries[described].at).collect();
+        let mut reads: Vec<_> = reads.filter(|(began, ..)| *began >= entries[0].at).collect();
         reads.sort_by_key(|(began, ..)| *began);
-        let latest: BTreeMap<&String, Option<&Value>> =
-            reads.into_iter().map(|(_, name, object)| (name, object)).collect();
-        latest.into_values().flatten().any(|object| declares(object, arn))
+        let latest: BTreeMap<&String, (Duration, Option<&Value>)> =
+            reads.into_iter().map(|(began, name, object)| (name, (began, object))).collect();
+        let objects = latest.into_values().filter_map(|(began, object)| Some((began, object?)));
+        let declaring = objects.filter(|(_, object)| declares(object, arn)).collect();
+        Self { declaring, entries, by }
+    }
+
+    /// Returns the reads of an EcsAccount or a policy that began at `since` or later.
+    pub fn of_other(
+        &self,
+        plural: &'static str,
+        name: &'a str,
+        since: Duration,
+    ) -> impl Iterator<Item = &'a Value> {
+        let by = self.by;
+        self.entries.iter().filter_map(move |entry| match &entry.operation {
+            Operation::ReadOther { plural: kind, name: it, began, object } => {
+                let is_requested = entry.by == by && kind == plural && it == name && *began >= since;
+                object.as_ref().filter(|_| is_requested)
+            }
+            _ => None,
+        })
+    }
+}
+
+/// I1: the latest read of some resource, by the process that deregisters a revision, declares the
+/// revision.
+fn undeclared_deregistrations(entries: &[Entry]) -> Vec<String> {
+    let is_undeclared = |(index, by, call): &(usize, Process, &Deregistered)| {
+        FreshReads::of(entries, *index, *by, &call.arn).declaring.is_empty()
     };
-    let undeclared =
-        deregistrations(entries).filter(|(index, by, call)| !is_declared(*index, *by, &call.arn));
+    let undeclared = deregistrations(entries).filter(is_undeclared);
     undeclared
         .map(|(index, by, call)| {
             let at = entries[index].at;
@@ -141,15 +223,19 @@ fn declares(object: &Value, arn: &str) -> bool {
     !is_on_hold && revisions.any(|it| it == arn || it == short(arn))
 }
 
-/// I1: no call names a revision of another account or region.
+/// I1: no call names a revision of another account or region than those of its credentials.
 fn foreign_calls(entries: &[Entry]) -> Vec<String> {
-    let prefix = format!("arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/");
     let named = entries.iter().filter_map(|entry| match &entry.operation {
-        Operation::Described { arn, .. } | Operation::Deregistered(Deregistered { arn, .. }) => Some(arn),
+        Operation::Described { arn, caller, .. }
+        | Operation::Deregistered(Deregistered { arn, caller, .. }) => Some((arn, caller.as_ref()?)),
         _ => None,
     });
-    let foreign = named.filter(|arn| !arn.starts_with(&prefix));
-    foreign.map(|arn| format!("I1: {arn} called, but belongs to another account or region")).collect()
+    let is_foreign = |(arn, caller): &(&String, &Caller)| {
+        let Caller { account, region, .. } = caller;
+        !arn.starts_with(&format!("arn:aws:ecs:{region}:{account}:task-definition/"))
+    };
+    let foreign = named.filter(is_foreign);
+    foreign.map(|(arn, _)| format!("I1: {arn} called, but belongs to another account or region")).collect()
 }
 
 /// I3: a status reports INACTIVE only after ECS has reported it for that very ARN.
@@ -158,7 +244,7 @@ fn inactive_before_ecs(entries: &[Entry]) -> Vec<String> {
         let done = deregistrations(before).find(|(_, _, call)| call.changed && call.arn == arn);
         done.is_some_and(|(done, ..)| {
             before[done..].iter().any(|entry| match &entry.operation {
-                Operation::Described { arn: it, outcome }
+                Operation::Described { arn: it, outcome, .. }
                 | Operation::Deregistered(Deregistered { arn: it, outcome, .. }) => {
                     it == arn && *outcome == Outcome::Ok
                 }

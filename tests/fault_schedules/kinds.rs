@@ -1,0 +1,37 @@
+//! The kinds of resources that users create.
+
+pub const NAMESPACE: &str = "platform";
+pub const NAMESPACES: &str = "namespaces";
+pub const RETIREMENTS: &str = "taskdefinitionretirements";
+pub const ACCOUNTS: &str = "ecsaccounts";
+
+/// The kind of a resource.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    Retirement,
+    Account,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Retirement => "TaskDefinitionRetirement",
+            Self::Account => "EcsAccount",
+        }
+    }
+
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Retirement => RETIREMENTS,
+            Self::Account => ACCOUNTS,
+        }
+    }
+
+    /// Returns the namespace; empty for a cluster-scoped kind.
+    pub fn namespace(self) -> &'static str {
+        match self {
+            Self::Retirement => NAMESPACE,
+            Self::Account => "",
+        }
+    }
+}
