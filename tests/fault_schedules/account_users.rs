@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The AWS accounts in which roles are assumed.
-const MEMBERS: [&str; 2] = ["111122223333", "222233334444"];
+pub(super) const MEMBERS: [&str; 2] = ["111122223333", "222233334444"];
 
 /// An IAM role that the controller assumes.
 #[derive(Clone, Debug)]
