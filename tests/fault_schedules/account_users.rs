@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The AWS accounts in which roles are assumed.
-const MEMBERS: [&str; 2] = ["111122223333", "222233334444"];
+pub(super) const MEMBERS: [&str; 2] = ["111122223333", "222233334444"];
 
 /// An IAM role that the controller assumes.
 #[derive(Clone, Debug)]
@@ -26,7 +26,8 @@ pub struct AssumableRole {
 /// An EcsAccount with all its families.
 struct Account {
     name: String,
-    aws_account: &'static str,
+    /// The AWS account.
+    id: &'static str,
     spec: Value,
 }
 
@@ -55,7 +56,7 @@ impl Users {
         let arn = format!("arn:aws:iam::{aws_account}:role/retire-{index}");
         let external_id = rng.bool().then(|| format!("tenant-{index}"));
         // Credentials are replaced five minutes before they expire.
-        let lifetimes = [None, Some(Duration::from_secs(330)), Some(Duration::from_secs(420))];
+        let lifetimes = [None, Some(Duration::from_secs(330)), Some(Duration::from_mins(7))];
         let session_lifetime = lifetimes[rng.usize(..3)];
         let namespaces = if rng.bool() {
             json!({ "names": ["platform"] })
@@ -76,7 +77,7 @@ impl Users {
             spec["assumeRole"]["externalId"] = json!(external_id);
         }
         self.roles.push(AssumableRole { arn, external_id, session_lifetime });
-        Account { name: format!("a{index}"), aws_account, spec }
+        Account { name: format!("a{index}"), id: aws_account, spec }
     }
 
     /// Creates an EcsAccount, and changes what it allows. The final state does not depend on when
@@ -131,7 +132,7 @@ impl Users {
     fn resource_of_account(&mut self, rng: &mut Rng, account: &Account, name: &str, end: Duration) {
         let family = format!("f-{name}");
         let count = [rng.usize(1..=4), 12][usize::from(rng.u8(..4) == 0)];
-        let all = self.register(account.aws_account, &family, count);
+        let all = self.register(account.id, &family, count);
         let in_use = if rng.bool() { "Wait" } else { "Retire" };
         let mut spec = json!({ "revisions": all, "inUse": in_use, "accountRef": { "name": account.name } });
         let [created, changed] = random_times(rng, end);
@@ -161,7 +162,7 @@ impl Users {
                 self.create(created, name, &spec);
             }
             4 => {
-                spec["accountId"] = json!(account.aws_account);
+                spec["accountId"] = json!(account.id);
                 self.create(Duration::ZERO, name, &spec);
             }
             _ => self.create(created, name, &spec),
@@ -170,7 +171,7 @@ impl Users {
 
     /// Two retirements declare the same revisions, each with its EcsAccount of the same AWS account.
     fn shared_by_accounts(&mut self, rng: &mut Rng, first: &Account, second: &Account, end: Duration) {
-        let all = self.register(first.aws_account, "f-both", 4);
+        let all = self.register(first.id, "f-both", 4);
         for account in [first, second] {
             let at = random_time(rng, end);
             let spec = json!({ "revisions": all, "inUse": "Wait", "accountRef": { "name": account.name } });

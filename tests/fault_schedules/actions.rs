@@ -32,6 +32,7 @@ impl World {
                 self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &annotations);
             }
             UserAction::Delete { kind, name } => self.api.delete(kind.plural(), kind.namespace(), name),
+            UserAction::Approve { policy } => self.approve(policy),
             UserAction::LabelNamespace { labels } => self.label_namespace(labels),
             UserAction::Trust { role, is_trusted } => {
                 let role = self.ecs.role(role);
@@ -64,6 +65,24 @@ impl World {
                 self.end_use(consumer);
             }
             UserAction::Deploy => self.deploy(),
+            UserAction::Register { family } => drop(self.region_of(family).register(family)),
+        }
+    }
+
+    /// Approves the current proposals of the policies whose proposals are approved.
+    pub fn approve_all(&self) {
+        let approved = self.users.policies.iter().filter(|policy| policy.is_approved);
+        approved.for_each(|policy| self.approve(&policy.name));
+    }
+
+    fn approve(&self, policy: &str) {
+        for mut object in self.api.objects(RETIREMENTS) {
+            let (metadata, spec) = (object["metadata"].clone(), &mut object["spec"]);
+            if metadata["labels"]["ecs-retirement.dev/policy"] == policy && spec["suspend"] == true {
+                let name = metadata["name"].as_str().unwrap_or_default();
+                spec["suspend"] = json!(false);
+                self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &metadata["annotations"]);
+            }
         }
     }
 

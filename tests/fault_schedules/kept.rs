@@ -1,11 +1,11 @@
-//! I7: no deregistration of what a retirement keeps at the time of the call.
+//! I7: no deregistration of what a retirement or its policy keeps at the time of the call.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use testkit::simulated_ecs::Outcome;
 
-use super::journal::Journal;
+use super::{journal::Journal, kinds::POLICIES};
 use crate::support::invariants::{Deregistered, FreshReads, Operation, Process, deregistrations, short};
 
 /// Maximum age of the list on which a deregistration with `spec.keepLatest` is based, with the time
@@ -16,7 +16,9 @@ const MAX_LIST_AGE: Duration = Duration::from_secs(15 + 10);
 pub fn violations(journal: &Journal) -> Vec<String> {
     let kept = deregistrations(&journal.entries).filter(|(index, by, call)| {
         let reads = FreshReads::of(&journal.entries, *index, *by, &call.arn);
-        let releases = |(_, retirement): &(Duration, &Value)| is_old(journal, retirement, *by, call);
+        let releases = |(since, retirement): &(Duration, &Value)| {
+            is_old(journal, retirement, *by, call) && policy_releases(&reads, *since, retirement, call)
+        };
         !reads.declaring.iter().any(releases)
     });
     kept.map(|(index, by, call)| {
@@ -42,4 +44,32 @@ fn is_old(journal: &Journal, retirement: &Value, by: Process, call: &Deregistere
         _ => false,
     });
     is_listed && call.newer.is_none_or(|newer| newer as u64 >= latest)
+}
+
+/// Returns true if no policy controls the retirement, or if the policy, read after the retirement,
+/// chose its revisions and does not keep this one.
+fn policy_releases(reads: &FreshReads<'_>, since: Duration, retirement: &Value, call: &Deregistered) -> bool {
+    let metadata = &retirement["metadata"];
+    let Some(owner) = controlling_policy(retirement) else { return true };
+    let generation = metadata["annotations"]["ecs-retirement.dev/policy-generation"].as_str();
+    let name = owner["name"].as_str().unwrap_or_default();
+    reads.of_other(POLICIES, name, since).any(|policy| {
+        policy["metadata"]["uid"] == owner["uid"]
+            && policy["spec"]["suspend"] != true
+            && policy["metadata"]["generation"].as_i64().map(|it| it.to_string()).as_deref() == generation
+            && call.newer.is_none_or(|newer| !keeps(policy, short(&call.arn), newer))
+    })
+}
+
+/// Returns the reference of a retirement to the policy that controls it.
+pub fn controlling_policy(retirement: &Value) -> Option<&Value> {
+    let mut owners = retirement["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+    owners.find(|owner| owner["controller"] == true)
+}
+
+/// Returns true if a policy keeps a revision that has this number of newer ACTIVE ones.
+pub fn keeps(policy: &Value, revision: &str, newer: usize) -> bool {
+    let keep = &policy["spec"]["keep"];
+    let is_listed = keep["revisions"].as_array().is_some_and(|it| it.iter().any(|it| it == revision));
+    is_listed || (newer as u64) < keep["latest"].as_u64().unwrap_or_default()
 }

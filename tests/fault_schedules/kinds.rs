@@ -3,6 +3,7 @@
 pub const NAMESPACE: &str = "platform";
 pub const NAMESPACES: &str = "namespaces";
 pub const RETIREMENTS: &str = "taskdefinitionretirements";
+pub const POLICIES: &str = "taskdefinitionretentionpolicies";
 pub const ACCOUNTS: &str = "ecsaccounts";
 
 /// The kind of a resource.
@@ -10,6 +11,7 @@ pub const ACCOUNTS: &str = "ecsaccounts";
 pub enum Kind {
     Retirement,
     Account,
+    Policy,
 }
 
 impl Kind {
@@ -17,6 +19,7 @@ impl Kind {
         match self {
             Self::Retirement => "TaskDefinitionRetirement",
             Self::Account => "EcsAccount",
+            Self::Policy => "TaskDefinitionRetentionPolicy",
         }
     }
 
@@ -24,13 +27,14 @@ impl Kind {
         match self {
             Self::Retirement => RETIREMENTS,
             Self::Account => ACCOUNTS,
+            Self::Policy => POLICIES,
         }
     }
 
     /// Returns the namespace; empty for a cluster-scoped kind.
     pub fn namespace(self) -> &'static str {
         match self {
-            Self::Retirement => NAMESPACE,
+            Self::Retirement | Self::Policy => NAMESPACE,
             Self::Account => "",
         }
     }

@@ -15,6 +15,8 @@ mod kinds;
 mod link;
 mod kept;
 mod oracle;
+mod policy_users;
+mod proposals;
 mod users;
 mod replica;
 mod run;

@@ -1,26 +1,27 @@
 //! The oracle: checks a run against the invariants, and against a run of the same user actions
 //! without faults.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
-use testkit::{
-    model_api::Change,
-    simulated_ecs::{Action, Outcome},
-};
+use testkit::simulated_ecs::{Action, Outcome};
 
 use super::{
     allowed, buckets,
     convergence::rows,
     journal::Journal,
     kept,
-    kinds::{ACCOUNTS, RETIREMENTS},
+    kinds::{ACCOUNTS, POLICIES, RETIREMENTS},
+    policy_users::Policy,
     replica::identity,
     run::{Run, pacing},
     users::Users,
     world::World,
 };
-use crate::support::invariants::{self, Deregistered, MAX_PENDING, Operation, Process, deregistrations};
+use crate::support::invariants::{self, Deregistered, MAX_PENDING, Process, deregistrations};
 
 /// Time after a pause within which a call of the paused process may still take effect.
 const PAUSE_MARGIN: Duration = Duration::from_secs(30);
@@ -95,7 +96,7 @@ fn deregistrations_in_use(journal: &Journal) -> Vec<String> {
 fn hot_loop(journal: &Journal) -> Option<String> {
     let mut requests: BTreeMap<(Process, &str), Vec<Duration>> = BTreeMap::new();
     for entry in &journal.entries {
-        if let Operation::Wrote { name, .. } | Operation::Read { name, .. } = &entry.operation {
+        if let Some(name) = entry.operation.retirement() {
             requests.entry((entry.by, name)).or_default().push(entry.at);
         }
     }
@@ -110,8 +111,9 @@ fn hot_loop(journal: &Journal) -> Option<String> {
 /// lets each resource of a run with faults keep a permit.
 fn rates(run: &Run, journal: &Journal, baseline: &Run) -> Vec<String> {
     let pacing = pacing(run.world.schedule.seed);
-    let kept = run.world.api.versions(RETIREMENTS).iter().filter(|it| it.change == Change::Added).count();
-    let kept = f64::from(u32::try_from(kept).unwrap_or(u32::MAX));
+    let resources: BTreeSet<&str> =
+        journal.entries.iter().filter_map(|it| it.operation.retirement()).collect();
+    let kept = f64::from(u32::try_from(resources.len()).unwrap_or(u32::MAX));
     let mut violations = buckets::overdrawn(journal, pacing, kept);
     violations.extend(buckets::overdrawn(&baseline.world.journal(), pacing, BASELINE_TOLERANCE));
     violations
@@ -163,7 +165,7 @@ fn status_mismatches(world: &World) -> Vec<String> {
 /// I5: the end state equals that of the run without faults, except for times and request IDs.
 fn end_state_differences(run: &Run, users: &Users, baseline: &Run) -> Vec<String> {
     let (actual, expected) = (end(&run.world, users), end(&baseline.world, users));
-    let keys = actual.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
+    let keys = actual.keys().chain(expected.keys()).collect::<BTreeSet<_>>();
     let differing = keys.into_iter().filter(|key| actual.get(*key) != expected.get(*key));
     differing
         .map(|key| format!("I5: {key} ended as {:?}\n  instead of {:?}", actual.get(key), expected.get(key)))
@@ -174,7 +176,11 @@ fn end_state_differences(run: &Run, users: &Users, baseline: &Run) -> Vec<String
 /// retirement races with a user action is not compared.
 fn end(world: &World, users: &Users) -> BTreeMap<String, String> {
     let mut objects = world.api.objects(RETIREMENTS);
+    // What a policy proposes, and when, depends on timing.
+    objects.retain(|it| it["metadata"]["labels"]["ecs-retirement.dev/policy"].is_null());
     objects.extend(world.api.objects(ACCOUNTS));
+    let policies = world.api.objects(POLICIES).into_iter();
+    objects.extend(policies.map(|it| without_progress(it, users)));
     let resources = objects.into_iter().map(|mut object| {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let generation = object["metadata"]["generation"].clone();
@@ -184,15 +190,27 @@ fn end(world: &World, users: &Users) -> BTreeMap<String, String> {
         remove_times(&mut object["status"]);
         (name, format!("{generation} {} {}", object["spec"], object["status"]))
     });
-    let revisions = users
-        .families
-        .iter()
-        .flat_map(|(name, family)| (1..=family.count + 1).map(move |number| format!("{name}:{number}")));
+    let revisions = users.families.iter().flat_map(|(name, family)| {
+        (1..=family.count + family.registered_later + 1).map(move |number| format!("{name}:{number}"))
+    });
     let revisions = revisions.filter(|revision| !users.races(revision)).map(|revision| {
         let status = format!("{:?}", world.region_of(&revision).status(&revision));
         (revision, status)
     });
     resources.chain(revisions).collect()
+}
+
+/// Returns a policy without what depends on timing: the times of its runs and, unless everything is
+/// retired in the end, what it has proposed.
+fn without_progress(mut policy: Value, users: &Users) -> Value {
+    let is_final = |it: &&Policy| it.is_approved && !it.is_raced;
+    let is_final = users.policies.iter().filter(is_final).any(|it| policy["metadata"]["name"] == *it.name);
+    if let Some(status) = policy["status"].as_object_mut().filter(|_| is_final) {
+        status.retain(|field, _| !field.ends_with("Time"));
+    } else {
+        policy["status"] = Value::Null;
+    }
+    policy
 }
 
 /// Removes the error of a rejected `ListTaskDefinitions` call from a message. The row is final in

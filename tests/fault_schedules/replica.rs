@@ -46,7 +46,7 @@ fn options(world: &World, pacing: Pacing) -> Options {
     Options {
         allowed_accounts: BTreeSet::new(),
         controller_name: (!world.users.roles.is_empty()).then(|| CONTROLLER.to_owned()),
-        serves_policies: false,
+        serves_policies: !world.users.policies.is_empty(),
         allows_ambient: true,
         namespaces: [].into(),
         concurrency: 16,

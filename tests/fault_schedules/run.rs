@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use ecs_retirement_controller::aws::permit_queue::Pacing;
 
 use super::{
-    convergence::{is_work, not_converged},
+    convergence::{is_read, is_run, is_work, max_idle_reads, not_converged},
     replica::Running,
     schedule::{Halt, Schedule, Slot, When},
     users::{UserAction, Users},
@@ -17,12 +17,20 @@ use super::{
 const STEP: Duration = Duration::from_millis(200);
 const LONG_STEP: Duration = Duration::from_secs(2);
 
+/// Number of steps after which garbage is collected and, once the faults have ended, proposals are
+/// approved.
+const USER_PERIOD: u32 = 25;
+
 /// Time within which a run converges after the last fault, in addition to the time that the rates
 /// of ECS require.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Time after convergence in which no write and no call may happen.
 const IDLE_PERIOD: Duration = Duration::from_mins(5);
+
+/// Maximum number of writes of one policy in that time, with an interval of a minute: the start and
+/// the end of each run.
+const MAX_IDLE_RUNS: usize = 2 * 6;
 
 /// The result of a run.
 pub struct Run {
@@ -72,11 +80,19 @@ pub fn run(schedule: Schedule, users: &Users) -> Run {
         world.time.set(*at);
     };
     let limit = end + limit(&world, users, pacing);
+    let mut steps = 0_u32;
     loop {
         while let Some((_, action)) = actions.pop_front_if(|(due, _)| *due <= at) {
             world.perform(action);
         }
         step(&mut at, STEP);
+        steps += 1;
+        if !users.policies.is_empty() && steps.is_multiple_of(USER_PERIOD) {
+            world.api.collect_garbage();
+            if at >= end {
+                world.approve_all();
+            }
+        }
         // A replica that is still paused is a fault that has not ended.
         let is_paused = world.journal().paused.iter().any(|(_, _, until)| at < *until);
         if at >= end && actions.is_empty() && (!is_paused && not_converged(&world).is_empty() || at >= limit)
@@ -102,8 +118,17 @@ pub fn run(schedule: Schedule, users: &Users) -> Run {
     let idle_until = at + IDLE_PERIOD;
     while at < idle_until {
         step(&mut at, LONG_STEP);
+        world.api.collect_garbage();
     }
     let mut journal = world.journal();
+    let runs = journal.entries[before..].iter().filter(|entry| is_run(&entry.operation)).count();
+    if runs > users.policies.len() * MAX_IDLE_RUNS {
+        journal.record_violation("I2", &format!("converged, but {runs} writes of policies"));
+    }
+    let reads = journal.entries[before..].iter().filter(|entry| is_read(&entry.operation)).count();
+    if reads > max_idle_reads(&world) {
+        journal.record_violation("I2", &format!("converged, but {reads} reads from ECS"));
+    }
     let late: Vec<String> = journal.entries[before..]
         .iter()
         .filter(|entry| is_work(&world, &entry.operation))
@@ -119,12 +144,14 @@ pub fn run(schedule: Schedule, users: &Users) -> Run {
 /// Returns the time within which a run must converge after the last fault. It covers the required
 /// rate limit tokens at the minimum rate under throttling, and the retry delays.
 fn limit(world: &World, users: &Users, pacing: Pacing) -> Duration {
-    let revisions: usize = users.families.values().map(|family| family.count).sum();
+    let revisions: usize = users.families.values().map(|family| family.count + family.registered_later).sum();
     let revisions = u32::try_from(revisions).unwrap_or(u32::MAX);
     let tokens = Duration::from_secs_f64(f64::from(revisions) / pacing.per_second.min(1.0));
     // A rejected call is retried after at most as long as it was rejected. A throttled rate doubles
     // every minute.
-    CONVERGENCE_TIMEOUT + tokens + world.schedule.end.mul_f64(1.2) + Duration::from_mins(4)
+    // Each run of a policy may propose three revisions only.
+    let runs = Duration::from_mins(1) * if users.policies.is_empty() { 0 } else { 8 };
+    runs + CONVERGENCE_TIMEOUT + tokens + world.schedule.end.mul_f64(1.2) + Duration::from_mins(4)
 }
 
 impl Replica {

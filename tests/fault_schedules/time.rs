@@ -33,8 +33,13 @@ impl Time {
     }
 
     pub fn wall(&self) -> Timestamp {
+        Self::wall_at(self.now())
+    }
+
+    /// Returns the wall clock at a time of the run.
+    pub fn wall_at(time: Duration) -> Timestamp {
         let begin = Timestamp::from_second(BEGIN).unwrap_or(Timestamp::UNIX_EPOCH);
-        begin.checked_add(self.now()).unwrap_or(Timestamp::MAX)
+        begin.checked_add(time).unwrap_or(Timestamp::MAX)
     }
 
     /// Begins a step of a replica. `run_time` and `replica_time` denote the same instant.

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 use testkit::simulated_ecs::ACCOUNT;
 
-use super::{account_users::AssumableRole, kinds::Kind};
+use super::{account_users::AssumableRole, kinds::Kind, policy_users::Policy};
 
 pub const REGION: &str = "us-west-2";
 
@@ -36,6 +36,10 @@ pub enum UserAction {
     Delete {
         kind: Kind,
         name: String,
+    },
+    /// Approves the current proposals of a policy.
+    Approve {
+        policy: String,
     },
     LabelNamespace {
         labels: Value,
@@ -62,6 +66,10 @@ pub enum UserAction {
     },
     /// Registers a revision of a family that no resource retires.
     Deploy,
+    /// Registers a revision of a family.
+    Register {
+        family: String,
+    },
 }
 
 /// A family of task definitions.
@@ -71,12 +79,16 @@ pub struct Family {
     pub account: &'static str,
     /// Number of revisions at the start.
     pub count: usize,
+    /// Number of revisions that deploys register later.
+    pub registered_later: usize,
 }
 
 /// All user actions of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     pub families: BTreeMap<String, Family>,
+    /// Without a policy, policies are not served.
+    pub policies: Vec<Policy>,
     /// The roles of the EcsAccounts. Without one, EcsAccounts are not served.
     pub roles: Vec<AssumableRole>,
     pub actions: Vec<(Duration, UserAction)>,
@@ -99,8 +111,11 @@ impl Users {
             let at = random_time(&mut rng, end);
             users.actions.push((at, UserAction::Deploy));
         }
-        if rng.u8(..10) < 4 {
+        if rng.u8(..5) == 0 {
             users.add_accounts(&mut rng, end);
+        }
+        if rng.u8(..8) == 0 {
+            users.add_policies(&mut rng, end);
         }
         users.actions.sort_by_key(|(at, _)| *at);
         users
@@ -114,7 +129,11 @@ impl Users {
 
     /// Adds `count` revisions to a family and returns their names.
     pub(super) fn register(&mut self, account: &'static str, family: &str, count: usize) -> Vec<String> {
-        let known = self.families.entry(family.to_owned()).or_insert(Family { account, count: 0 });
+        let known = self.families.entry(family.to_owned()).or_insert(Family {
+            account,
+            count: 0,
+            registered_later: 0,
+        });
         let numbers = known.count + 1..=known.count + count;
         known.count += count;
         numbers.map(|number| format!("{family}:{number}")).collect()

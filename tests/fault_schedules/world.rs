@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use testkit::{
     model_api::{ApiRequest, ApiResponse, ModelApi, Verb},
@@ -19,7 +20,7 @@ use testkit::{
 use super::{
     account_users::AssumableRole,
     journal::Journal,
-    kinds::{ACCOUNTS, NAMESPACE, NAMESPACES, RETIREMENTS},
+    kinds::{ACCOUNTS, NAMESPACE, NAMESPACES, POLICIES, RETIREMENTS},
     schedule::{Effect, Halt, Schedule, Slot, When},
     time::Time,
     users::{REGION, Users},
@@ -100,6 +101,10 @@ impl World {
         }
     }
 
+    pub fn end_of_faults(&self) -> Timestamp {
+        Time::wall_at(self.schedule.end)
+    }
+
     /// Returns the region that has a revision of a family.
     pub fn region_of(&self, revision: &str) -> Region {
         let family = revision.rsplit_once(':').map_or(revision, |(family, _)| family);
@@ -153,6 +158,9 @@ impl World {
             && let Some(operation) = self.operation(request, *code, body)
         {
             self.record(by, operation);
+            if (request.verb, code) == (Verb::Create, &201) {
+                self.check_proposal(body);
+            }
         }
         response
     }
@@ -163,12 +171,18 @@ impl World {
         let (object, began) = ((code == 200).then(|| body.clone()), self.time.now());
         match (request.verb, request.plural.as_str()) {
             (Verb::Get, RETIREMENTS) => Some(Operation::Read { name, began, object }),
-            (Verb::Get, ACCOUNTS) => Some(Operation::ReadOther { plural, name, began, object }),
+            (Verb::Get, ACCOUNTS | POLICIES) => Some(Operation::ReadOther { plural, name, began, object }),
             (Verb::ApplyStatus, RETIREMENTS) => {
                 let status = request.body["status"].clone();
                 Some(Operation::Wrote { name, status, code })
             }
-            (Verb::ApplyStatus, ACCOUNTS) => Some(Operation::Changed { plural, name, code }),
+            (Verb::Create, RETIREMENTS) => {
+                let name = request.body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                Some(Operation::Changed { plural, name, code })
+            }
+            (Verb::JsonPatch | Verb::Delete, RETIREMENTS) | (Verb::ApplyStatus, ACCOUNTS | POLICIES) => {
+                Some(Operation::Changed { plural, name, code })
+            }
             _ => None,
         }
     }

@@ -64,6 +64,16 @@ pub enum Operation {
     Called(&'static str),
 }
 
+impl Operation {
+    /// Returns the retirement whose status was written or that was read.
+    pub fn retirement(&self) -> Option<&str> {
+        match self {
+            Self::Read { name, .. } | Self::Wrote { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+}
+
 /// The credentials of a call.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Caller {

@@ -310,10 +310,10 @@ mod tests {
     fn orphan_is_an_object_without_any_of_its_owners() {
         let (mut store, owner, object) = created();
         let uid = &object["metadata"]["uid"];
-        let owned = json!({ "metadata": { "name": "owned", "ownerReferences": [{ "uid": uid }] } });
-        store.create(KIND, "platform", &owned, Timestamp::UNIX_EPOCH);
+        let child = json!({ "metadata": { "name": "child", "ownerReferences": [{ "uid": uid }] } });
+        store.create(KIND, "platform", &child, Timestamp::UNIX_EPOCH);
         assert!(store.orphans().is_empty());
         store.delete(&owner, &Value::Null);
-        assert_eq!(store.orphans(), [Key::new(KIND, "platform", "owned")]);
+        assert_eq!(store.orphans(), [Key::new(KIND, "platform", "child")]);
     }
 }
