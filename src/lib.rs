@@ -59,7 +59,8 @@
 //! - `guarded`: a resource, or only its metadata if it does not parse.
 //! - `resource_watch`: the watch, and its recovery after an etcd restore.
 //! - `changes`: applies watch events to the cache.
-//! - `workqueue`, `metrics`: the queue and the reconciles as metrics.
+//! - `workqueue`: the resources that need a reconcile, first come, first served.
+//! - `metrics`: the queue and the reconciles as metrics.
 //! - `status_patch`: server-side apply of a status, and events.
 //! - `delay`: requeue delays that all kinds share.
 //!
