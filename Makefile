@@ -54,6 +54,10 @@ faults: tools ## Inject faults at every point of the controller's work; `make fa
 defects: tools ## Inject defects into a copy of the code, one at a time, and check that the tests catch them
 	@hack/defects.sh
 
+# The earlier name of the target.
+.PHONY: planted
+planted: defects
+
 .PHONY: soak
 soak: tools ## Soak test: ten minutes of work and faults; memory, open files and threads must stay flat
 	cargo test --locked --test faults -- --ignored --nocapture soak
