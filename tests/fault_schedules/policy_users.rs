@@ -73,7 +73,7 @@ impl Users {
         let delete = |at| (at, UserAction::Delete { kind, name: name.clone() });
         let created = created.mul_f64(0.3);
         self.actions.push(create(created, spec));
-        let (is_raced, changes) = match rng.u8(..9) {
+        let (is_raced, changes) = match rng.u8(..10) {
             // An unfinished retirement still keeps as many as before.
             0 => (true, vec![edit(first, &|spec| spec["keep"]["latest"] = json!(1))]),
             1 => (true, vec![edit(first, &|spec| spec["keep"]["latest"] = json!(latest + 2))]),
@@ -88,6 +88,14 @@ impl Users {
                 let keep =
                     |spec: &mut Value| spec["keep"]["revisions"] = json!([format!("p-{}-a:2", &name[1..])]);
                 (true, vec![edit(first, &keep)])
+            }
+            7 => {
+                // Changed without effect: retirements wait until the next run confirms them.
+                let changes = (400..404).map(|maximum| {
+                    let at = created + (end - created).mul_f64(rng.f64() / 2.0);
+                    edit(at, &|spec| spec["maxRevisionsPerRun"] = json!(maximum))
+                });
+                (false, changes.collect())
             }
             _ => (false, Vec::new()),
         };
