@@ -40,6 +40,7 @@ WORDS = {
 
 # Legitimate uses: a prefix of the path, a regular expression, and the reason.
 ALLOWED = [
+    ("Makefile", r"\bplanted\b", "the earlier name of a target"),
     ("", r"pass(es)? (its|the|its own) arguments?|unless you pass|pass_by_(ref|value)", "arguments are passed"),
     ("src/", r"(controller|serde|SDK) passes", "arguments are passed"),
     ("", r"(minutes|time) pass\b", "time passes"),

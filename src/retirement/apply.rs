@@ -36,8 +36,9 @@ struct Applying {
     /// Delays shutdown once an irreversible call is about to be made.
     delay: Option<Delay>,
     newest: NewestByFamily,
-    /// True once ECS has refused a call of this batch.
-    is_refused: bool,
+    /// True once ECS has refused a call of this batch, or a revision is kept now. Others are likely
+    /// to end in the same way, and are not retried for each permit.
+    backs_off: bool,
 }
 
 /// Applies the steps of `plan`: records what was observed, then deregisters. Right before each
@@ -106,8 +107,7 @@ async fn deregister_all(
                         _ => continue,
                     }
                 }
-                // Do not queue retries while ECS rejects calls; back off instead.
-                Err(Stop::Now(Progress::Queued)) if applying.is_refused && is_retry(recorded) => {
+                Err(Stop::Now(Progress::Queued)) if applying.backs_off && is_retry(recorded) => {
                     batch.waiter.leave_queues();
                     Stop::Now(Progress::Made)
                 }
@@ -125,7 +125,8 @@ async fn deregister_all(
 impl Applying {
     fn record(&mut self, batch: &Batch<'_>, result: &mut BatchResult, key: RevisionKey, outcome: Outcome) {
         let is_missing = |kind| matches!(kind, FailureKind::Absent | FailureKind::Deleted);
-        self.is_refused |= outcome.failure().is_some_and(|kind| !is_missing(kind));
+        self.backs_off |= outcome.failure().is_some_and(|kind| !is_missing(kind))
+            || matches!(outcome, Outcome::Kept { .. });
         if let Outcome::MustWait { usage, .. } = &outcome {
             result.watched.insert(key.clone(), batch.remaining_cool_down(batch.row(&key), usage));
         }

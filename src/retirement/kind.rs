@@ -9,7 +9,7 @@ use crate::{
     aws::rate_limiter::ResourceKey,
     controller::{Error, Kind, guarded::Guarded},
     retirement::{
-        context::Context,
+        context::{Context, key},
         policy_guard::{controlling_policy, is_finished},
         reconcile::reconcile,
         requeue,
@@ -38,8 +38,13 @@ impl Kind for TaskDefinitionRetirement {
     }
 
     fn observed(before: Option<&Guarded<Self>>, after: Option<&Guarded<Self>>, context: &Context) {
-        if let (Some(deleted), None) = (before, after) {
-            context.forget(deleted);
+        match (before, after.map(|it| &it.0)) {
+            (Some(deleted), None) => context.forget(deleted),
+            // Another process may have finished it while this one waited.
+            (_, Some(Ok(resource))) if !requeue::work_is_due(resource) => {
+                context.waiters.remove(&key(resource));
+            }
+            _ => {}
         }
         wake_policy(before, after, context);
     }

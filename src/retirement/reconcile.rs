@@ -55,6 +55,7 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Option<Duration>, Error> {
     if !(context.is_active)() {
+        context.waiters.remove(&key(object.as_ref()));
         return Ok(None);
     }
     match &object.0 {

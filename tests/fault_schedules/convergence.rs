@@ -21,6 +21,8 @@ pub fn is_work(world: &World, operation: &Operation) -> bool {
     match operation {
         // Policies run again at their interval.
         Operation::Changed { plural, .. } if plural == POLICIES => false,
+        // The next usage scan finds that sessions were revoked, and replaces them.
+        Operation::Wrote { .. } if world.users.revokes_sessions() && waits(world) => false,
         Operation::Wrote { .. } | Operation::Changed { .. } | Operation::Deregistered(_) => true,
         Operation::Called("AssumeRole" | "GetCallerIdentity") if !world.users.roles.is_empty() => false,
         Operation::Described { .. } | Operation::Listed { .. } | Operation::Called(_) => {

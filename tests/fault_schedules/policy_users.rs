@@ -92,7 +92,7 @@ impl Users {
             7 => {
                 // Changed without effect: retirements wait until the next run confirms them.
                 let changes = (400..404).map(|maximum| {
-                    let at = created + (end - created).mul_f64(rng.f64() / 2.0);
+                    let at = created + end.saturating_sub(created).mul_f64(rng.f64() / 2.0);
                     edit(at, &|spec| spec["maxRevisionsPerRun"] = json!(maximum))
                 });
                 (false, changes.collect())

@@ -121,6 +121,11 @@ impl Users {
         users
     }
 
+    /// Returns true if an administrator revokes the sessions of a role.
+    pub fn revokes_sessions(&self) -> bool {
+        self.actions.iter().any(|(_, action)| matches!(action, UserAction::RevokeSessions { .. }))
+    }
+
     /// Returns true if a user action decides whether a revision is retired.
     pub fn races(&self, revision: &str) -> bool {
         let family = revision.rsplit_once(':').map_or(revision, |(family, _)| family);

@@ -6,6 +6,7 @@ use k8s_openapi::jiff::{SignedDuration, civil::DateTime};
 use kube::ResourceExt;
 use serde_json::json;
 use testkit::simulated_ecs::{Action, Fault, Status};
+use tokio::time::sleep;
 
 use super::Policies;
 
@@ -52,15 +53,21 @@ async fn suspended_policy_stops_its_retirements() {
     let policies = Policies::new().await;
     policies.world.west.register_many("web", 6);
     policies.apply("web", &["web"], 2, json!({})).await;
-    let _controller = policies.world.start();
+    let rate = [("DEREGISTRATIONS_PER_SECOND", "10"), ("DEREGISTRATION_BURST", "1")];
+    let _controller = policies.world.start_with(&rate);
     policies.wait("web", "AwaitingApproval").await;
     policies.patch("web", json!({ "spec": { "suspend": true } })).await;
     policies.wait("web", "Suspended").await;
     policies.approve().await;
     let name = policies.retirements().await[0].metadata.name.clone().unwrap_or_default();
-    let seen = policies.world.wait(&name, "Kept", |seen| seen.reason("web:1") == "Kept").await;
+    let seen = policies.world.wait(&name, "Kept", |seen| seen.reasons() == ["Kept"; 4]).await;
     assert!(seen.message("web:1").contains("its policy web is suspended"), "{seen}");
     assert_eq!(policies.deregistered(), 0);
+    // They are checked again a minute later, and not with each permit.
+    let described = || policies.world.ecs.calls_of(Action::DescribeTaskDefinition).len();
+    let before = described();
+    sleep(Duration::from_secs(5)).await;
+    assert!(described() <= before + 4, "{} descriptions in 5 s", described() - before);
     policies.patch("web", json!({ "spec": { "suspend": false } })).await;
     policies.world.wait_for(&name, "Ready", Duration::from_mins(2), |seen| seen.ready() == "True").await;
     assert_eq!(policies.deregistered(), 4);
