@@ -77,6 +77,11 @@ pub(super) async fn apply(batch: &Batch<'_>, plan: Plan, observations: &Observat
     if observations.stopped != Some(Progress::Outage) {
         deregister_all(batch, &mut applying, deregistrations, &mut result).await;
     }
+    // The next ones are likely to be kept, too: do not describe one of them with each permit.
+    if result.progress == Progress::Queued && result.outcomes.values().any(is_kept) {
+        batch.waiter.leave_queues();
+        result.progress = Progress::Made;
+    }
     result.delay = applying.delay;
     result
 }
@@ -122,11 +127,14 @@ async fn deregister_all(
     }
 }
 
+fn is_kept(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Kept { .. })
+}
+
 impl Applying {
     fn record(&mut self, batch: &Batch<'_>, result: &mut BatchResult, key: RevisionKey, outcome: Outcome) {
         let is_missing = |kind| matches!(kind, FailureKind::Absent | FailureKind::Deleted);
-        self.backs_off |= outcome.failure().is_some_and(|kind| !is_missing(kind))
-            || matches!(outcome, Outcome::Kept { .. });
+        self.backs_off |= outcome.failure().is_some_and(|kind| !is_missing(kind)) || is_kept(&outcome);
         if let Outcome::MustWait { usage, .. } = &outcome {
             result.watched.insert(key.clone(), batch.remaining_cool_down(batch.row(&key), usage));
         }
