@@ -157,7 +157,9 @@ impl UsageScanner {
             references.add_listed(deployment);
         }
         let mut is_deploying = !listed.in_progress.is_empty() || is_deploying(service);
-        let mut resolved = 0;
+        // A deployment without an ARN cannot be described.
+        let mut is_resolved = listed.in_progress.iter().all(|it| it.service_deployment_arn().is_some());
+        let mut is_described = false;
         for arns in listed.arns.chunks(SERVICE_DEPLOYMENTS) {
             let described = match self.ecs.describe_service_deployments(arns).await {
                 // The list includes the predecessor unless it was deployed more than 90 days ago.
@@ -173,7 +175,8 @@ impl UsageScanner {
                 match deployment {
                     Described::Found(deployment) if is_in_progress(deployment.status()) => {
                         is_deploying = true;
-                        resolved += usize::from(names_predecessor(service, &deployment));
+                        is_described = true;
+                        is_resolved &= names_predecessor(service, &deployment);
                         references.add_described(&deployment);
                     }
                     // The description of the service is older than the end of the deployment.
@@ -185,11 +188,9 @@ impl UsageScanner {
                 }
             }
         }
-        // A deployment in progress without an ARN cannot be described.
-        let is_resolved = resolved > 0 && resolved >= listed.in_progress.len();
         match listed.last_success.filter(|_| is_deploying) {
             Some(deployment) => references.add_listed(deployment),
-            None if is_deploying && !is_resolved => {
+            None if is_deploying && !(is_described && is_resolved) => {
                 references.unclear(operation, "what a deployment replaces is not known");
             }
             None => {}
