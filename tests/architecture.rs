@@ -247,11 +247,6 @@ fn file_name_describes_the_content() {
 }
 
 #[test]
-fn unwrap_is_replaced_by_expect_with_a_reason() {
-    assert_none(&mentions(&everything(), ".unwrap()"), "write `expect` with the reason");
-}
-
-#[test]
 fn committed_crds_are_those_that_the_binary_prints() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-retirement-controller"));
     let output = command.arg("crd").output().expect("the binary runs");

@@ -68,7 +68,7 @@ pub fn authorize(accounts: &Accounts, subject: &Subject<'_>, allows_ambient: boo
         Readiness::Pending => return Err(Denial::Pending),
         Readiness::Failed(error) => {
             let message = format!(
-                "EcsAccounts cannot be listed ({error}): allow the service account of the controller to list them, or start it with --ecs-accounts=false"
+                "{error}: allow the service account of the controller to list them, or start it with --ecs-accounts=false"
             );
             return refuse(Reason::AccountNotReady, message);
         }

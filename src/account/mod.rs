@@ -4,4 +4,5 @@ pub mod validate;
 pub mod allow;
 pub mod store;
 pub mod authorize;
+mod verify;
 pub mod reconcile;

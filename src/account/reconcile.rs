@@ -1,39 +1,40 @@
 //! Reconciles one EcsAccount: verifies its credentials and reports the result. The report is never
 //! an input: retirements verify the credentials themselves.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Condition,
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{Api, Client, ResourceExt, runtime::watcher};
+use tokio::time::timeout;
 
 use crate::{
     account::{
         store::{Accounts, Missing, is_relevant},
         validate::ValidatedAccount,
+        verify::{State, Verification, verify},
     },
     api::{
-        AwsError, EcsAccount, EcsAccountStatus, REQUESTED_AT,
+        EcsAccount, EcsAccountStatus, REQUESTED_AT,
         conditions::{READY, RECONCILING, STALLED},
     },
-    aws::{
-        response::{Failure, FailureKind},
-        source::Sources,
-        usage_cache::IsActive,
-    },
+    aws::{source::Sources, usage_cache::IsActive},
     clock::Clock,
     controller::{
         Error, Kind, delay,
         guarded::Guarded,
-        status_patch::{EventNote, aws_error, condition, first_message, patch_status, publish},
+        status_patch::{EventNote, condition, first_message, patch_status, publish},
     },
     in_flight,
 };
 
-/// How often verified credentials are verified again.
-const VERIFIED_DELAY: Duration = Duration::from_mins(10);
+/// How often verified credentials are verified again. STS is only called if they have changed.
+const VERIFIED_DELAY: Duration = Duration::from_secs(30);
+
+/// How long the first status of an account waits for its verification.
+const FIRST_STATUS: Duration = Duration::from_secs(1);
 
 /// How often credentials are tried that are not verified. STS is called less often: the session
 /// backs off.
@@ -57,29 +58,6 @@ pub struct Context {
     pub instance: String,
 }
 
-/// The result of a verification: the value and the reason of the condition Ready, and its message.
-struct Verification {
-    state: State,
-    reason: &'static str,
-    message: String,
-    /// The AWS error that `message` reports.
-    error: Option<AwsError>,
-    caller_arn: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    Ready,
-    /// Retried, and not yet a case for the administrator.
-    Reconciling,
-    /// The account is stalled once it has been denied for [`GRACE`].
-    Denied,
-    /// Only a change of the credentials helps.
-    Mismatch,
-    /// Only a change of the spec helps.
-    Invalid,
-}
-
 impl Kind for EcsAccount {
     type Context = Context;
 
@@ -88,8 +66,6 @@ impl Kind for EcsAccount {
     fn work_is_due(account: &Self) -> bool {
         account.metadata.deletion_timestamp.is_none()
     }
-
-    fn prune(_: &mut Self) {}
 
     async fn reconcile(object: Arc<Guarded<Self>>, context: Arc<Context>) -> Result<Option<Duration>, Error> {
         match &object.0 {
@@ -107,10 +83,13 @@ impl Kind for EcsAccount {
         if !is_relevant(before, after) {
             return;
         }
-        if after.is_none()
-            && let Some(deleted) = before
+        let is_served = |account: &EcsAccount| {
+            !matches!(context.accounts.validated(account), Err(Missing::OfAnotherController(_)))
+        };
+        if !after.is_some_and(|object| object.0.as_ref().is_ok_and(is_served))
+            && let Some(known) = before
         {
-            context.sources.forget(&deleted.name_any());
+            context.sources.forget(&known.name_any());
         }
         context.accounts.account_changed(before, after);
     }
@@ -122,7 +101,7 @@ impl Kind for EcsAccount {
 
 async fn reconcile(account: &EcsAccount, context: &Context) -> Result<Option<Duration>, Error> {
     let verification = match context.accounts.validated(account) {
-        Ok(validated) => verify(account, &validated, context).await,
+        Ok(validated) => Box::pin(verify_new(account, &validated, context)).await?,
         Err(Missing::Invalid(message)) => Verification {
             state: State::Invalid,
             reason: "InvalidSpec",
@@ -143,37 +122,22 @@ async fn reconcile(account: &EcsAccount, context: &Context) -> Result<Option<Dur
     })
 }
 
-async fn verify(account: &EcsAccount, validated: &ValidatedAccount, context: &Context) -> Verification {
-    let source = context.sources.account(&validated.name, &validated.source);
-    let session = source.session(&validated.source.region);
-    let handled = account.status.as_ref().and_then(|status| status.last_handled_reconcile_at.as_ref());
-    if account.annotations().get(REQUESTED_AT).is_some_and(|requested| Some(requested) != handled) {
-        session.shorten_backoff();
+/// Verifies the credentials. The first status of a new or changed account does not wait for AWS.
+async fn verify_new(
+    account: &EcsAccount,
+    validated: &ValidatedAccount,
+    context: &Context,
+) -> Result<Verification, Error> {
+    let mut verifying = pin!(verify(account, validated, context));
+    let observed = account.status.as_ref().and_then(|status| status.observed_generation);
+    if observed == account.metadata.generation {
+        return Ok(verifying.await);
     }
-    match session.verify().await {
-        Ok(session) => Verification {
-            state: State::Ready,
-            reason: "Verified",
-            message: format!("the credentials belong to account {}", session.identity.account),
-            error: None,
-            caller_arn: Some(session.principal.clone()),
-        },
-        Err(failure) => not_verified(failure),
+    if let Ok(verification) = timeout(FIRST_STATUS, &mut verifying).await {
+        return Ok(verification);
     }
-}
-
-fn not_verified(failure: Failure) -> Verification {
-    let (state, reason) = match failure.kind {
-        FailureKind::AccountMismatch => (State::Mismatch, "AccountMismatch"),
-        FailureKind::AccessDenied | FailureKind::Refused | FailureKind::Absent | FailureKind::Deleted => {
-            (State::Denied, "AccessDenied")
-        }
-        FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault => {
-            (State::Reconciling, "Unavailable")
-        }
-    };
-    let error = aws_error(&failure);
-    Verification { state, reason, message: failure.message, error, caller_arn: None }
+    report(account, Verification::in_progress(), context).await?;
+    Ok(verifying.await)
 }
 
 async fn report(account: &EcsAccount, verification: Verification, context: &Context) -> Result<(), Error> {
@@ -250,6 +214,10 @@ fn status(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        account::verify::not_verified,
+        aws::response::{Failure, FailureKind},
+    };
 
     fn types(status: &EcsAccountStatus) -> Vec<String> {
         status.conditions.iter().map(|it| format!("{}={} {}", it.type_, it.status, it.reason)).collect()

@@ -1,7 +1,7 @@
 //! The EcsAccounts and namespaces as the watch reports them, and the resources to wake when they
 //! change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Namespace;
@@ -14,6 +14,7 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{
     account::validate::{ValidatedAccount, validate},
@@ -38,8 +39,8 @@ pub struct Accounts {
     namespaces: Store<NamespaceMetadata>,
     retirements: Vec<Cache<TaskDefinitionRetirement>>,
     requeue_trigger: RequeueTrigger,
-    /// Why the EcsAccounts could not be listed. `None` once they are.
-    list_error: Mutex<Option<ListError>>,
+    account_list_error: Mutex<Option<ListError>>,
+    namespace_list_error: Mutex<Option<ListError>>,
 }
 
 /// The caches that [`Accounts`] reads.
@@ -49,12 +50,19 @@ pub struct Caches {
     pub retirements: Vec<Cache<TaskDefinitionRetirement>>,
 }
 
+/// Why objects could not be listed. It has no meaning once they are.
 #[derive(Clone, Debug)]
 enum ListError {
     /// The CRD is not installed, so there are no EcsAccounts.
     NotInstalled,
-    Other(String),
+    /// The error, and when the first attempt failed.
+    Failed(String, Instant),
+    /// The service account of the controller may not list them.
+    Denied(String),
 }
+
+/// How long a failed list is retried before it is reported.
+const LIST_GRACE: Duration = Duration::from_secs(10);
 
 /// Whether the EcsAccounts are known.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,9 +95,18 @@ impl Accounts {
         requeue_trigger: RequeueTrigger,
     ) -> Self {
         let Caches { accounts, namespaces, retirements } = caches;
-        let list_error = Mutex::default();
+        let (account_list_error, namespace_list_error) = (Mutex::default(), Mutex::default());
         let cache = accounts;
-        Self { controller_name, pacing, cache, namespaces, retirements, requeue_trigger, list_error }
+        Self {
+            controller_name,
+            pacing,
+            cache,
+            namespaces,
+            retirements,
+            requeue_trigger,
+            account_list_error,
+            namespace_list_error,
+        }
     }
 
     /// Returns whether the EcsAccounts are known. Without them nothing is known to be allowed.
@@ -98,17 +115,9 @@ impl Accounts {
         if self.controller_name.is_none() {
             return Readiness::Ready;
         }
-        match &*self.list_error.lock() {
-            Some(ListError::NotInstalled) => return Readiness::Ready,
-            Some(ListError::Other(error)) if !is_synced(&self.cache) => {
-                return Readiness::Failed(error.clone());
-            }
-            _ => {}
-        }
-        if is_synced(&self.cache) && is_synced(&self.namespaces) {
-            Readiness::Ready
-        } else {
-            Readiness::Pending
+        match listed("EcsAccounts", &self.cache, &self.account_list_error) {
+            Readiness::Ready => listed("namespaces", &self.namespaces, &self.namespace_list_error),
+            other => other,
         }
     }
 
@@ -183,7 +192,6 @@ impl Accounts {
         before: Option<&Guarded<EcsAccount>>,
         after: Option<&Guarded<EcsAccount>>,
     ) {
-        *self.list_error.lock() = None;
         let Some(name) = before.or(after).map(ResourceExt::name_any) else { return };
         let (before, after) = (self.served_id(before), self.served_id(after));
         if before.is_none() && after.is_none() {
@@ -226,13 +234,43 @@ impl Accounts {
     }
 
     pub(super) fn list_failed(&self, error: &watcher::Error) {
-        let is_not_installed = matches!(
-            error,
-            watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404
-        );
-        let new =
-            if is_not_installed { ListError::NotInstalled } else { ListError::Other(error.to_string()) };
-        *self.list_error.lock() = Some(new);
+        record(&self.account_list_error, error);
+    }
+
+    /// Handles a failure of the watch of the namespaces.
+    pub fn namespaces_failed(&self, error: &watcher::Error) {
+        record(&self.namespace_list_error, error);
+    }
+}
+
+fn record(failed: &Mutex<Option<ListError>>, error: &watcher::Error) {
+    let code = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code,
+        _ => 0,
+    };
+    let mut failed = failed.lock();
+    *failed = Some(match (code, &*failed) {
+        (404, _) => ListError::NotInstalled,
+        (401 | 403, _) => ListError::Denied(error.to_string()),
+        (_, Some(ListError::Failed(_, since))) => ListError::Failed(error.to_string(), *since),
+        _ => ListError::Failed(error.to_string(), Instant::now()),
+    });
+}
+
+/// Returns whether the objects of a cache are known.
+fn listed<K>(objects: &str, cache: &Store<K>, failed: &Mutex<Option<ListError>>) -> Readiness
+where
+    K: kube::runtime::reflector::Lookup + Clone + 'static,
+    K::DynamicType: Clone + Eq + std::hash::Hash,
+{
+    match &*failed.lock() {
+        _ if is_synced(cache) => Readiness::Ready,
+        Some(ListError::NotInstalled) => Readiness::Ready,
+        Some(ListError::Failed(_, since)) if since.elapsed() < LIST_GRACE => Readiness::Pending,
+        Some(ListError::Failed(error, _) | ListError::Denied(error)) => {
+            Readiness::Failed(format!("{objects} cannot be listed ({error})"))
+        }
+        None => Readiness::Pending,
     }
 }
 

@@ -121,6 +121,18 @@ impl Reason {
         }
     }
 
+    /// Returns true if ECS has reported the revision as retired.
+    #[must_use]
+    pub fn is_retired(self) -> bool {
+        self.class() == ReasonClass::Retired
+    }
+
+    /// Returns true if the EcsAccount is the cause.
+    #[must_use]
+    pub fn is_of_account(self) -> bool {
+        matches!(self, Self::AccountNotFound | Self::AccountNotReady | Self::NotAllowed)
+    }
+
     /// Returns true if nothing is left to do until the spec changes or a reconcile is requested.
     #[must_use]
     pub fn is_final(self) -> bool {

@@ -24,7 +24,7 @@ use tokio::{sync::Mutex, time::Instant};
 use crate::{
     aws::{
         backoff::Backoff,
-        credentials_error::{self, LOAD_CREDENTIALS, NotLoaded, Role},
+        credentials_error::{self, GET_CALLER_IDENTITY, LOAD_CREDENTIALS, NotLoaded, Role},
         ecs_client::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, observed, record_call},
         error::rejects_credentials,
         http_client::{self, https_client},
@@ -42,8 +42,6 @@ const REFRESH_BEFORE: Duration = Duration::from_mins(5);
 /// reported.
 const LOAD_LIMIT: Duration = Duration::from_secs(7);
 const STS_LIMIT: Duration = Duration::from_millis(6500);
-
-pub(super) const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
 
 /// Minimum interval between replacements of rejected credentials.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_mins(1);

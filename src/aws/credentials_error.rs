@@ -31,6 +31,9 @@ pub(crate) const LOAD_CREDENTIALS: &str = "LoadCredentials";
 /// The operation that assumes the role of an account resource.
 pub(crate) const ASSUME_ROLE: &str = "AssumeRole";
 
+/// The operation that reads the identity of the credentials.
+pub(crate) const GET_CALLER_IDENTITY: &str = "GetCallerIdentity";
+
 const WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 
 const MISSING: &str =
@@ -101,6 +104,12 @@ where
 {
     let error: &SdkError<E, HttpResponse> = error.downcast_ref()?;
     Some(denied(call_failure(error).during(operation), role.arn.as_deref()))
+}
+
+/// Returns true if a failure of `operation` is one of the credentials, and not of ECS.
+#[must_use]
+pub fn is_of_credentials(operation: &str) -> bool {
+    [LOAD_CREDENTIALS, ASSUME_ROLE, WEB_IDENTITY, GET_CALLER_IDENTITY].contains(&operation)
 }
 
 /// Returns the failure of a call of `sts:AssumeRole` for `role`.

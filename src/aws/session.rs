@@ -10,8 +10,8 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::aws::{
     backoff::Backoff,
-    credentials::{GET_CALLER_IDENTITY, RotatingCredentials},
-    credentials_error::{self, Role},
+    credentials::RotatingCredentials,
+    credentials_error::{self, GET_CALLER_IDENTITY, Role},
     ecs_client::{Ecs, OPERATION_LIMIT, observed},
     error::{NO_ANSWER, code},
     identity::{Identity, principal},
@@ -117,6 +117,12 @@ impl Session {
         };
         self.verified.lock().as_ref().is_some_and(|verified| verified.ecs.is_open())
             || self.known.try_lock().is_ok_and(|known| is_region_unavailable(&known))
+    }
+
+    /// Returns true while the identity of a session that has none is being read.
+    #[must_use]
+    pub fn is_being_verified(&self) -> bool {
+        self.last_verified().is_none() && self.known.try_lock().is_err()
     }
 
     /// Verifies the identity of the current credentials. It is read once per set of credentials, and

@@ -64,7 +64,7 @@ pub trait Kind:
     fn work_is_due(resource: &Self) -> bool;
 
     /// Removes large fields that are never read from the cache.
-    fn prune(resource: &mut Self);
+    fn prune(_: &mut Self) {}
 
     /// Reconciles one resource. Returns the requeue delay, or `None` to wait for a change.
     fn reconcile(
@@ -73,10 +73,10 @@ pub trait Kind:
     ) -> impl Future<Output = Result<Option<Duration>, Error>> + Send;
 
     /// Handles a change that is in the cache already. `after` is `None` if the resource was deleted.
-    fn observed(before: Option<&Guarded<Self>>, after: Option<&Guarded<Self>>, context: &Self::Context);
+    fn observed(_before: Option<&Guarded<Self>>, _after: Option<&Guarded<Self>>, _: &Self::Context) {}
 
     /// Handles a failure of the watch.
-    fn watch_failed(error: &watcher::Error, context: &Self::Context);
+    fn watch_failed(_: &watcher::Error, _: &Self::Context) {}
 }
 
 /// A failed Kubernetes call. Failures of AWS calls are outcomes, not errors.

@@ -9,7 +9,7 @@ use crate::{
         authorize::{Access, Denial, Refused, Subject, authorize, refuse_family},
         validate::ValidatedAccount,
     },
-    api::{Reason, TaskDefinitionRetirement},
+    api::{Reason, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
     aws::{session::Session, source::Source},
     retirement::{
         context::{Context, key},
@@ -111,9 +111,14 @@ fn source(access: &Access, context: &Context) -> Arc<Source> {
 }
 
 /// Returns true if a status shows progress, which this controller reports for no resource of an
-/// EcsAccount that it does not serve.
-fn is_reported_by_another(status: &crate::api::TaskDefinitionRetirementStatus) -> bool {
-    let is_ours = |reason| matches!(reason, Reason::AccountNotFound | Reason::Invalid | Reason::Pending);
+/// EcsAccount that it does not serve. The account of a pending revision is known only to the
+/// controller that serves the EcsAccount.
+fn is_reported_by_another(status: &TaskDefinitionRetirementStatus) -> bool {
+    let is_ours = |reason| match reason {
+        Reason::AccountNotFound | Reason::Invalid => true,
+        Reason::Pending => status.account.is_none(),
+        _ => false,
+    };
     status.revisions.iter().any(|row| !is_ours(row.reason))
 }
 
@@ -134,6 +139,8 @@ pub fn delay(cached: &TaskDefinitionRetirement, context: &Context) -> Option<Dur
     }
     // A resource with a permit to deregister is not delayed.
     let has_permit = || context.waiters.get(&key(cached)).is_some_and(|waiter| waiter.has_permit());
-    let is_at_limit = context.aws_concurrency.available_permits() == 0 && !has_permit();
-    is_at_limit.then(|| requeue::at_concurrency_limit(&uid))
+    let is_at_limit = || context.aws_concurrency.available_permits() == 0 && !has_permit();
+    // While the first verification is in progress, only one resource waits for it: a hanging account
+    // does not use up the concurrency permits.
+    (session.is_being_verified() || is_at_limit()).then(|| requeue::at_concurrency_limit(&uid))
 }

@@ -63,7 +63,7 @@ pub(super) async fn apply(batch: &Batch<'_>, plan: Plan, observations: &Observat
             Step::Wait { before, usage } => Outcome::MustWait { before, usage },
             Step::Keep { before, newer } => Outcome::Kept { before, because: batch.kept_because(newer) },
             Step::Resume => Outcome::Unused,
-            Step::NeedUsage => {
+            Step::NeedUsage | Step::NeedNewer => {
                 result.watched.insert(key, None);
                 continue;
             }
@@ -218,11 +218,14 @@ impl Batch<'_> {
         )
     }
 
-    /// Reads the EcsAccount uncached. Stops the batch if it has changed: the next reconcile uses the
-    /// new one.
+    /// Reads the EcsAccount uncached. Stops the batch if it has changed, or if there is one now for
+    /// the account of the ambient credentials: the next reconcile uses it.
     async fn check_allowed(&self, arn: &Arn) -> Result<(), Stop> {
-        let Some(account) = self.admitted.account() else { return Ok(()) };
         let Context { accounts, client, shutdown, .. } = self.context;
+        let Some(account) = self.admitted.account() else {
+            let is_managed = accounts.declare(arn.account());
+            return (!is_managed).then_some(()).ok_or(Stop::Now(Progress::Locked));
+        };
         let namespace = &self.waiter.key.namespace;
         let (subject, family) = (self.admitted.subject(namespace), arn.revision().family());
         let check = is_still_allowed((accounts, client), account, &subject, family);

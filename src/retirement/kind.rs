@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{ResourceExt, runtime::watcher};
+use kube::ResourceExt;
 
 use crate::{
     api::TaskDefinitionRetirement,
@@ -48,8 +48,6 @@ impl Kind for TaskDefinitionRetirement {
         }
         wake_policy(before, after, context);
     }
-
-    fn watch_failed(_: &watcher::Error, _: &Context) {}
 }
 
 /// Wakes the policy that controls a retirement if the retirement was approved, finished or deleted.
@@ -58,16 +56,18 @@ fn wake_policy(
     after: Option<&Guarded<TaskDefinitionRetirement>>,
     context: &Context,
 ) {
-    let readable =
-        |object: Option<&Guarded<TaskDefinitionRetirement>>| object.and_then(|it| it.0.clone().ok());
     let (before, after) = (readable(before), readable(after));
     let state = |it: &TaskDefinitionRetirement| (it.spec.suspend, is_finished(it));
-    if before.as_ref().map(state) == after.as_ref().map(state) {
+    if before.map(state) == after.map(state) {
         return;
     }
     let Some(retirement) = after.or(before) else { return };
-    if let Some(owner) = controlling_policy(&retirement) {
+    if let Some(owner) = controlling_policy(retirement) {
         let namespace = retirement.namespace().unwrap_or_default();
         (context.policy_trigger.0)(&ResourceKey { namespace, name: owner.name.clone() });
     }
+}
+
+fn readable(object: Option<&Guarded<TaskDefinitionRetirement>>) -> Option<&TaskDefinitionRetirement> {
+    object?.0.as_ref().ok()
 }

@@ -19,7 +19,7 @@ use crate::{
     retirement::{
         batch::Batch,
         outcome::RevisionKey,
-        plan::{Observed, Step, is_retired, must_wait, needs_usage, step},
+        plan::{Observed, Step, must_wait, needs_usage, step},
         requeue::{self, Progress},
         resolve::{Entry, Target},
         revision_locks::RevisionLock,
@@ -200,7 +200,7 @@ impl<'a> Batch<'a> {
         let mut observed = Observed { arn: arn.clone(), description: Some(description), usage, newer: None };
         // The list is read only if nothing else prevents the deregistration.
         let next = step(self.spec(), recorded, observed.clone(), self.now);
-        if let (Step::Keep { .. }, Some(count)) = (next, self.spec().keep_latest) {
+        if let (Step::NeedNewer, Some(count)) = (next, self.spec().keep_latest) {
             match self.newer(arn, count).await {
                 Ok(newer) => observed.newer = Some(newer),
                 Err(failure) => observed.description = Some(Err(failure)),
@@ -230,7 +230,10 @@ impl<'a> Batch<'a> {
             reads.throttled();
         }
         match described {
-            Err(absent) if absent.kind == FailureKind::Absent && !recorded.is_some_and(is_retired) => {
+            Err(absent)
+                if absent.kind == FailureKind::Absent
+                    && !recorded.is_some_and(|row| row.reason.is_retired()) =>
+            {
                 let missing = self.context.shutdown.abandon(self.missing(arn, absent, newest)).await;
                 missing.ok_or(Progress::Made)
             }
@@ -299,7 +302,7 @@ impl<'a> Batch<'a> {
 fn reason_to_stop(recorded: Option<&RevisionStatus>, observed: &Observed) -> Option<Progress> {
     let failure = observed.description.as_ref()?.as_ref().err()?;
     match failure.kind {
-        _ if recorded.is_some_and(is_retired) => None,
+        _ if recorded.is_some_and(|row| row.reason.is_retired()) => None,
         FailureKind::Throttled => Some(Progress::Throttled),
         FailureKind::Unavailable => Some(Progress::Outage),
         _ => None,

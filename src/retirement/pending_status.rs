@@ -3,10 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::{
-    api::{RevisionStatus, TaskDefinitionRetirementStatus},
-    retirement::plan::is_retired,
-};
+use crate::api::{RevisionStatus, TaskDefinitionRetirementStatus};
 use parking_lot::Mutex;
 
 /// Rows that are not written yet, by the uid of their resource.
@@ -20,7 +17,7 @@ impl PendingStatus {
     /// deregistration only once. Other rows are dropped, as they can be observed again.
     pub fn keep(&self, uid: &str, rows: impl Iterator<Item = RevisionStatus>) {
         let mut pending_status = self.rows.lock();
-        for row in rows.filter(is_retired) {
+        for row in rows.filter(|row| row.reason.is_retired()) {
             let rows_of_resource = pending_status.entry(uid.to_owned()).or_default();
             rows_of_resource.retain(|older| older.revision != row.revision);
             rows_of_resource.push(row);
@@ -46,7 +43,7 @@ impl PendingStatus {
             match status.revisions.iter_mut().find(|it| it.revision == row.revision) {
                 // Another replica has recorded the revision meanwhile. ECS returns a request id
                 // only once, so the kept one is used if none is recorded.
-                Some(recorded) if is_retired(recorded) => {
+                Some(recorded) if recorded.reason.is_retired() => {
                     recorded.request_id = recorded.request_id.take().or(row.request_id);
                 }
                 Some(recorded) => *recorded = row,

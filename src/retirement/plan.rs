@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    api::{Reason, RevisionStatus},
+    api::RevisionStatus,
     aws::{
         response::{DescribeResult, Description, Status},
         usage::Use,
@@ -29,7 +29,7 @@ pub struct Observed {
     /// The usage; `None` if it is not known yet or does not matter.
     pub usage: Option<Use>,
     /// The number of newer ACTIVE revisions of the family, at most `spec.keepLatest`. `None` if it
-    /// does not matter.
+    /// is not known yet or does not matter.
     pub newer: Option<u32>,
 }
 
@@ -56,6 +56,8 @@ pub enum Step {
     Resume,
     /// Usage is not known yet.
     NeedUsage,
+    /// The number of newer ACTIVE revisions is not known yet.
+    NeedNewer,
 }
 
 /// The steps of a batch, in the order in which they are applied.
@@ -87,6 +89,7 @@ impl fmt::Display for Plan {
                 Step::Keep { .. } => "keep",
                 Step::Resume => "resume",
                 Step::NeedUsage => "need usage",
+                Step::NeedNewer => "need newer revisions",
             };
             write!(f, "{}{key}: {action}", if index == 0 { "" } else { ", " })?;
         }
@@ -104,6 +107,7 @@ impl fmt::Display for Plan {
 /// | ACTIVE | not retired | inUse: Retire | - | deregister |
 /// | ACTIVE | not retired | inUse: Wait | not known yet | need usage |
 /// | ACTIVE | not retired | inUse: Wait | in use, unknown, or cooling down | wait |
+/// | ACTIVE | not retired | keepLatest, newer ones not known yet | unused, or inUse: Retire | need newer |
 /// | ACTIVE | not retired | keepLatest, with fewer newer ones | unused, or inUse: Retire | keep |
 /// | ACTIVE | not retired | inUse: Wait, dryRun | unused | report |
 /// | ACTIVE | not retired | inUse: Wait | unused | deregister |
@@ -126,7 +130,7 @@ pub fn step(
         Some(Ok(before))
             if before.status == Status::Active
                 && spec.suspended.is_none()
-                && !recorded.is_some_and(is_retired) =>
+                && !recorded.is_some_and(|row| row.reason.is_retired()) =>
         {
             Some(before)
         }
@@ -139,25 +143,21 @@ pub fn step(
             Some(_) => {}
         }
     }
-    match before {
-        None => Step::Resume,
-        Some(before) if let Some(newer) = kept(spec, newer) => Step::Keep { before, newer },
-        Some(before) if spec.dry_run => Step::Report(Ok(before)),
-        Some(before) => Step::Deregister { before, deregistration: Deregistration::new(arn) },
+    let Some(before) = before else { return Step::Resume };
+    match (spec.keep_latest, newer) {
+        (Some(_), None) => Step::NeedNewer,
+        (Some(keep_latest), Some(newer)) if newer < keep_latest => Step::Keep { before, newer },
+        _ if spec.dry_run => Step::Report(Ok(before)),
+        _ => Step::Deregister { before, deregistration: Deregistration::new(arn) },
     }
-}
-
-/// Returns the number of newer ACTIVE revisions if it is lower than `spec.keepLatest`.
-#[must_use]
-pub fn kept(spec: &ValidatedSpec, newer: Option<u32>) -> Option<u32> {
-    let newer = newer.unwrap_or_default();
-    spec.keep_latest.filter(|keep_latest| newer < *keep_latest).map(|_| newer)
 }
 
 /// Returns true if the usage of the revision has to be known before it is deregistered.
 #[must_use]
 pub fn needs_usage(spec: &ValidatedSpec, recorded: Option<&RevisionStatus>) -> bool {
-    spec.use_policy != UsePolicy::Retire && spec.suspended.is_none() && !recorded.is_some_and(is_retired)
+    spec.use_policy != UsePolicy::Retire
+        && spec.suspended.is_none()
+        && !recorded.is_some_and(|row| row.reason.is_retired())
 }
 
 /// Returns true if `usage` prevents the deregistration of the revision at `now`, by AWS's clock. A
@@ -211,12 +211,6 @@ pub fn remaining_cool_down(
 #[must_use]
 pub fn cool_down_until(spec: &ValidatedSpec, since: Timestamp) -> Option<Timestamp> {
     Some(since.checked_add(spec.unused_for()?).unwrap_or(Timestamp::MAX))
-}
-
-/// Returns true if ECS has reported the revision as retired.
-#[must_use]
-pub fn is_retired(recorded: &RevisionStatus) -> bool {
-    matches!(recorded.reason, Reason::Retired | Reason::Deleting | Reason::Deleted)
 }
 
 #[cfg(test)]

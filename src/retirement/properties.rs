@@ -9,7 +9,7 @@ use proptest::{collection::vec, prelude::*, sample::subsequence};
 
 use crate::{
     api::{
-        InUse, REQUESTED_AT, Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
+        InUse, REQUESTED_AT, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementSpec,
         conditions::READY,
     },
     aws::identity::Identity,
@@ -60,13 +60,19 @@ fn any_seen() -> impl Strategy<Value = DescribeResult> {
     ];
     prop_oneof![
         3 => status.prop_map(|status| Ok(description(status))),
-        1 => kind.prop_map(|kind| Err(Failure::new(kind, format!("{kind:?}")))),
+        1 => kind.prop_map(|kind| Err(failure(kind))),
     ]
+}
+
+/// Returns a failure as ECS returns it.
+fn failure(kind: FailureKind) -> Failure {
+    let failure = Failure::new(kind, format!("{kind:?}")).during("DescribeTaskDefinition");
+    Failure { code: Some(format!("{kind:?}Exception")), ..failure }
 }
 
 fn any_use() -> impl Strategy<Value = Option<Use>> {
     let user = User::Service { cluster: "prod".to_owned(), name: "web".to_owned() };
-    let failure = Failure::new(FailureKind::AccessDenied, "no");
+    let failure = failure(FailureKind::AccessDenied);
     prop_oneof![
         1 => Just(None),
         3 => Just(Some(Use::Unused { at: Some(Timestamp::UNIX_EPOCH), last_used: None })),
@@ -164,7 +170,7 @@ fn run(
     let allowed = BTreeSet::new();
     let known = round.caller_known.then_some(&identity);
     let guard = AccountGuard { declared: None, recorded: None, account: None, allowed: &allowed };
-    let entries = resolve::entries(&spec, known, &guard, None, |_| None);
+    let entries = resolve::entries(&spec, known, &guard, None, None, |_| None);
     let account = guard.account(known);
     let rows = resource.status.clone().unwrap_or_default().revisions;
     let mut outcomes = BTreeMap::new();
@@ -186,7 +192,7 @@ fn run(
         let outcome = match step(&spec, recorded, observed, Some(Timestamp::UNIX_EPOCH)) {
             Step::Report(seen) => Outcome::Described(seen),
             Step::Wait { before, usage } => Outcome::MustWait { before, usage },
-            Step::NeedUsage | Step::Resume | Step::Keep { .. } => continue,
+            Step::NeedUsage | Step::NeedNewer | Step::Resume | Step::Keep { .. } => continue,
             Step::Deregister { before, deregistration } => {
                 deregistered.push(deregistration.arn().to_string());
                 note(response);
@@ -236,14 +242,11 @@ proptest! {
                     prop_assert!(row.arn.as_ref().is_some_and(|arn| inactive.contains(arn)), "{row:?}");
                 }
                 if let Some(before) = retired.iter().find(|it| it.revision == row.revision) {
-                    let stays = [Reason::Retired, Reason::Deleting, Reason::Deleted].contains(&row.reason);
-                    prop_assert!(stays, "{before:?} became {row:?}");
+                    prop_assert!(row.reason.is_retired(), "{before:?} became {row:?}");
                     prop_assert_eq!(&row.request_id, &before.request_id);
                 }
             }
-            retired = status.revisions.iter().filter(|row| {
-                matches!(row.reason, Reason::Retired | Reason::Deleting | Reason::Deleted)
-            }).cloned().collect();
+            retired = status.revisions.iter().filter(|row| row.reason.is_retired()).cloned().collect();
 
             prop_assert_eq!(status.revisions.len(), round.declared.len());
             let sum = status.retired + status.waiting + status.rejected;

@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, ResourceExt};
-use tokio::time::timeout;
+use tokio::{sync::SemaphorePermit, time::timeout};
 
 use crate::{
     account::authorize::Refused,
@@ -54,18 +54,17 @@ pub async fn reconcile(
     object: Arc<Guarded<TaskDefinitionRetirement>>,
     context: Arc<Context>,
 ) -> Result<Option<Duration>, Error> {
-    if !(context.is_active)() {
-        context.waiters.remove(&key(object.as_ref()));
-        return Ok(None);
-    }
-    match &object.0 {
+    let next = match &object.0 {
+        _ if !(context.is_active)() => Ok(None),
         Ok(cached) if requeue::work_is_due(cached) => Box::pin(reconcile_due(cached, &context)).await,
-        Ok(finished) => {
-            context.waiters.remove(&key(finished));
-            Ok(None)
-        }
+        Ok(_) => Ok(None),
         Err(metadata) => status_writer::report_unreadable(metadata, &context).await,
+    };
+    // A resource without another reconcile waits for nothing.
+    if matches!(next, Ok(None)) {
+        context.waiters.remove(&key(object.as_ref()));
     }
+    next
 }
 
 async fn reconcile_due(
@@ -78,10 +77,7 @@ async fn reconcile_due(
     let api = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
     let live = match read(&api, cached).await? {
         Some(live) if requeue::work_is_due(&live) => live,
-        Some(_) => {
-            context.waiters.remove(&key(cached));
-            return Ok(None);
-        }
+        Some(_) => return Ok(None),
         None => {
             context.forget(cached);
             return Ok(None);
@@ -94,12 +90,8 @@ async fn reconcile_due(
     let admitted = match admission::admit(record.resource(), context) {
         Ok(Admission::Admitted(admitted)) => *admitted,
         Ok(Admission::Pending) => return Ok(Some(ACCOUNTS_DELAY)),
-        Ok(Admission::LeftToAnother) => {
-            context.waiters.remove(&key(cached));
-            return Ok(None);
-        }
+        Ok(Admission::LeftToAnother) => return Ok(None),
         Err(invalid) => {
-            context.waiters.remove(&key(cached));
             record.update(Report::Invalid(&invalid)).await?;
             return Ok(None);
         }
@@ -152,7 +144,7 @@ impl<'a> Reconciliation<'a> {
 
     /// Verifies the identity of the credentials. The first status of a new or changed resource does
     /// not wait for AWS. Returns `None` if no concurrency permit is free.
-    async fn verify(&mut self) -> Result<Option<(Verified, impl Sized + use<'a>)>, Error> {
+    async fn verify(&mut self) -> Result<Option<(Verified, Option<SemaphorePermit<'a>>)>, Error> {
         let trigger = self.record.trigger();
         let session = self.admitted.session.clone();
         let is_new = trigger.is_none_or(Trigger::is_due) || self.resumes();
@@ -168,16 +160,17 @@ impl<'a> Reconciliation<'a> {
             }
             self.report(verified.as_ref(), &BatchResult::new(Progress::Made)).await?;
         }
-        let permit = timeout(CONCURRENCY_PERMIT_WAIT, self.context.aws_concurrency.acquire()).await;
+        let acquired = timeout(CONCURRENCY_PERMIT_WAIT, self.context.aws_concurrency.acquire()).await;
+        let permit = acquired.ok().and_then(Result::ok);
         let has_permit = || self.context.waiters.get(&self.key()).is_some_and(|waiter| waiter.has_permit());
-        if permit.is_err() && !has_permit() {
+        if permit.is_none() && !has_permit() {
             return Ok(None);
         }
         let verified = match verified {
             Some(verified) => verified,
             None => Verified::new(verifying.await),
         };
-        Ok(Some((verified, Some(permit))))
+        Ok(Some((verified, permit)))
     }
 
     /// Returns true if a revision was suspended by an EcsAccount that is no longer suspended.
@@ -253,13 +246,9 @@ impl<'a> Reconciliation<'a> {
         let (uid, now) = (resource.uid().unwrap_or_default(), (self.context.clock)());
         let positions = self.context.waiters.get(&key).map(|waiter| waiter.queue_positions());
         let position = positions.and_then(|(deregistration, read)| deregistration.or(read));
-        let next = resource.status.as_ref().and_then(|status| {
+        Ok(resource.status.as_ref().and_then(|status| {
             requeue::requeue_delay(status, &result.watched, result.progress, position, &uid, now)
-        });
-        if next.is_none() {
-            self.context.waiters.remove(&key);
-        }
-        Ok(next)
+        }))
     }
 
     /// Summarizes what is known, and writes the status if it differs.
@@ -285,10 +274,10 @@ impl<'a> Reconciliation<'a> {
     }
 
     fn entries(&self, identity: Option<&Identity>) -> Vec<Entry> {
-        let Admitted { spec, refused, .. } = &self.admitted;
+        let Admitted { spec, refused, region, .. } = &self.admitted;
         let namespace = self.record.resource().namespace().unwrap_or_default();
         let refuse_family = |family: &str| self.admitted.refuse_family(&namespace, family);
-        resolve::entries(spec, identity, &self.guard(), refused.as_ref(), refuse_family)
+        resolve::entries(spec, identity, &self.guard(), region.as_deref(), refused.as_ref(), refuse_family)
     }
 
     /// Returns the limits on the AWS account of the resource.

@@ -169,7 +169,8 @@ pub fn requeue_delay(
             | Reason::AccountNotReady,
             _,
         ) => jitter(backoff(status, now), uid),
-        (_, Progress::Denied) => LONGEST_DELAY,
+        // A change of the EcsAccount or of the namespace wakes it.
+        (Reason::NotAllowed, _) | (_, Progress::Denied) => LONGEST_DELAY,
         (Reason::Kept, _) => jitter(KEPT_DELAY, uid),
         (_, Progress::Outage) => jitter(OUTAGE_DELAY, uid),
         // A cool-down counts only while the resource reads the results of usage scans.

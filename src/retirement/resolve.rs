@@ -56,13 +56,15 @@ pub fn region(
 /// Returns the entries of a resource in the order of the spec. A revision that is declared twice is
 /// one entry.
 ///
-/// `identity` is `None` while the account of the credentials is not known. `refused` is why the
+/// `identity` is `None` while the account of the credentials is not known, and `region` while the
+/// region of the resource is not known. `refused` is why the
 /// resource may use no credentials, and `refuse_family` why it may not for a family.
 #[must_use]
 pub fn entries(
     spec: &ValidatedSpec,
     identity: Option<&Identity>,
     guard: &AccountGuard<'_>,
+    region: Option<&str>,
     refused: Option<&Refused>,
     refuse_family: impl Fn(&str) -> Option<Refused>,
 ) -> Vec<Entry> {
@@ -77,19 +79,26 @@ pub fn entries(
         };
         let refused = refused.cloned().or_else(|| refuse_family(reference.family()));
         match refused {
-            Some(refused) => refuse(text, reference, guard.account(identity), refused),
+            Some(refused) => refuse(text, reference, (guard.account(identity), region), refused),
             None => entry(text, reference.clone(), identity),
         }
     });
     entries.filter(|entry| seen.insert(entry.key.clone())).collect()
 }
 
-/// Returns an entry of a resource for which calls are forbidden. A revision of `account` keeps the
-/// short form as its key.
-fn refuse(text: &str, reference: &Reference, account: Option<&str>, refused: Refused) -> Entry {
+/// Returns an entry of a resource for which calls are forbidden. A revision of the account and
+/// region of the resource keeps the short form as its key.
+fn refuse(
+    text: &str,
+    reference: &Reference,
+    resource: (Option<&str>, Option<&str>),
+    refused: Refused,
+) -> Entry {
     let key = match reference {
-        Reference::Arn(arn) if Some(arn.account()) != account => text.to_owned(),
-        Reference::Arn(arn) => arn.revision().to_string(),
+        Reference::Arn(arn) if (Some(arn.account()), Some(arn.region())) == resource => {
+            arn.revision().to_string()
+        }
+        Reference::Arn(_) => text.to_owned(),
         Reference::Revision(revision) => revision.to_string(),
     };
     rejected(&key, refused.reason, refused.message)

@@ -6,13 +6,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::{
     api::{Awaits, Reason, RevisionStatus},
     aws::{
+        credentials_error,
         response::{DescribeResult, Description, Failure, FailureKind, Status},
         usage::Use,
     },
     controller::status_patch::aws_error,
     retirement::{
         outcome::Outcome,
-        plan::{cool_down_until, is_retired, unused_since},
+        plan::{cool_down_until, unused_since},
         resolve::{Entry, Target},
         trigger::Trigger,
         validate::ValidatedSpec,
@@ -83,12 +84,13 @@ pub(super) fn new_row(
 ) -> RevisionStatus {
     match &entry.target {
         Target::Rejected { reason, message } => match recorded {
-            Some(row) if is_retired(&row) => row,
+            Some(row) if row.reason.is_retired() => row,
             _ => {
                 let key = entry.key.to_string();
                 let arn = key.starts_with("arn:").then(|| key.clone());
-                let (reason, message) = (*reason, Some(message.clone()));
-                RevisionStatus { revision: key, arn, reason, message, ..RevisionStatus::default() }
+                let known = recorded.filter(|_| reason.is_of_account()).map(pending).unwrap_or_default();
+                let (reason, message, arn) = (*reason, Some(message.clone()), arn.or(known.arn.clone()));
+                RevisionStatus { revision: key, arn, reason, message, ..known }
             }
         },
         Target::Unresolved(_) | Target::Resolved(_) => {
@@ -130,6 +132,7 @@ fn before_reconcile(
         }
         Target::Unresolved(_) | Target::Rejected { .. } => recorded,
     };
+    let is_verified = !matches!(entry.target, Target::Unresolved(_));
     match row.reason {
         Reason::Retired | Reason::Deleting if trigger.reconcile_requested => RevisionStatus {
             awaits: Some(Awaits::Description),
@@ -137,16 +140,25 @@ fn before_reconcile(
             ..row
         },
         Reason::Retired | Reason::Deleting | Reason::Deleted => row,
-        // The entry is resolved now, so that the earlier rejection no longer applies.
+        // The entry is not rejected now, or the credentials are verified now.
         Reason::Invalid
         | Reason::WrongAccount
         | Reason::WrongRegion
         | Reason::AccountNotFound
         | Reason::NotAllowed => pending(row),
+        Reason::AccountNotReady if is_verified => pending(row),
+        Reason::AccessDenied | Reason::Refused if is_verified && is_of_credentials(&row) => pending(row),
         Reason::Suspended if spec.suspended.is_none() => pending(row),
         _ if trigger.is_due() => pending(row),
         _ => row,
     }
+}
+
+/// Returns true if the credentials were denied, and not a call to ECS. Credentials that are not
+/// from STS have no operation.
+fn is_of_credentials(row: &RevisionStatus) -> bool {
+    let is_denied = row.reason == Reason::AccessDenied;
+    row.error.as_ref().map_or(is_denied, |error| credentials_error::is_of_credentials(&error.operation))
 }
 
 fn pending(row: RevisionStatus) -> RevisionStatus {
@@ -256,7 +268,7 @@ fn with_time(row: RevisionStatus, spec: &ValidatedSpec, after: Option<&DescribeR
 
 fn described(row: RevisionStatus, spec: &ValidatedSpec, seen: &Description) -> RevisionStatus {
     // ECS never reactivates a revision: an ACTIVE description is stale.
-    if is_retired(&row) && !seen.status.is_retired() {
+    if row.reason.is_retired() && !seen.status.is_retired() {
         return RevisionStatus { awaits: None, message: None, ..row };
     }
     let (reason, message) = match &seen.status {
@@ -286,17 +298,19 @@ fn described(row: RevisionStatus, spec: &ValidatedSpec, seen: &Description) -> R
 fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
     let reason = match failure.kind {
         // A retired revision that ECS does not have was deleted.
-        FailureKind::Absent if is_retired(&row) => {
+        FailureKind::Absent if row.reason.is_retired() => {
             return deleted(row);
         }
         FailureKind::Deleted => {
             return deleted(RevisionStatus { used_by: Vec::new(), unused_since: None, ..row });
         }
-        FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault if is_retired(&row) => {
+        FailureKind::Throttled | FailureKind::Unavailable | FailureKind::ServerFault
+            if row.reason.is_retired() =>
+        {
             return row;
         }
         FailureKind::AccessDenied | FailureKind::AccountMismatch | FailureKind::Refused
-            if is_retired(&row) =>
+            if row.reason.is_retired() =>
         {
             return RevisionStatus { awaits: None, message: None, ..row };
         }
@@ -317,7 +331,7 @@ fn failed(row: RevisionStatus, failure: &Failure) -> RevisionStatus {
 /// EcsAccount that are denied or wrong are those of an account that is not ready.
 fn not_verified(row: RevisionStatus, spec: &ValidatedSpec, failure: &Failure) -> RevisionStatus {
     let row = failed(row, failure);
-    let Some(name) = spec.account_ref.as_ref().filter(|_| !is_retired(&row)) else { return row };
+    let Some(name) = spec.account_ref.as_ref().filter(|_| !row.reason.is_retired()) else { return row };
     let is_not_ready = matches!(row.reason, Reason::AccessDenied | Reason::Refused | Reason::NotFound);
     let reason = if is_not_ready { Reason::AccountNotReady } else { row.reason };
     RevisionStatus { reason, message: Some(format!("EcsAccount {name}: {}", failure.message)), ..row }

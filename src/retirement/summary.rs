@@ -116,7 +116,7 @@ impl Summary {
     /// Returns the summary of a resource whose spec is invalid. Recorded retirements still count.
     #[must_use]
     pub fn invalid(error: &InvalidSpec, declared: usize, recorded: &[RevisionStatus]) -> Self {
-        let is_retired = |row: &&RevisionStatus| row.reason.class() == ReasonClass::Retired;
+        let is_retired = |row: &&RevisionStatus| row.reason.is_retired();
         let retired = recorded.iter().filter(is_retired).count().min(declared);
         Self {
             declared,

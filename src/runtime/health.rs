@@ -50,7 +50,7 @@ fn missing(caches: &[Cache<TaskDefinitionRetirement>], context: &Context) -> Vec
         Readiness::Pending => {
             Some("caches not synced: EcsAccounts and namespaces are not listed yet".to_owned())
         }
-        Readiness::Failed(error) => Some(format!("EcsAccounts cannot be listed: {error}")),
+        Readiness::Failed(error) => Some(error),
     };
     let identities = context.sources.ambient().identity_failures().into_iter();
     unsynced

@@ -299,6 +299,7 @@ async fn namespaces(
         match event {
             Ok(event) => apply_namespace(event, (&cache, &mut writer), &accounts),
             Err(error) => {
+                accounts.namespaces_failed(&error);
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "cannot watch the namespaces: may the service account watch them?");
             }

@@ -125,6 +125,11 @@ async fn hanging_account_delays_no_other() {
     accounts.account("hanging", json!({ "accountId": hanging, "assumeRole": { "roleArn": role } })).await;
     accounts.account("prod", json!({})).await;
     let _controller = accounts.start();
+    let hangs = accounts.wait_account("hanging", "Unavailable").await.to_string();
+    assert!(
+        hangs.contains("waiting for AWS to return the identity"),
+        "reported before the call ends: {hangs}"
+    );
     for number in 0..20 {
         accounts.declare(&format!("hanging-{number}"), "hanging", &["web:1"], json!({})).await;
     }

@@ -1,9 +1,20 @@
 //! What an EcsAccount allows, and refusals.
 
-use serde_json::json;
-use testkit::simulated_ecs::{ACCOUNT, Action};
+use std::time::Duration;
 
-use super::{Accounts, MEMBER, REACTION};
+use k8s_openapi::api::events::v1::Event;
+use kube::{
+    Api, ResourceExt,
+    api::{DynamicObject, ListParams, PostParams},
+};
+use serde_json::{Value, json};
+use testkit::{
+    api_proxy::{ApiProxy, Effect, Fault, Verb},
+    process::Process,
+    simulated_ecs::{ACCOUNT, Action},
+};
+
+use super::{Accounts, MEMBER, REACTION, api_resource};
 use crate::support::REGION;
 
 #[tokio::test]
@@ -69,6 +80,74 @@ async fn retirement_without_account_is_refused_if_an_account_is_for_the_ambient_
     accounts.declare("allowed", "ambient", &["web:2"], json!({})).await;
     accounts.world.wait_ready("allowed").await;
     assert_eq!(accounts.world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 2);
+}
+
+#[tokio::test]
+async fn account_created_for_the_ambient_one_after_the_plan_prevents_the_call() {
+    let accounts = Accounts::new().await;
+    accounts.world.west.register("web");
+    let (api, mut spec) = (accounts.api(), accounts.spec());
+    (spec["accountId"], spec["assumeRole"]) = (json!(ACCOUNT), Value::Null);
+    let mut account = DynamicObject::new(&accounts.name("ambient"), &api_resource());
+    account.data = json!({ "spec": spec });
+    accounts.world.ecs.before(Action::DescribeTaskDefinition, 1, async move {
+        let name = account.name_any();
+        api.create(&PostParams::default(), &account).await.expect("it is created");
+        let is_verified = |account: &DynamicObject| account.data["status"]["callerArn"].is_string();
+        while !is_verified(&api.get(&name).await.expect("it is there")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    accounts
+        .world
+        .apply("web", json!({ "revisions": ["web:1"], "inUse": "Retire" }))
+        .await
+        .expect("admitted");
+    let _controller = accounts.start();
+    accounts.wait_reason("web", "NotAllowed").await;
+    assert_eq!(accounts.world.ecs.calls_of(Action::DeregisterTaskDefinition).len(), 0);
+}
+
+/// Starts a controller whose requests to list `resource` fail with `effect`, `times` times.
+async fn start_with_failing_list(
+    accounts: &Accounts,
+    resource: &str,
+    effect: Effect,
+    times: u32,
+) -> (ApiProxy, Process) {
+    let plane = accounts.world.namespace.control_plane();
+    let proxy = ApiProxy::in_front_of(plane).await.expect("a proxy");
+    proxy.fault(Fault::request(Verb::List, resource, 1, effect).times(times));
+    let kubeconfig = proxy.kubeconfig().display().to_string();
+    let controller = accounts.start_with(&[("KUBECONFIG", &kubeconfig)]);
+    (proxy, controller)
+}
+
+#[tokio::test]
+async fn start_during_an_outage_of_the_api_server_refuses_nothing() {
+    let accounts = Accounts::new().await;
+    accounts.account("prod", json!({})).await;
+    accounts.declare("web", "prod", &["web:1"], json!({})).await;
+    let (proxy, _controller) =
+        start_with_failing_list(&accounts, "ecsaccounts", Effect::Refuse(500), 2).await;
+    accounts.world.wait_ready("web").await;
+    assert_eq!(proxy.faults_applied(), 2);
+    let events: Api<Event> = accounts.world.namespace.api();
+    let events = events.list(&ListParams::default()).await.expect("events can be listed");
+    let reasons: Vec<_> = events.into_iter().filter_map(|event| event.reason).collect();
+    assert!(reasons.iter().all(|reason| reason == "Retired"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn namespaces_that_cannot_be_listed_are_reported() {
+    let accounts = Accounts::new().await;
+    accounts.account("prod", json!({})).await;
+    accounts.declare("web", "prod", &["web:1"], json!({})).await;
+    let (_proxy, _controller) =
+        start_with_failing_list(&accounts, "namespaces", Effect::Refuse(403), u32::MAX).await;
+    let seen = accounts.wait_reason("web", "AccountNotReady").await;
+    assert!(seen.message("web:1").contains("namespaces cannot be listed"), "{seen}");
+    assert_eq!(accounts.member_calls().len(), 0);
 }
 
 #[tokio::test]

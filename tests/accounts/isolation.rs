@@ -81,6 +81,30 @@ async fn controllers_with_different_names_serve_only_their_own_accounts() {
 }
 
 #[tokio::test]
+async fn pending_resource_is_left_to_the_controller_of_its_account() {
+    let accounts = Accounts::new().await;
+    let second = format!("{}-second", accounts.world.namespace.name());
+    let pacing = json!({ "deregistrationsPerMinute": 1, "deregistrationBurst": 1 });
+    accounts.account("first", json!({ "pacing": pacing })).await;
+    accounts.account("second", json!({ "controllerName": second })).await;
+    accounts.declare("queued", "first", &["web:1", "web:2"], json!({})).await;
+    let _first = accounts.start();
+    let is_queued = |seen: &crate::support::Seen| {
+        seen.text("account") == MEMBER && seen.reasons() == ["Pending", "Pending"]
+    };
+    accounts.world.wait("queued", "the queue for a permit", is_queued).await;
+    let plane = accounts.world.namespace.control_plane();
+    let proxy = ApiProxy::in_front_of(plane).await.expect("a proxy");
+    let kubeconfig = proxy.kubeconfig().display().to_string();
+    let _second = accounts.start_with(&[("KUBECONFIG", &kubeconfig), ("CONTROLLER_NAME", &second)]);
+    accounts.declare("fence", "second", &["web:1"], json!({})).await;
+    accounts.world.wait_ready("fence").await;
+    let is_write =
+        |it: &testkit::api_proxy::Exchange| it.request.verb == Verb::Patch && it.request.name == "queued";
+    assert!(!proxy.log().iter().any(is_write), "the other controller leaves the resource alone");
+}
+
+#[tokio::test]
 async fn three_accounts_are_served_side_by_side_each_at_its_rate() {
     let accounts = Accounts::new().await;
     let table = [(MEMBER, 30_u32, 3_u32), (THIRD, 60, 5), (FOURTH, 120, 9)];

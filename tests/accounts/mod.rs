@@ -39,6 +39,11 @@ struct Accounts {
     member: Region,
 }
 
+fn api_resource() -> ApiResource {
+    let kind = GroupVersionKind::gvk("ecs-retirement.dev", "v1alpha1", "EcsAccount");
+    ApiResource::from_gvk_with_plural(&kind, "ecsaccounts")
+}
+
 impl Accounts {
     async fn new() -> Self {
         let world = World::new().await;
@@ -77,9 +82,7 @@ impl Accounts {
     }
 
     fn api(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("ecs-retirement.dev", "v1alpha1", "EcsAccount");
-        let kind = ApiResource::from_gvk_with_plural(&kind, "ecsaccounts");
-        Api::all_with(self.world.namespace.client(), &kind)
+        Api::all_with(self.world.namespace.client(), &api_resource())
     }
 
     /// Applies an EcsAccount with the spec of [`Self::spec`] and these changes.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    api::{InUse, TaskDefinitionRetirementSpec},
+    api::{InUse, Reason, TaskDefinitionRetirementSpec},
     aws::{
         response::{Failure, FailureKind},
         usage::{User, Users},
@@ -134,7 +134,9 @@ proptest! {
                 prop_assert_eq!(Some(reported), usage);
             }
             Step::NeedUsage => prop_assert!(active && waits && !suspend && !retired && usage.is_none()),
-            Step::Resume | Step::Keep { .. } => prop_assert!(false, "it was described, and keeps none"),
+            Step::Resume | Step::NeedNewer | Step::Keep { .. } => {
+                prop_assert!(false, "it was described, and keeps none");
+            }
         }
     }
 }
@@ -172,8 +174,9 @@ fn revision_is_kept_unless_enough_newer_ones_are_known() {
         let usage = Some(Use::Unused { at: None, last_used: None });
         step(spec, None, Observed { arn: arn(), description: Some(Ok(active)), usage, newer }, None)
     };
-    for newer in [None, Some(0), Some(1)] {
-        assert!(matches!(next(&keeping, newer), Step::Keep { newer: it, .. } if it == newer.unwrap_or(0)));
+    assert_eq!(next(&keeping, None), Step::NeedNewer);
+    for few in [0, 1] {
+        assert!(matches!(next(&keeping, Some(few)), Step::Keep { newer, .. } if newer == few));
     }
     assert!(matches!(next(&keeping, Some(2)), Step::Deregister { .. }));
     assert!(matches!(next(&waiting(None), None), Step::Deregister { .. }));

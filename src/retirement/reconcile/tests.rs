@@ -75,6 +75,17 @@ async fn deleted_resource_leaves_the_wait_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn unreadable_resource_leaves_the_wait_queue() {
+    let world = World::with_empty_buckets(1);
+    world.make("web", &["web:1"], json!({ "inUse": "Retire" }));
+    queue(&world, "web").await;
+    let mut unreadable = world.object("web");
+    unreadable["spec"]["revisions"] = json!("web:1");
+    assert_eq!(world.reconcile_object(unreadable).await.expect("a report"), None);
+    assert_eq!(world.queue_position("web"), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn recreated_resource_is_not_mistaken_for_the_earlier_one() {
     let world = World::with_full_buckets().await;
     world.make("web", &["web:1"], json!({ "inUse": "Retire" }));

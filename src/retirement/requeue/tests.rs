@@ -58,6 +58,14 @@ fn backoff_after_a_refusal_is_as_long_as_it_has_lasted_from_5_s_to_10_min() {
 }
 
 #[test]
+fn refused_rows_wait_for_a_change_of_their_account() {
+    for progress in [Progress::Made, Progress::Locked, Progress::Denied] {
+        assert_eq!(delay(0, &[Reason::NotAllowed, Reason::Retired], progress), Some(LONGEST_DELAY));
+    }
+    assert_eq!(delay(0, &[Reason::NotAllowed, Reason::Pending], Progress::Made), Some(Duration::ZERO));
+}
+
+#[test]
 fn final_rows_are_not_requeued() {
     let finals = [
         Reason::Retired,
@@ -162,7 +170,7 @@ fn declared(count: usize) -> Vec<Entry> {
     let spec = TaskDefinitionRetirementSpec { revisions, ..Default::default() };
     let allowed = BTreeSet::new();
     let guard = AccountGuard { declared: None, recorded: None, account: None, allowed: &allowed };
-    resolve::entries(&validate(&spec).expect("a valid spec"), Some(&identity), &guard, None, |_| None)
+    resolve::entries(&validate(&spec).expect("a valid spec"), Some(&identity), &guard, None, None, |_| None)
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn spec(revisions: &[&str]) -> ValidatedSpec {
 }
 
 fn reasons(revisions: &[&str], identity: Option<&Identity>, account: Option<&str>) -> Vec<Option<Reason>> {
-    entries(&spec(revisions), identity, &guard(account), None, |_| None)
+    entries(&spec(revisions), identity, &guard(account), None, None, |_| None)
         .iter()
         .map(|entry| match &entry.target {
             Target::Rejected { reason, .. } => Some(*reason),
@@ -46,6 +46,7 @@ fn short_form_and_arn_of_a_revision_are_one_entry() {
         Some(&identity()),
         &guard(None),
         None,
+        None,
         |_| None,
     );
     assert_eq!(entries.len(), 1);
@@ -61,7 +62,8 @@ fn arn_of_another_account_or_region_is_rejected_with_the_arn_as_key() {
         ("arn:aws:ecs:eu-west-1:012345678910:task-definition/cpu-wave:1", Reason::WrongRegion),
     ];
     for (arn, expected) in foreign {
-        let entries = entries(&spec(&[arn, "cpu-wave:1"]), Some(&identity()), &guard(None), None, |_| None);
+        let entries =
+            entries(&spec(&[arn, "cpu-wave:1"]), Some(&identity()), &guard(None), None, None, |_| None);
         assert_eq!(entries[0].key.as_str(), arn);
         assert!(matches!(&entries[0].target, Target::Rejected { reason, .. } if *reason == expected));
         assert!(matches!(&entries[1].target, Target::Resolved(_)));
@@ -115,6 +117,7 @@ fn row_keeps_its_key_when_the_account_changes() {
             &spec(&["cpu-wave:2", other_arn]),
             Some(&identity()),
             &guard(Some(account)),
+            Some("us-west-2"),
             None,
             |_| None,
         );
@@ -125,11 +128,22 @@ fn row_keeps_its_key_when_the_account_changes() {
     assert_eq!(keys("111111111111"), ["cpu-wave:2", other_arn]);
 }
 
+#[test]
+fn refused_entries_of_two_regions_are_two_rows() {
+    let other_region = "arn:aws:ecs:eu-west-1:012345678910:task-definition/cpu-wave:1";
+    let refuse = |_: &str| Some(Refused { reason: Reason::NotAllowed, message: "no".to_owned() });
+    let (identity, guard) = (identity(), guard(None));
+    let spec = spec(&[CPU_WAVE, other_region]);
+    let entries = entries(&spec, Some(&identity), &guard, Some("us-west-2"), None, refuse);
+    let keys: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(keys, ["cpu-wave:1", other_region]);
+}
+
 proptest! {
     #[test]
     fn resolved_arn_belongs_to_the_account_region_and_partition_of_the_identity(text in "[a-z]{1,3}:[1-9]|arn:aws(-cn)?:ecs:(us-west-2|eu-west-1):(012345678910|999999999999):task-definition/[a-z]:[1-9]") {
         let identity = identity();
-        for entry in entries(&spec(&[&text]), Some(&identity), &guard(None), None, |_| None) {
+        for entry in entries(&spec(&[&text]), Some(&identity), &guard(None), None, None, |_| None) {
             if let Target::Resolved(arn) = entry.target {
                 prop_assert_eq!(arn.account(), &identity.account);
                 prop_assert_eq!(arn.region(), &identity.region);

@@ -193,7 +193,7 @@ fn retired_row_stays_retired() {
     for outcome in [seen(Status::Active), no(FailureKind::Absent), no(FailureKind::Refused)] {
         let spec = ValidatedSpec { suspended: Some(Suspended::BySpec), dry_run: true, ..spec.clone() };
         let row = after(&spec, retired(), outcome);
-        assert!(is_retired(&row) && row.request_id.is_some(), "{row:?}");
+        assert!(row.reason.is_retired() && row.request_id.is_some(), "{row:?}");
     }
 }
 
@@ -281,6 +281,29 @@ fn rejected_entry_reports_the_reason_unless_it_is_retired() {
 }
 
 #[test]
+fn entry_refused_by_its_account_keeps_what_ecs_has_reported() {
+    let cooling = RevisionStatus {
+        registered_at: Some(Time(time(1))),
+        unused_since: Some(Time(time(5))),
+        used_by: vec!["service/prod/web".to_owned()],
+        ..recorded(Reason::CoolingDown)
+    };
+    let refused = |reason| {
+        let target = Target::Rejected { reason, message: "no".to_owned() };
+        let entry = Entry { key: RevisionKey::new("api:1"), target };
+        without_outcome(&entry, &cooling, NOT_TRIGGERED, None)
+    };
+    for reason in [Reason::AccountNotFound, Reason::AccountNotReady, Reason::NotAllowed] {
+        let row = refused(reason);
+        assert_eq!((row.reason, row.message.as_deref(), row.used_by.len()), (reason, Some("no"), 0));
+        assert_eq!((&row.arn, &row.status), (&cooling.arn, &cooling.status));
+        assert_eq!(row.registered_at, cooling.registered_at);
+        assert_eq!(row.unused_since, cooling.unused_since, "the cool-down resumes if scans follow in time");
+    }
+    assert_eq!(refused(Reason::WrongAccount).unused_since, None);
+}
+
+#[test]
 fn unresolved_entry_keeps_the_form_in_which_it_was_declared() {
     let unresolved = |revision: &str| Entry {
         key: RevisionKey::new(revision),
@@ -315,6 +338,7 @@ fn change_or_request_makes_a_row_pending_again_and_a_retired_row_is_described() 
         Reason::WrongAccount,
         Reason::WrongRegion,
         Reason::AccountNotFound,
+        Reason::AccountNotReady,
         Reason::NotAllowed,
         Reason::Suspended,
     ] {

@@ -1,6 +1,7 @@
 //! Tests of the AWS error in a row and its message.
 
 use super::*;
+use crate::api::AwsError;
 
 fn denied(text: &str, code: &str) -> Failure {
     let failure = Failure::new(FailureKind::AccessDenied, text).during("DescribeTaskDefinition");
@@ -40,6 +41,25 @@ fn messages_are_refreshed_when_a_user_asks() {
         let triggered = without_outcome(&resolved(), &first, trigger, Some(&later));
         assert_eq!(triggered.message.as_deref(), Some("session 2"));
     }
+}
+
+#[test]
+fn denied_credentials_are_forgotten_once_the_account_is_known() {
+    let of = |operation: &str| {
+        let error = Some(AwsError { operation: operation.to_owned(), code: "AccessDenied".to_owned() });
+        RevisionStatus { error, message: Some("no".to_owned()), ..recorded(Reason::AccessDenied) }
+    };
+    let next = |row: &RevisionStatus| without_outcome(&resolved(), row, NOT_TRIGGERED, None);
+    for operation in ["AssumeRole", "AssumeRoleWithWebIdentity", "GetCallerIdentity"] {
+        assert_eq!(next(&of(operation)), recorded(Reason::Pending));
+        let target = Target::Unresolved(reference());
+        let unresolved = Entry { target, ..resolved() };
+        assert_eq!(
+            without_outcome(&unresolved, &of(operation), NOT_TRIGGERED, None).error,
+            of(operation).error
+        );
+    }
+    assert_eq!(next(&of("DescribeTaskDefinition")), of("DescribeTaskDefinition"));
 }
 
 #[test]
