@@ -70,13 +70,13 @@ struct Verification {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Ready,
-    /// Retried, and not yet a case for the administrator.
+    /// Retried automatically.
     Reconciling,
     /// The account is stalled once it has been denied for [`GRACE`].
     Denied,
-    /// Only a change of the credentials helps.
+    /// The credentials must be changed.
     Mismatch,
-    /// Only a change of the spec helps.
+    /// The spec must be changed.
     Invalid,
 }
 
