@@ -256,7 +256,7 @@ expect "$proposal" '{.spec.revisions[0]}' web-shop:2
 expect "$proposal" '{.spec.revisions[1]}' web-shop:3
 show_ecs "web-shop:2 ACTIVE" "web-shop:3 ACTIVE" "web-shop:4 ACTIVE" "web-shop:5 ACTIVE"
 
-explain "A person reads the list and approves it. Right before each call the newest revisions are counted again."
+explain "A user reads the list and approves it. Right before each call the newest revisions are counted again."
 show kubectl patch tdr "$proposal" --type=merge '--patch={"spec": {"suspend": false}}'
 show kubectl wait --for=condition=Ready "tdr/$proposal" --timeout=30s
 show kubectl get tdr --selector ecs-retirement.dev/policy=web

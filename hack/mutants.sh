@@ -10,7 +10,11 @@ root=target/cargo-mutants-$version
 
 arguments=(--profile mutants --no-shuffle --output target/mutants-out --cargo-arg=--lib --timeout 60)
 if [[ " $* " != *" --file "* ]]; then
-  for file in src/task_definition.rs 'src/retirement/*.rs' 'src/aws/*.rs' src/runtime/leader_election.rs; do arguments+=(--file "$file"); done
+  # In these globs, * does not match a slash, and ** matches any number of folders.
+  for file in src/task_definition.rs src/family_pattern.rs 'src/retirement/**/*.rs' 'src/retention/**/*.rs' 'src/account/**/*.rs' \
+    'src/aws/**/*.rs' src/runtime/leader_election.rs; do
+    arguments+=(--file "$file")
+  done
 fi
 mkdir -p target/mutants-out
 # Otherwise, a failing input stored for one mutant would help to catch the next one.

@@ -1,4 +1,9 @@
 //! Registry of API calls in flight. The liveness probe fails if one exceeds its timeout.
+//!
+//! A request to the API server has two timeouts. The layer of the Kubernetes client applies to
+//! every request, watches included, and covers it until the head of the response arrives. The
+//! timeout of [`kubernetes`] covers the response body as well. The registry detects a timeout that
+//! does not take effect, because the task or the async runtime is blocked and no timer fires.
 
 use std::{
     collections::HashMap,

@@ -122,7 +122,7 @@
 //! - `response`: responses of ECS as data.
 //! - `error`, `outage`: the table of AWS error codes, and why a call got no response.
 //! - `response_clock`: the time by AWS's clock.
-//! - `circuit_breaker`: stops calls to a region that does not respond.
+//! - `circuit_breaker`: stops calls of a source of credentials to a region that does not respond.
 //! - `permit_queue`: token bucket and wait queue, without I/O.
 //! - `rate_limiter`: the rate limiter of one bucket: permits, backoff and wakeups.
 //! - `usage_scanner`: finds the usage of all revisions in one account and region.

@@ -45,7 +45,7 @@ pub struct Refused {
     pub message: String,
 }
 
-/// What a resource asks for.
+/// What a resource declares about the account and the credentials that it needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     pub namespace: &'a str,

@@ -24,7 +24,7 @@ pub const POLICY_GENERATION: &str = "ecs-retirement.dev/policy-generation";
     group = "ecs-retirement.dev",
     version = "v1alpha1",
     kind = "TaskDefinitionRetentionPolicy",
-    doc = "A TaskDefinitionRetentionPolicy keeps the newest revisions of task definition families and proposes all others for retirement: it creates TaskDefinitionRetirements, as a CronJob creates Jobs. By default a person approves each of them by setting its spec.suspend to false.",
+    doc = "A TaskDefinitionRetentionPolicy keeps the newest revisions of task definition families and proposes all others for retirement: it creates TaskDefinitionRetirements, as a CronJob creates Jobs. By default a user approves each of them by setting its spec.suspend to false.",
     namespaced,
     status = "TaskDefinitionRetentionPolicyStatus",
     shortname = "tdrp",
@@ -189,7 +189,7 @@ pub struct Keep {
     pub revisions: Vec<String>,
 }
 
-/// Whether proposed retirements wait for a person.
+/// Whether proposed retirements wait for approval.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[schemars(inline)]
 pub enum Approval {

@@ -1,4 +1,4 @@
-//! Per-region circuit breaker for ECS, with a single half-open probe.
+//! Circuit breaker for ECS in one region, by source of credentials, with a single half-open probe.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::aws::response::{Failure, FailureKind};
 /// How long the breaker stays open before a probe.
 pub(super) const OPEN_DURATION: Duration = Duration::from_secs(1);
 
-/// Circuit breaker of ECS for one source of credentials in one region. It prevents an unavailable region from blocking all
-/// workers.
+/// Circuit breaker of ECS for one source of credentials in one region. It prevents an unavailable
+/// region from blocking all workers.
 #[derive(Debug, Default)]
 pub struct CircuitBreaker {
     state: Mutex<State>,
@@ -77,8 +77,8 @@ impl CircuitBreaker {
 }
 
 impl CallGuard<'_> {
-    /// Records the failure of the call, or that it succeeded. Any response closes the breaker. A call without a response
-    /// opens it, unless another call got a response after this one began.
+    /// Records the failure of the call, or that it succeeded. Any response closes the breaker. A
+    /// call without a response opens it, unless another call got a response after this one began.
     pub fn record(mut self, failure: Option<&Failure>, now: Instant) {
         self.is_recorded = true;
         let mut state = self.breaker.lock();

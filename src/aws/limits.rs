@@ -26,8 +26,8 @@ pub struct RateLimits {
 
 /// The rate limiters of all AWS accounts and regions.
 ///
-/// A limiter exists only for an account that credentials were verified for, and for as long as the
-/// process, so that new credentials do not start with a full bucket.
+/// A limiter exists only for an account that credentials were verified for. It lives as long as the
+/// process, so that new credentials keep its wait queue and its backoff after throttled calls.
 pub struct Limits {
     requeue_trigger: RequeueTrigger,
     shared: Mutex<HashMap<(String, String), Shared>>,

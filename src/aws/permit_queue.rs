@@ -105,7 +105,8 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
         self.pacing
     }
 
-    /// Changes the rate and the burst at `now`. Tokens gained until then are kept up to the new burst.
+    /// Changes the rate and the burst at `now`. Tokens gained until then are kept up to the new
+    /// burst.
     pub fn set_pacing(&mut self, pacing: Pacing, now: Instant) {
         self.refill(now);
         self.pacing = pacing;
@@ -173,7 +174,7 @@ impl<K: Clone + Eq + Hash> PermitQueue<K> {
         Some(Duration::try_from_secs_f64(missing / self.per_second(now)).unwrap_or(Duration::MAX))
     }
 
-    /// Gives up the queue position or the granted permit of `key`.
+    /// Removes `key` from the wait queue, or returns its granted permit.
     pub fn leave(&mut self, key: &K, now: Instant) {
         self.waiting.retain(|other| other != key);
         if self.granted.remove(key).is_some() {

@@ -15,8 +15,8 @@ pub use crate::aws::permit_queue::QueuePosition;
 /// Metric of the available tokens, by `account`, `region` and `bucket`.
 pub const TOKENS: &str = "ecs_retirement_pacer_tokens";
 
-/// Metric of the current rate in calls per second, by `account`, `region` and `bucket`. It is lower than
-/// configured while ECS throttles.
+/// Metric of the current rate in calls per second, by `account`, `region` and `bucket`. It is lower
+/// than configured while ECS throttles.
 pub const RATE: &str = "ecs_retirement_pacer_rate";
 
 /// Metric of the resources that wait for a permit, by `account`, `region` and `bucket`.
@@ -99,7 +99,7 @@ impl RateLimiter {
         self.lock().until_permit(is_wanted, Instant::now())
     }
 
-    /// Gives up the queue position or the granted permit of a resource.
+    /// Removes a resource from the wait queue, or returns its granted permit.
     pub fn leave(&self, key: &ResourceKey) {
         self.lock().leave(key, Instant::now());
         self.changed.notify_one();

@@ -290,7 +290,7 @@ fn is_rejected(verified: &VerifiedSession, checked_at: Option<Instant>) -> bool 
     !is_recent && verified.ecs.take_rejection()
 }
 
-/// The places of one resource in the wait queues and the usage cache of a session. Gives them up
+/// Registration of one resource in the wait queues and the usage cache of a session. Leaves them
 /// when dropped.
 pub struct Waiter {
     pub session: Arc<VerifiedSession>,
@@ -298,7 +298,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Gives up the queue positions and permits.
+    /// Leaves the wait queues, and returns granted permits.
     pub fn leave_queues(&self) {
         self.session.limits().reads.leave(&self.key);
         self.session.limits().deregistrations.leave(&self.key);

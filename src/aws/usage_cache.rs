@@ -24,13 +24,15 @@ use crate::{
     task_definition::Arn,
 };
 
-/// Metric of the usage scans, by `account`, `region` and `result`: `success`, `incomplete` or `error`.
+/// Metric of the usage scans, by `account`, `region` and `result`: `success`, `incomplete` or
+/// `error`.
 pub const SCANS: &str = "ecs_retirement_usage_scans_total";
 
 /// Metric of the duration of usage scans in seconds, by `account` and `region`.
 pub const SCAN_SECONDS: &str = "ecs_retirement_usage_scan_duration_seconds";
 
-/// Metric of the age of the cached usage in seconds, by `account` and `region`. It is 0 while no resource waits.
+/// Metric of the age of the cached usage in seconds, by `account` and `region`. It is 0 while no
+/// resource waits.
 pub const AGE: &str = "ecs_retirement_usage_age_seconds";
 
 /// Predicate that is true while this process may call AWS.

@@ -136,7 +136,8 @@ fn triggers<K: Kind>(object: &Guarded<K>) -> impl PartialEq + use<K> {
     (object.uid(), object.meta().generation, requests, object.0.is_ok(), is_due(object))
 }
 
-/// Removes metadata and large fields that are never read from the cache. A reconcile reads the resource again.
+/// Removes metadata and large fields that are never read from the cache. A reconcile reads the
+/// resource again.
 fn prune<K: Kind>(object: &mut Guarded<K>) {
     object.annotations_mut().remove(LAST_APPLIED);
     object.labels_mut().retain(|key, _| key == POLICY_LABEL);

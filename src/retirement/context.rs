@@ -59,7 +59,7 @@ impl Context {
     }
 }
 
-/// The places of resources in wait queues and usage caches. A resource waits in one session at a
+/// Registrations of resources in wait queues and usage caches. A resource waits in one session at a
 /// time, and leaves it when its waiter is removed.
 #[derive(Default)]
 pub struct Waiters(Mutex<HashMap<ResourceKey, Arc<Waiter>>>);

@@ -33,8 +33,8 @@ pub fn resume(status: &mut TaskDefinitionRetirementStatus, uid: &str, now: Times
 }
 
 /// Returns the usage scan to record with `rows`. `scanned_at` is the earliest possible end of the
-/// scan that `rows` are based on, or `None` if there was no scan. Returns `None` if no row is cooling down or no
-/// scan is known.
+/// scan that `rows` are based on, or `None` if there was no scan. Returns `None` if no row is
+/// cooling down or no scan is known.
 #[must_use]
 pub fn last_scan(
     recorded: Option<UsageScan>,

@@ -73,8 +73,8 @@ pub(super) async fn observe<'a>(batch: &Batch<'a>, entries: &[Entry]) -> Observa
         let may_use_permit = ready < permits && batch.waiter.has_permit();
         let observed = match batch.observe_one(arn, recorded, may_use_permit, &mut newest).await {
             Ok(observed) => observed,
-            // Do not queue retries while ECS rejects calls; back off instead. Nor queue behind revisions
-            // that are kept: a permit would read those again at once.
+            // Do not queue retries while ECS rejects calls; back off instead. Do not queue them
+            // after kept revisions either: a permit would cause another read of those at once.
             Err(Progress::Queued) if (is_refused || has_kept) && is_retry(recorded) => {
                 batch.session().limits().reads.leave(&batch.waiter.key);
                 observations.stopped = Some(Progress::Made);

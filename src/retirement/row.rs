@@ -27,14 +27,12 @@ const USAGE_UNKNOWN: &str = "usage unknown";
 const TIME_UNKNOWN: &str = "unused; spec.unusedFor starts once AWS has reported the time";
 const DRY_RUN: &str = "dry run: would be deregistered without spec.dryRun";
 
-/// Messages of version 0.1.0, which had no `awaits`: a retired row with one of them waits for a
-/// description.
+/// Messages of versions without `awaits`: a retired row with one of them waits for a description.
 const EARLIER_AWAITS: [&str; 2] = [
     "retired; the time of the deregistration is still to be asked of ECS",
     "retired; to be looked at again, as requested",
 ];
-/// Prefix of the messages of version 0.1.0, which had no `usageUnknown`: such a row waits for a
-/// usage scan.
+/// Prefix of the messages of versions without `usageUnknown`: such a row waits for a usage scan.
 const EARLIER_USAGE_UNKNOWN: &str = "it is not known whether it is in use";
 
 /// Returns true if the revision of the row has to be read from ECS or acted on.

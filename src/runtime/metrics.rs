@@ -1,7 +1,7 @@
 //! The metrics: names, help texts, and the values that are computed at each scrape.
 //!
 //! Metrics that exist in controller-runtime have the same names here, so that its dashboards work.
-//! No label holds the name of a resource, a family or a user.
+//! Labels hold the names of EcsAccounts and policies, but of no retirement, family or user.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -90,15 +90,15 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
         Unit::Seconds,
         "How far the clock of this pod is ahead of AWS's; negative if it is behind. Absent until AWS has reported the time."
     );
-    describe_gauge!(REVISIONS, "Declared revisions, by reason. Exported by the leader only.");
+    describe_gauge!(REVISIONS, "Declared revisions, by reason. 0 on a standby.");
     describe_gauge!(
         RESOURCES,
-        "Resources, by condition: Ready, Reconciling, Stalled, or OnHold (suspended or a dry run). Exported by the leader only."
+        "Resources, by condition: Ready, Reconciling, Stalled, or OnHold (suspended or a dry run). 0 on a standby."
     );
     describe_gauge!(
         OLDEST_WAITING,
         Unit::Seconds,
-        "Time for which the oldest resource that is not on hold has not been Ready. Exported by the leader only."
+        "Time for which the oldest resource that is not on hold has not been Ready. 0 on a standby."
     );
     describe_gauge!(
         ACCOUNT_READY,

@@ -60,7 +60,7 @@ impl Request {
         Some(Caller::of(account_of(role)?, ""))
     }
 
-    /// Returns the ARN of the role that an STS call asks for.
+    /// Returns the ARN of the role that an STS call would assume.
     pub(super) fn role_to_assume(&self) -> Option<&str> {
         let assumes = [Action::AssumeRole, Action::AssumeRoleWithWebIdentity].contains(&self.action);
         self.input.as_ref().filter(|_| assumes)?["RoleArn"].as_str()
