@@ -9,7 +9,8 @@ use kube::{Api, Client, ResourceExt};
 use crate::{
     account::{
         allow::{Request, allow, depends_on_labels},
-        store::{Accounts, Missing, Readiness},
+        readiness::Readiness,
+        store::{Accounts, Missing},
         validate::ValidatedAccount,
     },
     api::{EcsAccount, Reason},

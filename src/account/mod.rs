@@ -2,7 +2,9 @@
 
 pub mod validate;
 pub mod allow;
+pub mod readiness;
 pub mod store;
 pub mod authorize;
+pub mod context;
 mod verify;
 pub mod reconcile;

@@ -7,12 +7,13 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Condition,
     jiff::{SignedDuration, Timestamp},
 };
-use kube::{Api, Client, ResourceExt, runtime::watcher};
+use kube::{Api, ResourceExt, runtime::watcher};
 use tokio::time::timeout;
 
 use crate::{
     account::{
-        store::{Accounts, Missing, is_relevant},
+        context::Context,
+        store::{Missing, is_relevant},
         validate::ValidatedAccount,
         verify::{State, Verification, verify},
     },
@@ -20,8 +21,6 @@ use crate::{
         EcsAccount, EcsAccountStatus, REQUESTED_AT,
         conditions::{READY, RECONCILING, STALLED},
     },
-    aws::{source::Sources, usage_cache::IsActive},
-    clock::Clock,
     controller::{
         Error, Kind, delay,
         guarded::Guarded,
@@ -46,17 +45,6 @@ const GRACE: SignedDuration = SignedDuration::from_mins(2);
 
 /// Maximum length of the message of a condition, in bytes.
 const MESSAGE_BYTES: usize = 1024;
-
-/// State shared by the reconciles of all EcsAccounts.
-pub struct Context {
-    pub client: Client,
-    pub sources: Arc<Sources>,
-    pub accounts: Arc<Accounts>,
-    pub clock: Clock,
-    pub is_active: IsActive,
-    /// The name of this process in events, such as the name of its pod.
-    pub instance: String,
-}
 
 impl Kind for EcsAccount {
     type Context = Context;

@@ -1,9 +1,8 @@
 //! The EcsAccounts and namespaces as the watch reports them, and the resources to wake when they
 //! change.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use futures::FutureExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Resource, ResourceExt,
@@ -13,11 +12,12 @@ use kube::{
         watcher,
     },
 };
-use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use crate::{
-    account::validate::{ValidatedAccount, validate},
+    account::{
+        readiness::{List, Readiness},
+        validate::{ValidatedAccount, validate},
+    },
     api::{EcsAccount, TaskDefinitionRetirement},
     aws::{
         permit_queue::Pacing,
@@ -39,8 +39,8 @@ pub struct Accounts {
     namespaces: Store<NamespaceMetadata>,
     retirements: Vec<Cache<TaskDefinitionRetirement>>,
     requeue_trigger: RequeueTrigger,
-    account_list_error: Mutex<Option<ListError>>,
-    namespace_list_error: Mutex<Option<ListError>>,
+    account_list: List,
+    namespace_list: List,
 }
 
 /// The caches that [`Accounts`] reads.
@@ -48,30 +48,6 @@ pub struct Caches {
     pub accounts: Cache<EcsAccount>,
     pub namespaces: Store<NamespaceMetadata>,
     pub retirements: Vec<Cache<TaskDefinitionRetirement>>,
-}
-
-/// Why objects could not be listed. It has no meaning once they are.
-#[derive(Clone, Debug)]
-enum ListError {
-    /// The CRD is not installed, so there are no EcsAccounts.
-    NotInstalled,
-    /// The error, and when the first attempt failed.
-    Failed(String, Instant),
-    /// The service account of the controller may not list them.
-    Denied(String),
-}
-
-/// How long a failed list is retried before it is reported.
-const LIST_GRACE: Duration = Duration::from_secs(10);
-
-/// Whether the EcsAccounts are known.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Readiness {
-    Ready,
-    /// They are not listed yet.
-    Pending,
-    /// They cannot be listed, for this reason.
-    Failed(String),
 }
 
 /// Why a name refers to no usable EcsAccount.
@@ -95,7 +71,7 @@ impl Accounts {
         requeue_trigger: RequeueTrigger,
     ) -> Self {
         let Caches { accounts, namespaces, retirements } = caches;
-        let (account_list_error, namespace_list_error) = (Mutex::default(), Mutex::default());
+        let (account_list, namespace_list) = (List::new("EcsAccounts"), List::new("namespaces"));
         let cache = accounts;
         Self {
             controller_name,
@@ -104,8 +80,8 @@ impl Accounts {
             namespaces,
             retirements,
             requeue_trigger,
-            account_list_error,
-            namespace_list_error,
+            account_list,
+            namespace_list,
         }
     }
 
@@ -115,8 +91,8 @@ impl Accounts {
         if self.controller_name.is_none() {
             return Readiness::Ready;
         }
-        match listed("EcsAccounts", &self.cache, &self.account_list_error) {
-            Readiness::Ready => listed("namespaces", &self.namespaces, &self.namespace_list_error),
+        match self.account_list.readiness(&self.cache) {
+            Readiness::Ready => self.namespace_list.readiness(&self.namespaces),
             other => other,
         }
     }
@@ -234,56 +210,17 @@ impl Accounts {
     }
 
     pub(super) fn list_failed(&self, error: &watcher::Error) {
-        record(&self.account_list_error, error);
+        self.account_list.failed(error);
     }
 
     /// Handles a failure of the watch of the namespaces.
     pub fn namespaces_failed(&self, error: &watcher::Error) {
-        record(&self.namespace_list_error, error);
-    }
-}
-
-fn record(failed: &Mutex<Option<ListError>>, error: &watcher::Error) {
-    let code = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code,
-        _ => 0,
-    };
-    let mut failed = failed.lock();
-    *failed = Some(match (code, &*failed) {
-        (404, _) => ListError::NotInstalled,
-        (401 | 403, _) => ListError::Denied(error.to_string()),
-        (_, Some(ListError::Failed(_, since))) => ListError::Failed(error.to_string(), *since),
-        _ => ListError::Failed(error.to_string(), Instant::now()),
-    });
-}
-
-/// Returns whether the objects of a cache are known.
-fn listed<K>(objects: &str, cache: &Store<K>, failed: &Mutex<Option<ListError>>) -> Readiness
-where
-    K: kube::runtime::reflector::Lookup + Clone + 'static,
-    K::DynamicType: Clone + Eq + std::hash::Hash,
-{
-    match &*failed.lock() {
-        _ if is_synced(cache) => Readiness::Ready,
-        Some(ListError::NotInstalled) => Readiness::Ready,
-        Some(ListError::Failed(_, since)) if since.elapsed() < LIST_GRACE => Readiness::Pending,
-        Some(ListError::Failed(error, _) | ListError::Denied(error)) => {
-            Readiness::Failed(format!("{objects} cannot be listed ({error})"))
-        }
-        None => Readiness::Pending,
+        self.namespace_list.failed(error);
     }
 }
 
 fn not_found(name: &str) -> String {
     format!("there is no EcsAccount {name}: ask the administrator of the cluster, or correct spec.accountRef")
-}
-
-fn is_synced<K>(cache: &Store<K>) -> bool
-where
-    K: kube::runtime::reflector::Lookup + Clone + 'static,
-    K::DynamicType: Clone + Eq + std::hash::Hash,
-{
-    matches!(cache.wait_until_ready().now_or_never(), Some(Ok(())))
 }
 
 /// Returns true if the change of a resource may change what is allowed.

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 
 use crate::{
-    account::{reconcile::Context, validate::ValidatedAccount},
+    account::{context::Context, validate::ValidatedAccount},
     api::{AwsError, EcsAccount, REQUESTED_AT},
     aws::response::{Failure, FailureKind},
     controller::status_patch::aws_error,

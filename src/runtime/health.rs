@@ -6,7 +6,7 @@ use axum::{Router, http::StatusCode, routing::get};
 use futures::FutureExt;
 
 use crate::{
-    account::store::Readiness, api::TaskDefinitionRetirement, controller::Cache, in_flight,
+    account::readiness::Readiness, api::TaskDefinitionRetirement, controller::Cache, in_flight,
     retirement::context::Context,
 };
 

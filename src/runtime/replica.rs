@@ -200,7 +200,7 @@ fn trigger() -> (RequeueTrigger, mpsc::UnboundedReceiver<ResourceKey>) {
 /// The state that the reconciles of each kind share.
 struct Contexts {
     retirements: Arc<Context>,
-    accounts: Arc<account::reconcile::Context>,
+    accounts: Arc<account::context::Context>,
     policies: Arc<retention::context::Context>,
 }
 
@@ -250,7 +250,7 @@ impl Contexts {
                 is_active: is_active.clone(),
                 instance: instance.clone(),
             }),
-            accounts: Arc::new(account::reconcile::Context {
+            accounts: Arc::new(account::context::Context {
                 client: client.clone(),
                 sources,
                 accounts,
