@@ -31,7 +31,7 @@
 //! checks that this process is still active.
 //!
 //! Policies and `EcsAccounts` are reconciled in the same steps: `retention/reconcile.rs` reads, plans
-//! and applies a run, `account/reconcile.rs` verifies credentials.
+//! and applies a run, `account/verify.rs` verifies credentials.
 //!
 //! # Modules
 //!
