@@ -17,7 +17,12 @@ use crate::{
     },
     controller::Error,
     in_flight,
-    retention::{existing::Existing, plan::Plan, read::Reader, validate::ValidatedPolicy},
+    retention::{
+        existing::Existing,
+        plan::{Narrowed, Plan},
+        read::Reader,
+        validate::ValidatedPolicy,
+    },
     task_definition::Revision,
 };
 
@@ -60,8 +65,8 @@ impl Applier<'_> {
     /// # Errors
     /// Returns why the run ends early. Applying the plan of a later read completes it.
     pub async fn apply(&self, plan: &Plan, reader: &Reader<'_>) -> Result<Created, Stop> {
-        for (existing, entries) in &plan.narrow {
-            self.narrow(existing, entries).await?;
+        for narrowed in &plan.narrow {
+            self.narrow(narrowed).await?;
         }
         for existing in &plan.finish {
             self.finish(existing).await?;
@@ -78,26 +83,24 @@ impl Applier<'_> {
         Ok(created)
     }
 
-    /// Removes entries from a retirement, and records the generation of the policy. It fails if the
-    /// retirement was changed meanwhile.
-    async fn narrow(&self, existing: &Existing, entries: &[String]) -> Result<(), Error> {
+    /// Removes entries from a retirement, raises the number of revisions that it keeps, and records
+    /// the generation of the policy. It fails if the retirement was changed meanwhile.
+    async fn narrow(&self, narrowed: &Narrowed) -> Result<(), Error> {
+        let Narrowed { existing, entries, keep_latest, is_judged } = narrowed;
+        let mut operations = vec![
+            json!({ "op": "test", "path": "/metadata/resourceVersion", "value": existing.resource_version }),
+            json!({ "op": "replace", "path": "/spec/revisions", "value": entries }),
+            json!({ "op": "add", "path": "/spec/keepLatest", "value": keep_latest }),
+        ];
         let generation = self.policy.metadata.generation.unwrap_or_default().to_string();
-        let annotation = if existing.has_annotations {
+        if *is_judged && existing.has_annotations {
             let path = format!("/metadata/annotations/{}", POLICY_GENERATION.replace('/', "~1"));
-            json!({ "op": "add", "path": path, "value": generation })
-        } else {
+            operations.push(json!({ "op": "add", "path": path, "value": generation }));
+        } else if *is_judged {
             let annotations = json!({ POLICY_GENERATION: generation });
-            json!({ "op": "add", "path": "/metadata/annotations", "value": annotations })
-        };
-        self.patch(
-            existing,
-            json!([
-                { "op": "test", "path": "/metadata/resourceVersion", "value": existing.resource_version },
-                { "op": "replace", "path": "/spec/revisions", "value": entries },
-                annotation,
-            ]),
-        )
-        .await
+            operations.push(json!({ "op": "add", "path": "/metadata/annotations", "value": annotations }));
+        }
+        self.patch(existing, operations.into()).await
     }
 
     /// Removes the reference of a finished retirement to the policy, so that it outlives the policy.

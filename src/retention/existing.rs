@@ -27,6 +27,7 @@ pub struct Existing {
     pub is_finished: bool,
     pub is_suspended: bool,
     pub is_dry_run: bool,
+    pub keep_latest: Option<u32>,
     /// The declared revisions, in the order of the spec.
     pub declared: Vec<Declared>,
     /// The generation of the policy that last chose its revisions.
@@ -68,6 +69,7 @@ impl Existing {
             is_finished: is_finished(retirement),
             is_suspended: retirement.spec.suspend,
             is_dry_run: retirement.spec.dry_run,
+            keep_latest: retirement.spec.keep_latest,
             declared: declared.collect(),
             policy_generation: retirement.annotations().get(POLICY_GENERATION).cloned(),
             has_annotations: !retirement.annotations().is_empty(),
