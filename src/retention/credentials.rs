@@ -23,7 +23,7 @@ pub(super) struct Prepared {
 /// EcsAccounts are not listed.
 pub(super) async fn prepare(
     valid: &ValidatedPolicy,
-    recorded: TaskDefinitionRetentionPolicyStatus,
+    recorded: &TaskDefinitionRetentionPolicyStatus,
     namespace: &str,
     context: &Context,
 ) -> Result<Prepared, Option<Summary>> {
@@ -41,13 +41,13 @@ pub(super) async fn prepare(
             (context.sources.account(&account.name, &account.source), Some(&account.source.account))
         }
     };
-    let region = region(valid, &recorded, source.default_region()).map_err(Some)?;
-    let expected = recorded.account.or_else(|| valid.account_id.clone());
+    let region = region(valid, recorded, source.default_region()).map_err(Some)?;
+    let expected = recorded.account.as_ref().or(valid.account_id.as_ref());
     if let Some(account) = declared {
-        check_account(expected.as_ref(), account).map_err(Some)?;
+        check_account(expected, account).map_err(Some)?;
     }
     let session = source.session(&region).verify().await.map_err(|failure| Some(failed(&failure)))?;
-    check_account(expected.as_ref(), &session.identity.account).map_err(Some)?;
+    check_account(expected, &session.identity.account).map_err(Some)?;
     if declared.is_none() {
         check_ambient(&session.identity.account, context).map_err(Some)?;
     }

@@ -60,7 +60,8 @@ impl Existing {
             return None;
         }
         let rows = retirement.status.as_ref().map(|status| status.revisions.as_slice()).unwrap_or_default();
-        let declared = retirement.spec.revisions.iter().map(|text| declared(text, rows));
+        let declared: Vec<Declared> =
+            retirement.spec.revisions.iter().map(|text| declared(text, rows)).collect();
         Some(Self {
             name: retirement.name_any(),
             uid: retirement.uid().unwrap_or_default(),
@@ -70,17 +71,23 @@ impl Existing {
             is_suspended: retirement.spec.suspend,
             is_dry_run: retirement.spec.dry_run,
             keep_latest: retirement.spec.keep_latest,
-            declared: declared.collect(),
+            declared,
             policy_generation: retirement.annotations().get(POLICY_GENERATION).cloned(),
             has_annotations: !retirement.annotations().is_empty(),
             other_owners: retirement.owner_references().iter().filter(|it| it.uid != uid).cloned().collect(),
         })
     }
 
+    /// Returns true if the policy controls the retirement and something is left to do for it.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.is_controlled && !self.is_finished && !self.is_dry_run
+    }
+
     /// Returns true if the retirement waits for a person.
     #[must_use]
     pub fn awaits_approval(&self) -> bool {
-        self.is_controlled && !self.is_finished && self.is_suspended && !self.is_dry_run
+        self.is_unfinished() && self.is_suspended
     }
 }
 
@@ -101,6 +108,6 @@ fn declared(text: &str, rows: &[RevisionStatus]) -> Declared {
 /// Returns the revisions that unfinished retirements of the policy declare.
 #[must_use]
 pub fn declared_revisions(existing: &[Existing]) -> BTreeSet<Revision> {
-    let unfinished = existing.iter().filter(|it| it.is_controlled && !it.is_finished && !it.is_dry_run);
+    let unfinished = existing.iter().filter(|it| it.is_unfinished());
     unfinished.flat_map(|it| &it.declared).filter_map(|it| it.revision.clone()).collect()
 }

@@ -98,8 +98,6 @@ pub struct Plan {
     pub create: Vec<(String, Vec<Revision>)>,
     pub narrow: Vec<Narrowed>,
     pub delete: Vec<Existing>,
-    /// The retirements that are finished, whose owner reference is removed.
-    pub finish: Vec<Existing>,
     /// Number of revisions that are not kept, unused and not declared yet.
     pub retirable: usize,
     /// Number of revisions that would be retirable, but are in use.
@@ -108,15 +106,14 @@ pub struct Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { create, narrow, delete, finish, .. } = self;
+        let Self { create, narrow, delete, .. } = self;
         let revisions: usize = create.iter().map(|(_, revisions)| revisions.len()).sum();
         write!(
             f,
-            "create {} with {revisions} revisions, narrow {}, delete {}, finish {}",
+            "create {} with {revisions} revisions, narrow {}, delete {}",
             create.len(),
             narrow.len(),
-            delete.len(),
-            finish.len()
+            delete.len()
         )
     }
 }
@@ -131,15 +128,8 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let mut declared = BTreeSet::new();
     let families: BTreeMap<&str, &Family> =
         input.families.iter().map(|family| (family.name.as_str(), family)).collect();
-    for existing in input.existing.iter().filter(|existing| existing.is_controlled) {
-        if existing.is_dry_run {
-            plan.delete.push(existing.clone());
-            continue;
-        }
-        if existing.is_finished {
-            plan.finish.push(existing.clone());
-            continue;
-        }
+    plan.delete.extend(input.existing.iter().filter(|it| it.is_controlled && it.is_dry_run).cloned());
+    for existing in input.existing.iter().filter(|it| it.is_unfinished()) {
         let stays: Vec<&Declared> =
             existing.declared.iter().filter(|it| stays(input, &families, existing, it)).collect();
         declared.extend(stays.iter().filter_map(|it| it.revision.clone()));

@@ -185,16 +185,8 @@ fn age_of_a_declared_revision_is_known_by_its_number_its_time_or_its_generation(
 #[test]
 fn finished_retirements_are_records_and_the_oldest_are_deleted() {
     let policy = policy(1, |spec| spec.history_limit = Some(1));
-    let finished =
-        |name, is_controlled| Existing { is_finished: true, is_controlled, ..existing(name, &["a:1"]) };
-    let all = [
-        finished("web-1", false),
-        finished("web-3", false),
-        finished("web-2", false),
-        finished("web-4", true),
-    ];
-    let plan = planned(&policy, &[], &all);
-    assert_eq!(plan.finish, [all[3].clone()]);
+    let finished = |name| Existing { is_finished: true, is_controlled: false, ..existing(name, &["a:1"]) };
+    let plan = planned(&policy, &[], &[finished("web-1"), finished("web-3"), finished("web-2")]);
     let deleted: Vec<&str> = plan.delete.iter().map(|it| it.name.as_str()).collect();
     assert_eq!(deleted, ["web-2", "web-1"]);
     let dry = Existing { is_dry_run: true, ..existing("web-5", &["a:1"]) };
