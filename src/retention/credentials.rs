@@ -42,7 +42,7 @@ pub(super) async fn prepare(
         }
     };
     let region = region(valid, recorded, source.default_region()).map_err(Some)?;
-    let expected = recorded.account.as_ref().or(valid.account_id.as_ref());
+    let expected = expected_account(valid, recorded).map_err(Some)?;
     if let Some(account) = declared {
         check_account(expected, account).map_err(Some)?;
     }
@@ -75,6 +75,23 @@ fn region(
             Err(stalled("WrongRegion", text))
         }
         _ => Ok(region.to_owned()),
+    }
+}
+
+/// Returns the account that the policy is for: the recorded one, with which `spec.accountId` must
+/// agree. `None` if any account is accepted.
+fn expected_account<'a>(
+    valid: &'a ValidatedPolicy,
+    recorded: &'a TaskDefinitionRetentionPolicyStatus,
+) -> Result<Option<&'a String>, Summary> {
+    match (&recorded.account, &valid.account_id) {
+        (Some(before), Some(declared)) if before != declared => {
+            let text = format!(
+                "spec.accountId is {declared}, and the policy has run in account {before}: make a new policy for account {declared}"
+            );
+            Err(stalled("WrongAccount", text))
+        }
+        (before, declared) => Ok(before.as_ref().or(declared.as_ref())),
     }
 }
 

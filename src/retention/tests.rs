@@ -36,6 +36,7 @@ use crate::{
     retention::{context::Context, reconcile::reconcile},
 };
 
+mod accounts;
 mod runs;
 
 const REGION: &str = "us-west-2";
