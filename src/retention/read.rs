@@ -155,7 +155,8 @@ impl Reader<'_> {
         family.oldest.sort_unstable();
         family.oldest.dedup();
         family.old_until = self.old_until(&by_number, &family).await?;
-        let found = candidates(self.policy, &family).filter(|it| !in_use.contains(it)).count();
+        let is_proposable = |it: &Revision| !in_use.contains(it) && !declared.contains(it);
+        let found = candidates(self.policy, &family).filter(is_proposable).count();
         Ok((family, found))
     }
 

@@ -9,6 +9,22 @@ use tokio::time::sleep;
 use super::*;
 
 #[tokio::test(start_paused = true)]
+async fn run_proposes_the_families_after_those_that_are_declared_already() {
+    let world = World::new();
+    for family in ["web-a", "web-b"] {
+        world.west.register_many(family, 5);
+    }
+    let more = json!({ "approval": "Automatic", "maxRevisionsPerRun": 3, "interval": "1m" });
+    world.make("web", &["web-*"], more);
+    world.reconcile("web").await;
+    assert_eq!(world.declared(), ["web-a:1", "web-a:2", "web-a:3"]);
+    sleep(Duration::from_mins(1)).await;
+    world.reconcile("web").await;
+    let all = ["web-a:1", "web-a:2", "web-a:3", "web-b:1", "web-b:2", "web-b:3"];
+    assert_eq!(world.declared(), all);
+}
+
+#[tokio::test(start_paused = true)]
 async fn raised_number_of_kept_revisions_is_written_with_the_generation() {
     let world = World::new();
     world.west.register_many("web", 9);
