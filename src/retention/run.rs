@@ -68,7 +68,10 @@ impl Reconciliation<'_> {
         match self.read_plan_apply(valid, prepared, (&run, existing, may_create)).await {
             Ok((plan, families, created)) => {
                 let finish = |status: &mut TaskDefinitionRetentionPolicyStatus| {
-                    status.last_handled_reconcile_at = requested;
+                    // Otherwise a request is handled by the next run.
+                    if may_create {
+                        status.last_handled_reconcile_at = requested;
+                    }
                 };
                 self.complete(valid, (&run, &plan), (&families, created), finish).await
             }

@@ -185,6 +185,10 @@ pub fn due(
     if status.last_run_completion_time.is_none() {
         return Ok(Due::Resume(started));
     }
+    // The clock that recorded it was ahead.
+    if started > now {
+        return Ok(Due::Scheduled);
+    }
     let is_changed = status.last_run_generation != policy.metadata.generation;
     let after = |interval| started.checked_add(interval).unwrap_or(Timestamp::MAX);
     if request(policy).is_some() && now >= after(REQUEST_INTERVAL) {

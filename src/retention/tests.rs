@@ -43,6 +43,7 @@ const REGION: &str = "us-west-2";
 const NAMESPACE: &str = "platform";
 const POLICIES: &str = "taskdefinitionretentionpolicies";
 const RETIREMENTS: &str = "taskdefinitionretirements";
+const REQUESTED: &str = "ecs-retirement.dev/requestedAt";
 
 /// The API server, AWS, and a process that reconciles policies.
 struct World {

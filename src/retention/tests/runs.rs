@@ -84,3 +84,20 @@ async fn run_writes_nothing_once_leadership_is_lost() {
     world.reconcile("web").await;
     assert_eq!(world.retirements()[0]["spec"]["keepLatest"], 4, "the next leader resumes the run");
 }
+
+#[tokio::test(start_paused = true)]
+async fn request_that_comes_with_a_change_is_handled_within_a_minute() {
+    let world = World::new();
+    world.west.register_many("web", 9);
+    world.make("web", &["web"], json!({ "maxRevisionsPerRun": 3 }));
+    world.reconcile("web").await;
+    let requested = json!({ REQUESTED: "now" });
+    world.edit("web", |spec| spec["maxRevisionsPerRun"] = json!(4), &requested);
+    sleep(Duration::from_secs(5)).await;
+    world.reconcile("web").await;
+    let handled = || world.policy("web")["status"]["lastHandledReconcileAt"].clone();
+    assert_eq!((world.declared().len(), handled()), (3, Value::Null), "a retirement awaits approval");
+    sleep(Duration::from_mins(1)).await;
+    world.reconcile("web").await;
+    assert_eq!((world.declared().len(), handled()), (7, json!("now")));
+}
