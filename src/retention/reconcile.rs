@@ -14,7 +14,7 @@ use crate::{
         credentials::{is_of_another, prepare},
         existing::Existing,
         reconciliation::{LONGEST_DELAY, Reconciliation, pending_approval},
-        status::{State, Summary, completed, due},
+        status::{State, Summary, completed, due, is_reported_by_another},
         validate::{ValidatedPolicy, validate},
     },
 };
@@ -38,7 +38,7 @@ pub(super) async fn reconcile(
     let mut reconciliation = Reconciliation { context, policies, namespace, policy: live };
     let valid = validate(&reconciliation.policy);
     if let Ok(valid) = &valid
-        && reconciliation.recorded().last_run_time.is_some()
+        && is_reported_by_another(&reconciliation.recorded())
         && is_of_another(valid, &reconciliation.namespace, context)
     {
         return Ok(None);

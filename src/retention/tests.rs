@@ -193,6 +193,18 @@ fn set_accounts(writer: &Mutex<Writer<Guarded<EcsAccount>>>, accounts: &[Value])
     writer.apply_watcher_event(&Event::InitDone);
 }
 
+/// Returns the EcsAccount `prod` of this generation, which the controller `controller` serves, with
+/// the controller's own credentials.
+fn account(controller: &str, generation: i64, families: &[&str]) -> Value {
+    json!({
+        "metadata": { "name": "prod", "uid": "5f2c", "generation": generation },
+        "spec": {
+            "controllerName": controller, "accountId": ACCOUNT, "region": REGION,
+            "allowedNamespaces": { "names": [NAMESPACE] }, "families": { "allow": families },
+        },
+    })
+}
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
 }
