@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::{
     account::validate::{ValidatedAccount, validate},
-    api::{EcsAccount, TaskDefinitionRetirement},
+    api::{AccountRef, EcsAccount, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement},
     aws::{
         permit_queue::Pacing,
         rate_limiter::{RequeueTrigger, ResourceKey},
@@ -36,8 +36,8 @@ pub struct Accounts {
     pacing: Pacing,
     cache: Cache<EcsAccount>,
     namespaces: Store<NamespaceMetadata>,
-    retirements: Vec<Cache<TaskDefinitionRetirement>>,
-    requeue_trigger: RequeueTrigger,
+    retirements: Referrers<TaskDefinitionRetirement>,
+    policies: Referrers<TaskDefinitionRetentionPolicy>,
     /// Why the EcsAccounts could not be listed. `None` once they are.
     list_error: Mutex<Option<ListError>>,
 }
@@ -47,6 +47,20 @@ pub struct Caches {
     pub accounts: Cache<EcsAccount>,
     pub namespaces: Store<NamespaceMetadata>,
     pub retirements: Vec<Cache<TaskDefinitionRetirement>>,
+}
+
+/// The resources of a kind that may refer to an EcsAccount, and the trigger that requeues them.
+struct Referrers<K: Kind> {
+    caches: Vec<Cache<K>>,
+    trigger: RequeueTrigger,
+}
+
+/// What a resource says about its AWS account.
+struct Referrer<'a> {
+    namespace: Option<&'a String>,
+    account_ref: Option<&'a AccountRef>,
+    /// The recorded AWS account.
+    account: Option<&'a String>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,8 +102,19 @@ impl Accounts {
     ) -> Self {
         let Caches { accounts, namespaces, retirements } = caches;
         let list_error = Mutex::default();
-        let cache = accounts;
-        Self { controller_name, pacing, cache, namespaces, retirements, requeue_trigger, list_error }
+        let retirements = Referrers { caches: retirements, trigger: requeue_trigger.clone() };
+        let policies = Referrers { caches: Vec::new(), trigger: requeue_trigger };
+        Self { controller_name, pacing, cache: accounts, namespaces, retirements, policies, list_error }
+    }
+
+    /// Returns the accounts with the policies that a change wakes, and the trigger that requeues them.
+    #[must_use]
+    pub fn with_policies(
+        self,
+        caches: Vec<Cache<TaskDefinitionRetentionPolicy>>,
+        trigger: RequeueTrigger,
+    ) -> Self {
+        Self { policies: Referrers { caches, trigger }, ..self }
     }
 
     /// Returns whether the EcsAccounts are known. Without them nothing is known to be allowed.
@@ -191,12 +216,9 @@ impl Accounts {
         }
         let changed: Vec<&String> =
             if before == after { Vec::new() } else { before.iter().chain(&after).collect() };
-        self.wake(|resource| {
-            if let Some(account_ref) = &resource.spec.account_ref {
-                return account_ref.name == name;
-            }
-            let account = resource.status.as_ref().and_then(|status| status.account.as_ref());
-            !changed.is_empty() && account.is_none_or(|account| changed.contains(&account))
+        self.wake(|resource| match resource.account_ref {
+            Some(account_ref) => account_ref.name == name,
+            None => !changed.is_empty() && resource.account.is_none_or(|account| changed.contains(&account)),
         });
     }
 
@@ -210,19 +232,26 @@ impl Accounts {
     /// Handles a change of the labels of a namespace.
     pub fn namespace_changed(&self, namespace: &str) {
         self.wake(|resource| {
-            resource.spec.account_ref.is_some() && resource.metadata.namespace.as_deref() == Some(namespace)
+            resource.account_ref.is_some() && resource.namespace.is_some_and(|it| it == namespace)
         });
     }
 
     /// Wakes the selected resources that are not final.
-    fn wake(&self, is_selected: impl Fn(&TaskDefinitionRetirement) -> bool) {
-        for object in self.retirements.iter().flat_map(Store::state) {
-            let Ok(resource) = &object.0 else { continue };
-            if is_selected(resource) && TaskDefinitionRetirement::work_is_due(resource) {
-                let namespace = resource.metadata.namespace.clone().unwrap_or_default();
-                (self.requeue_trigger.0)(&ResourceKey { namespace, name: resource.name_any() });
-            }
-        }
+    fn wake(&self, is_selected: impl Fn(&Referrer<'_>) -> bool) {
+        self.retirements.wake(|retirement| {
+            is_selected(&Referrer {
+                namespace: retirement.metadata.namespace.as_ref(),
+                account_ref: retirement.spec.account_ref.as_ref(),
+                account: retirement.status.as_ref().and_then(|status| status.account.as_ref()),
+            })
+        });
+        self.policies.wake(|policy| {
+            is_selected(&Referrer {
+                namespace: policy.metadata.namespace.as_ref(),
+                account_ref: policy.spec.account_ref.as_ref(),
+                account: policy.status.as_ref().and_then(|status| status.account.as_ref()),
+            })
+        });
     }
 
     pub(super) fn list_failed(&self, error: &watcher::Error) {
@@ -233,6 +262,18 @@ impl Accounts {
         let new =
             if is_not_installed { ListError::NotInstalled } else { ListError::Other(error.to_string()) };
         *self.list_error.lock() = Some(new);
+    }
+}
+
+impl<K: Kind> Referrers<K> {
+    fn wake(&self, is_selected: impl Fn(&K) -> bool) {
+        for object in self.caches.iter().flat_map(Store::state) {
+            let Ok(resource) = &object.0 else { continue };
+            if is_selected(resource) && K::work_is_due(resource) {
+                let namespace = resource.namespace().unwrap_or_default();
+                (self.trigger.0)(&ResourceKey { namespace, name: resource.name_any() });
+            }
+        }
     }
 }
 

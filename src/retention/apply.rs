@@ -100,8 +100,9 @@ impl Applier<'_> {
         }
     }
 
-    /// Creates a retirement, unless the policy has changed. The newest revisions are read again, and
-    /// what they keep now is left out. Returns the number of its revisions.
+    /// Creates a retirement, unless the policy or what its EcsAccount allows has changed. The newest
+    /// revisions are read again, and what they keep now is left out. Returns the number of its
+    /// revisions.
     async fn create(&self, name: &str, revisions: &[Revision]) -> Result<usize, Stop> {
         let revisions = self.without_newest(revisions).await?;
         if revisions.is_empty() {
@@ -110,7 +111,7 @@ impl Applier<'_> {
         self.check_unchanged().await?;
         let retirement = self.retirement(name, &revisions);
         let parameters = PostParams::default();
-        self.reader.check_active()?;
+        self.reader.check()?;
         let create = self.retirements.create(&parameters, &retirement);
         match in_flight::kubernetes("create retirement", create).await {
             Ok(_) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     account::authorize::{Access, Denial, Subject, authorize},
     api::TaskDefinitionRetentionPolicyStatus,
-    aws::session::VerifiedSession,
+    aws::{session::VerifiedSession, source::AccountSource},
     retention::{
         context::Context,
         status::{State, Summary, denied, failed},
@@ -19,6 +19,48 @@ pub(super) struct Prepared {
     pub(super) access: Access,
 }
 
+impl Prepared {
+    /// Returns true while the cached EcsAccounts allow what they allowed when the run was prepared.
+    pub(super) fn is_still_allowed(
+        &self,
+        valid: &ValidatedPolicy,
+        namespace: &str,
+        context: &Context,
+    ) -> bool {
+        let now = authorize(&context.accounts, &subject(valid, namespace), context.allows_ambient);
+        match (&self.access, now) {
+            (Access::Ambient, Ok(Access::Ambient)) => {
+                check_ambient(&self.session.identity.account, context).is_ok()
+            }
+            (Access::Account { account: before, .. }, Ok(Access::Account { account, .. })) => {
+                let version = |source: &AccountSource| (source.uid.clone(), source.generation);
+                version(&before.source) == version(&account.source)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Decides which credentials the policy may use, without a call to AWS. `Err(None)` while the
+/// EcsAccounts are not listed.
+pub(super) fn authorized(
+    valid: &ValidatedPolicy,
+    recorded: &TaskDefinitionRetentionPolicyStatus,
+    namespace: &str,
+    context: &Context,
+) -> Result<Access, Option<Summary>> {
+    match authorize(&context.accounts, &subject(valid, namespace), context.allows_ambient) {
+        Ok(Access::Ambient) => {
+            let managed = recorded.account.as_ref().map(|account| check_unmanaged(account, context));
+            managed.transpose().map_err(Some)?;
+            Ok(Access::Ambient)
+        }
+        Ok(access) => Ok(access),
+        Err(Denial::Pending) => Err(None),
+        Err(Denial::OfAnotherController(refused) | Denial::Refused(refused)) => Err(Some(denied(refused))),
+    }
+}
+
 /// Decides which credentials the run may use, and verifies them. `Err(None)` while the
 /// EcsAccounts are not listed.
 pub(super) async fn prepare(
@@ -27,14 +69,7 @@ pub(super) async fn prepare(
     namespace: &str,
     context: &Context,
 ) -> Result<Prepared, Option<Summary>> {
-    let subject = subject(valid, namespace);
-    let access = match authorize(&context.accounts, &subject, context.allows_ambient) {
-        Ok(access) => access,
-        Err(Denial::Pending) => return Err(None),
-        Err(Denial::OfAnotherController(refused) | Denial::Refused(refused)) => {
-            return Err(Some(denied(refused)));
-        }
-    };
+    let access = authorized(valid, recorded, namespace, context)?;
     let (source, declared) = match &access {
         Access::Ambient => (context.sources.ambient().clone(), None),
         Access::Account { account, .. } => {
@@ -107,13 +142,19 @@ fn check_account(expected: Option<&String>, account: &String) -> Result<(), Summ
     }
 }
 
-/// Checks that the ambient credentials may be used in their account.
-fn check_ambient(account: &String, context: &Context) -> Result<(), Summary> {
+/// Checks that no EcsAccount manages an account.
+fn check_unmanaged(account: &String, context: &Context) -> Result<(), Summary> {
     if context.accounts.declare(account) {
         let text =
             format!("AWS account {account} is managed by EcsAccounts: name an EcsAccount in spec.accountRef");
         return Err(stalled("NotAllowed", text));
     }
+    Ok(())
+}
+
+/// Checks that the ambient credentials may be used in their account.
+fn check_ambient(account: &String, context: &Context) -> Result<(), Summary> {
+    check_unmanaged(account, context)?;
     if !context.allowed_accounts.is_empty() && !context.allowed_accounts.contains(account) {
         let text = format!(
             "the credentials of the controller are for account {account}, which --allowed-account-ids does not name"

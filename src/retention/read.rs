@@ -49,6 +49,8 @@ pub struct Reader<'a> {
     pub policy: &'a ValidatedPolicy,
     pub waiter: &'a Waiter,
     pub is_active: &'a IsActive,
+    /// Returns true while the EcsAccount allows what it allowed when the run began.
+    pub is_allowed: &'a (dyn Fn() -> bool + Send + Sync),
     /// AWS's clock.
     pub sources: &'a Sources,
 }
@@ -240,7 +242,7 @@ impl Reader<'_> {
                 sleep(POLL).await;
             }
             attempts += 1;
-            self.check_active()?;
+            self.check()?;
             let failure = match call().await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
@@ -257,6 +259,15 @@ impl Reader<'_> {
             }
             sleep(RETRY_DELAY).await;
         }
+    }
+
+    /// Checks that the run may go on: before each call to ECS, and before a retirement is created.
+    ///
+    /// # Errors
+    /// Returns why the run ends early.
+    pub fn check(&self) -> Result<(), Stop> {
+        self.check_active()?;
+        (self.is_allowed)().then_some(()).ok_or(Stop::Changed)
     }
 
     /// Checks that this process may act: before each write.

@@ -11,7 +11,7 @@ use crate::{
     in_flight,
     retention::{
         context::Context,
-        credentials::{is_of_another, prepare},
+        credentials::{authorized, is_of_another, prepare},
         existing::Existing,
         reconciliation::{LONGEST_DELAY, Reconciliation, pending_approval},
         status::{State, Summary, completed, due, is_reported_by_another},
@@ -96,11 +96,17 @@ impl Reconciliation<'_> {
     ) -> Result<Option<Duration>, Error> {
         let pending = pending_approval(existing);
         let recorded = self.recorded();
-        if recorded.pending_approval != pending {
-            let summary = completed(valid, &recorded, pending);
-            self.report(&summary, |status| status.pending_approval = pending, None).await?;
-        }
-        let until = next.duration_since((self.context.clock)());
-        Ok(Some(Duration::try_from(until).unwrap_or_default().min(LONGEST_DELAY)))
+        let until = Duration::try_from(next.duration_since((self.context.clock)())).unwrap_or_default();
+        let (summary, delay) = match authorized(valid, &recorded, &self.namespace, self.context) {
+            // The next run, a second later, reports a changed spec.
+            Ok(_) if recorded.last_run_generation != self.policy.metadata.generation => {
+                return Ok(Some(until));
+            }
+            Ok(_) => (completed(valid, &recorded, pending), until.min(LONGEST_DELAY)),
+            Err(None) => return Ok(Some(ACCOUNTS_DELAY)),
+            Err(Some(summary)) => (summary, until.min(self.retry_delay())),
+        };
+        self.report(&summary, |status| status.pending_approval = pending, None).await?;
+        Ok(Some(delay))
     }
 }

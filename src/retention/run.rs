@@ -97,7 +97,8 @@ impl Reconciliation<'_> {
         let key = ResourceKey { namespace: self.namespace.clone(), name };
         let waiter = Waiter { session: session.clone(), key };
         let (is_active, sources) = (&context.is_active, &context.sources);
-        let reader = Reader { policy: valid, waiter: &waiter, is_active, sources };
+        let is_allowed = || prepared.is_still_allowed(valid, &self.namespace, context);
+        let reader = Reader { policy: valid, waiter: &waiter, is_active, is_allowed: &is_allowed, sources };
         let subject = subject(valid, &self.namespace);
         let admits = |family: &str| refuse_family(&prepared.access, &subject, family).is_none();
         let declared = declared_revisions(&existing);

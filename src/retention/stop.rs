@@ -5,7 +5,7 @@ use crate::{aws::response::Failure, controller::Error};
 /// Why a run ends early. The next reconcile resumes it.
 #[derive(Debug)]
 pub enum Stop {
-    /// The policy has changed, is suspended or is being deleted. The next reconcile uses the new one.
+    /// The policy, or what its EcsAccount allows, has changed. The next reconcile uses the new one.
     Changed,
     /// This process is no longer the leader, or shuts down.
     Inactive,

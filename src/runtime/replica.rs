@@ -221,7 +221,8 @@ impl Contexts {
         let (pacing, controller_name) = (options.pacing, options.controller_name.clone());
         let sources = Sources::new(aws, pacing, requeue_trigger.clone(), is_active.clone(), clock.clone());
         let sources = Arc::new(sources);
-        let accounts = Arc::new(Accounts::new(controller_name, pacing, caches, requeue_trigger));
+        let accounts = Accounts::new(controller_name, pacing, caches, requeue_trigger);
+        let accounts = Arc::new(accounts.with_policies(policies.clone(), policy_trigger.clone()));
         Self {
             retirements: Arc::new(Context {
                 client: client.clone(),
