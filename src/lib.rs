@@ -98,13 +98,16 @@
 //!
 //! [`retention`], the reconciler of `TaskDefinitionRetentionPolicy`:
 //!
-//! - `reconcile`: one run; the order of all steps.
+//! - `reconcile`: reconciles one policy; the order of all steps.
+//! - `reconciliation`: what the steps share: the policy, its retirements and its status.
+//! - `run`: one run: reads, plans and applies, and records the end.
+//! - `stop`: why a run ends early.
 //! - `kind`, `context`: the kind for its controller; what runs share.
 //! - `validate`: parses the spec.
 //! - `credentials`: which credentials a run may use.
 //! - `existing`, `list`: the retirements of a policy.
 //! - `read`: reads families and usage from AWS.
-//! - `plan`: decides what is created, narrowed, deleted and finished.
+//! - `plan`: decides what is created, narrowed and deleted.
 //! - `apply`: writes the retirements.
 //! - `status`: when a run is due, and the conditions.
 //!

@@ -18,7 +18,7 @@ use crate::{
         readiness::{List, Readiness},
         validate::{ValidatedAccount, validate},
     },
-    api::{EcsAccount, TaskDefinitionRetirement},
+    api::{AccountRef, EcsAccount, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement},
     aws::{
         permit_queue::Pacing,
         rate_limiter::{RequeueTrigger, ResourceKey},
@@ -38,7 +38,8 @@ pub struct Accounts {
     cache: Cache<EcsAccount>,
     namespaces: Store<NamespaceMetadata>,
     retirements: Vec<Cache<TaskDefinitionRetirement>>,
-    requeue_trigger: RequeueTrigger,
+    policies: Vec<Cache<TaskDefinitionRetentionPolicy>>,
+    triggers: Triggers,
     account_list: List,
     namespace_list: List,
 }
@@ -48,6 +49,22 @@ pub struct Caches {
     pub accounts: Cache<EcsAccount>,
     pub namespaces: Store<NamespaceMetadata>,
     pub retirements: Vec<Cache<TaskDefinitionRetirement>>,
+    pub policies: Vec<Cache<TaskDefinitionRetentionPolicy>>,
+}
+
+/// The triggers that requeue the resources of each kind.
+#[derive(Clone)]
+pub struct Triggers {
+    pub retirements: RequeueTrigger,
+    pub policies: RequeueTrigger,
+}
+
+/// What a resource says about its AWS account.
+struct Referrer<'a> {
+    namespace: Option<&'a String>,
+    account_ref: Option<&'a AccountRef>,
+    /// The recorded AWS account.
+    account: Option<&'a String>,
 }
 
 /// Why a name refers to no usable EcsAccount.
@@ -64,22 +81,17 @@ impl Accounts {
     /// Creates the accounts of the controller `controller_name`; `None` if EcsAccounts are not
     /// served.
     #[must_use]
-    pub fn new(
-        controller_name: Option<String>,
-        pacing: Pacing,
-        caches: Caches,
-        requeue_trigger: RequeueTrigger,
-    ) -> Self {
-        let Caches { accounts, namespaces, retirements } = caches;
+    pub fn new(controller_name: Option<String>, pacing: Pacing, caches: Caches, triggers: Triggers) -> Self {
+        let Caches { accounts: cache, namespaces, retirements, policies } = caches;
         let (account_list, namespace_list) = (List::new("EcsAccounts"), List::new("namespaces"));
-        let cache = accounts;
         Self {
             controller_name,
             pacing,
             cache,
             namespaces,
             retirements,
-            requeue_trigger,
+            policies,
+            triggers,
             account_list,
             namespace_list,
         }
@@ -154,7 +166,7 @@ impl Accounts {
         Some(namespace.metadata.labels.clone().unwrap_or_default())
     }
 
-    /// Returns the served EcsAccounts, for metrics.
+    /// Returns all cached EcsAccounts, served or not, for metrics.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Guarded<EcsAccount>>> {
         self.cache.state()
@@ -175,12 +187,9 @@ impl Accounts {
         }
         let changed: Vec<&String> =
             if before == after { Vec::new() } else { before.iter().chain(&after).collect() };
-        self.wake(|resource| {
-            if let Some(account_ref) = &resource.spec.account_ref {
-                return account_ref.name == name;
-            }
-            let account = resource.status.as_ref().and_then(|status| status.account.as_ref());
-            !changed.is_empty() && account.is_none_or(|account| changed.contains(&account))
+        self.wake(|resource| match resource.account_ref {
+            Some(account_ref) => account_ref.name == name,
+            None => !changed.is_empty() && resource.account.is_none_or(|account| changed.contains(&account)),
         });
     }
 
@@ -194,19 +203,26 @@ impl Accounts {
     /// Handles a change of the labels of a namespace.
     pub fn namespace_changed(&self, namespace: &str) {
         self.wake(|resource| {
-            resource.spec.account_ref.is_some() && resource.metadata.namespace.as_deref() == Some(namespace)
+            resource.account_ref.is_some() && resource.namespace.is_some_and(|it| it == namespace)
         });
     }
 
     /// Wakes the selected resources that are not final.
-    fn wake(&self, is_selected: impl Fn(&TaskDefinitionRetirement) -> bool) {
-        for object in self.retirements.iter().flat_map(Store::state) {
-            let Ok(resource) = &object.0 else { continue };
-            if is_selected(resource) && TaskDefinitionRetirement::work_is_due(resource) {
-                let namespace = resource.metadata.namespace.clone().unwrap_or_default();
-                (self.requeue_trigger.0)(&ResourceKey { namespace, name: resource.name_any() });
-            }
-        }
+    fn wake(&self, is_selected: impl Fn(&Referrer<'_>) -> bool) {
+        wake(&self.retirements, &self.triggers.retirements, |retirement| {
+            is_selected(&Referrer {
+                namespace: retirement.metadata.namespace.as_ref(),
+                account_ref: retirement.spec.account_ref.as_ref(),
+                account: retirement.status.as_ref().and_then(|status| status.account.as_ref()),
+            })
+        });
+        wake(&self.policies, &self.triggers.policies, |policy| {
+            is_selected(&Referrer {
+                namespace: policy.metadata.namespace.as_ref(),
+                account_ref: policy.spec.account_ref.as_ref(),
+                account: policy.status.as_ref().and_then(|status| status.account.as_ref()),
+            })
+        });
     }
 
     pub(super) fn list_failed(&self, error: &watcher::Error) {
@@ -216,6 +232,16 @@ impl Accounts {
     /// Handles a failure of the watch of the namespaces.
     pub fn namespaces_failed(&self, error: &watcher::Error) {
         self.namespace_list.failed(error);
+    }
+}
+
+fn wake<K: Kind>(caches: &[Cache<K>], trigger: &RequeueTrigger, is_selected: impl Fn(&K) -> bool) {
+    for object in caches.iter().flat_map(Store::state) {
+        let Ok(resource) = &object.0 else { continue };
+        if is_selected(resource) && K::work_is_due(resource) {
+            let namespace = resource.namespace().unwrap_or_default();
+            (trigger.0)(&ResourceKey { namespace, name: resource.name_any() });
+        }
     }
 }
 

@@ -78,16 +78,26 @@ pub struct Input<'a> {
     pub may_create: bool,
 }
 
+/// A retirement to narrow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Narrowed {
+    pub existing: Existing,
+    /// The entries that stay.
+    pub entries: Vec<String>,
+    /// The new `spec.keepLatest`. It never becomes lower.
+    pub keep_latest: u32,
+    /// False if the family of an entry was not read, such as one that the EcsAccount refuses. Then
+    /// the generation of the policy is not recorded, and the retirement waits.
+    pub is_judged: bool,
+}
+
 /// The changes that a run makes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// The retirements to create: the name, and the revisions.
     pub create: Vec<(String, Vec<Revision>)>,
-    /// The retirements to narrow, with the entries that stay.
-    pub narrow: Vec<(Existing, Vec<String>)>,
+    pub narrow: Vec<Narrowed>,
     pub delete: Vec<Existing>,
-    /// The retirements that are finished, whose owner reference is removed.
-    pub finish: Vec<Existing>,
     /// Number of revisions that are not kept, unused and not declared yet.
     pub retirable: usize,
     /// Number of revisions that would be retirable, but are in use.
@@ -96,15 +106,14 @@ pub struct Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { create, narrow, delete, finish, .. } = self;
+        let Self { create, narrow, delete, .. } = self;
         let revisions: usize = create.iter().map(|(_, revisions)| revisions.len()).sum();
         write!(
             f,
-            "create {} with {revisions} revisions, narrow {}, delete {}, finish {}",
+            "create {} with {revisions} revisions, narrow {}, delete {}",
             create.len(),
             narrow.len(),
-            delete.len(),
-            finish.len()
+            delete.len()
         )
     }
 }
@@ -119,23 +128,15 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let mut declared = BTreeSet::new();
     let families: BTreeMap<&str, &Family> =
         input.families.iter().map(|family| (family.name.as_str(), family)).collect();
-    for existing in input.existing.iter().filter(|existing| existing.is_controlled) {
-        if existing.is_dry_run {
-            plan.delete.push(existing.clone());
-            continue;
-        }
-        if existing.is_finished {
-            plan.finish.push(existing.clone());
-            continue;
-        }
+    plan.delete.extend(input.existing.iter().filter(|it| it.is_controlled && it.is_dry_run).cloned());
+    for existing in input.existing.iter().filter(|it| it.is_unfinished()) {
         let stays: Vec<&Declared> =
             existing.declared.iter().filter(|it| stays(input, &families, existing, it)).collect();
         declared.extend(stays.iter().filter_map(|it| it.revision.clone()));
-        let is_current = existing.policy_generation.as_deref() == Some(&input.generation.to_string());
         if stays.is_empty() {
             plan.delete.push(existing.clone());
-        } else if stays.len() < existing.declared.len() || !is_current {
-            plan.narrow.push((existing.clone(), stays.iter().map(|it| it.text.clone()).collect()));
+        } else {
+            plan.narrow.extend(narrow(input, &families, existing, &stays));
         }
     }
     let mut proposed = Vec::new();
@@ -193,6 +194,28 @@ fn stays(
     // Without an ACTIVE revision in the family, this one is not ACTIVE either.
     let is_newest = family.is_some_and(|family| family.newest.iter().any(|it| revision.number() >= *it));
     !is_newest && is_old(input, family.copied(), existing, declared)
+}
+
+/// Returns how a retirement is narrowed to the entries that stay; `None` if it is so already.
+fn narrow(
+    input: &Input<'_>,
+    families: &BTreeMap<&str, &Family>,
+    existing: &Existing,
+    stays: &[&Declared],
+) -> Option<Narrowed> {
+    let is_read = |revision: &Revision| families.contains_key(revision.family());
+    let is_judged = stays.iter().all(|it| it.is_retired || it.revision.as_ref().is_none_or(is_read));
+    let is_current = existing.policy_generation.as_deref() == Some(&input.generation.to_string());
+    let latest = input.policy.latest;
+    let keep_latest = existing.keep_latest.map_or(latest, |before| before.max(latest));
+    let is_changed = stays.len() < existing.declared.len() || existing.keep_latest != Some(keep_latest);
+    let entries = || stays.iter().map(|it| it.text.clone()).collect();
+    (is_changed || is_judged && !is_current).then(|| Narrowed {
+        existing: existing.clone(),
+        entries: entries(),
+        keep_latest,
+        is_judged,
+    })
 }
 
 /// Returns true if a declared revision is old enough. If its age is unknown, it is old if it was

@@ -19,6 +19,7 @@ use crate::{
     },
     retention::{
         plan::{Family, candidates},
+        stop::Stop,
         validate::ValidatedPolicy,
     },
     task_definition::{Arn, Revision},
@@ -48,25 +49,27 @@ pub struct Reader<'a> {
     pub policy: &'a ValidatedPolicy,
     pub waiter: &'a Waiter,
     pub is_active: &'a IsActive,
+    /// Returns true while the EcsAccount allows what it allowed when the run began.
+    pub is_allowed: &'a (dyn Fn() -> bool + Send + Sync),
     /// AWS's clock.
     pub sources: &'a Sources,
 }
 
 impl Reader<'_> {
-    /// Reads the families that the policy includes and `is_allowed` admits, and those of `declared`.
-    /// Of each it reads the newest revisions that are kept, and the oldest until enough are found to
-    /// propose.
+    /// Reads the families that the policy includes, and those of `declared`, if `admits` returns true
+    /// for them. Of each it reads the newest revisions that are kept, and the oldest until enough are
+    /// found to propose.
     ///
     /// # Errors
-    /// Returns the failure of a call. A partial result is never returned.
+    /// Returns why the run ends early. A partial result is never returned.
     pub async fn read(
         &self,
         declared: &BTreeSet<Revision>,
-        is_allowed: impl Fn(&str) -> bool + Send + Sync,
-    ) -> Result<Observations, Failure> {
+        admits: impl Fn(&str) -> bool + Send + Sync,
+    ) -> Result<Observations, Stop> {
         let mut names: BTreeSet<String> = self.families().await?;
         names.extend(declared.iter().map(|revision| revision.family().to_owned()));
-        names.retain(|name| self.policy.includes(name) && is_allowed(name));
+        names.retain(|name| self.policy.includes(name) && admits(name));
         let (mut observations, mut left) = (Observations::default(), self.policy.max_revisions);
         for name in names {
             let (family, found) = self.family(&name, declared, left, &mut observations.in_use).await?;
@@ -79,8 +82,8 @@ impl Reader<'_> {
     /// Returns the newest ACTIVE revisions of a family, newest first, as many as are kept.
     ///
     /// # Errors
-    /// Returns the failure of a call.
-    pub async fn newest(&self, family: &str) -> Result<Vec<i32>, Failure> {
+    /// Returns why the run ends early.
+    pub async fn newest(&self, family: &str) -> Result<Vec<i32>, Stop> {
         let latest = usize::try_from(self.policy.latest).unwrap_or(usize::MAX);
         let (mut numbers, mut token) = (Vec::new(), None);
         loop {
@@ -98,7 +101,7 @@ impl Reader<'_> {
     }
 
     /// Returns the families that match a pattern of the policy. A pattern without `*` needs no list.
-    async fn families(&self) -> Result<BTreeSet<String>, Failure> {
+    async fn families(&self) -> Result<BTreeSet<String>, Stop> {
         let mut names = BTreeSet::new();
         for pattern in &self.policy.include {
             let text = pattern.to_string();
@@ -127,7 +130,7 @@ impl Reader<'_> {
         declared: &BTreeSet<Revision>,
         limit: usize,
         in_use: &mut BTreeSet<Revision>,
-    ) -> Result<(Family, usize), Failure> {
+    ) -> Result<(Family, usize), Stop> {
         let newest = self.newest(name).await?;
         let mut family = Family { name: name.to_owned(), newest, oldest: Vec::new(), old_until: None };
         let Some(first_kept) = family.newest.last().copied() else { return Ok((family, 0)) };
@@ -154,14 +157,15 @@ impl Reader<'_> {
         family.oldest.sort_unstable();
         family.oldest.dedup();
         family.old_until = self.old_until(&by_number, &family).await?;
-        let found = candidates(self.policy, &family).filter(|it| !in_use.contains(it)).count();
+        let is_proposable = |it: &Revision| !in_use.contains(it) && !declared.contains(it);
+        let found = candidates(self.policy, &family).filter(is_proposable).count();
         Ok((family, found))
     }
 
     /// Returns the highest candidate that is old enough, by binary search: registration times rise
     /// with the number. A revision whose time is unknown counts as young. `None` if none is old, or
     /// if age does not matter.
-    async fn old_until(&self, by_number: &ValidatedPolicy, family: &Family) -> Result<Option<i32>, Failure> {
+    async fn old_until(&self, by_number: &ValidatedPolicy, family: &Family) -> Result<Option<i32>, Stop> {
         let Some(younger_than) = self.policy.younger_than else { return Ok(None) };
         let all: Vec<Revision> = candidates(by_number, family).collect();
         let Some(now) = self.time(all.last()).await? else { return Ok(None) };
@@ -181,7 +185,7 @@ impl Reader<'_> {
 
     /// Returns the earliest possible time by AWS's clock. Soon after a start, it is known only after
     /// a few responses: `revision` is described until then. `None` if it stays unknown.
-    async fn time(&self, revision: Option<&Revision>) -> Result<Option<Timestamp>, Failure> {
+    async fn time(&self, revision: Option<&Revision>) -> Result<Option<Timestamp>, Stop> {
         let time = || self.sources.time().map(|time| time.earliest);
         for _ in 0..MAX_ATTEMPTS {
             match (time(), revision) {
@@ -192,26 +196,26 @@ impl Reader<'_> {
         Ok(time())
     }
 
-    async fn registered_at(&self, revision: &Revision) -> Result<Option<Timestamp>, Failure> {
+    async fn registered_at(&self, revision: &Revision) -> Result<Option<Timestamp>, Stop> {
         let (arn, ecs) = (self.arn(revision), &self.waiter.session.ecs);
         match self.retried(|| ecs.describe(&arn)).await {
             Ok(description) => Ok(description.registered_at),
-            Err(failure) if failure.kind == FailureKind::Absent => Ok(None),
-            Err(failure) => Err(failure),
+            Err(Stop::Aws(failure)) if failure.kind == FailureKind::Absent => Ok(None),
+            Err(stop) => Err(stop),
         }
     }
 
     /// Returns true if a revision is unused. Waits for a usage scan.
-    async fn is_unused(&self, revision: &Revision) -> Result<bool, Failure> {
+    async fn is_unused(&self, revision: &Revision) -> Result<bool, Stop> {
         let (arn, began) = (self.arn(revision), Instant::now());
         loop {
             match self.waiter.session.usage.usage(&self.waiter.key, &arn, Purpose::Report) {
                 Some(Use::Unused { .. }) => return Ok(true),
                 Some(Use::InUse(_)) => return Ok(false),
-                Some(Use::Unknown(failure)) => return Err(failure),
+                Some(Use::Unknown(failure)) => return Err(Stop::Aws(failure)),
                 None if began.elapsed() > SCAN_LIMIT => {
                     let text = "usage unknown: no usage scan has ended";
-                    return Err(Failure::new(FailureKind::Unavailable, text));
+                    return Err(Stop::Aws(Failure::new(FailureKind::Unavailable, text)));
                 }
                 None => self.check_active()?,
             }
@@ -219,14 +223,14 @@ impl Reader<'_> {
         }
     }
 
-    async fn page(&self, family: &str, order: Order, token: Option<String>) -> Result<Page<i32>, Failure> {
+    async fn page(&self, family: &str, order: Order, token: Option<String>) -> Result<Page<i32>, Stop> {
         let session = &self.waiter.session;
         let call = || session.ecs.list_active(&session.identity, family, order, token.clone());
         self.retried(call).await
     }
 
     /// Makes a call with a read permit. Repeats it after a transient failure.
-    async fn retried<T, F>(&self, call: impl Fn() -> F + Send + Sync) -> Result<T, Failure>
+    async fn retried<T, F>(&self, call: impl Fn() -> F + Send + Sync) -> Result<T, Stop>
     where
         F: Future<Output = Result<T, Failure>> + Send,
     {
@@ -238,6 +242,7 @@ impl Reader<'_> {
                 sleep(POLL).await;
             }
             attempts += 1;
+            self.check()?;
             let failure = match call().await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
@@ -250,15 +255,27 @@ impl Reader<'_> {
                 FailureKind::Throttled | FailureKind::ServerFault | FailureKind::Unavailable
             );
             if !is_transient || attempts == MAX_ATTEMPTS {
-                return Err(failure);
+                return Err(Stop::Aws(failure));
             }
             sleep(RETRY_DELAY).await;
         }
     }
 
-    fn check_active(&self) -> Result<(), Failure> {
-        let stopped = || Failure::new(FailureKind::Unavailable, "the run was interrupted");
-        (self.is_active)().then_some(()).ok_or_else(stopped)
+    /// Checks that the run may go on: before each call to ECS, and before a retirement is created.
+    ///
+    /// # Errors
+    /// Returns why the run ends early.
+    pub fn check(&self) -> Result<(), Stop> {
+        self.check_active()?;
+        (self.is_allowed)().then_some(()).ok_or(Stop::Changed)
+    }
+
+    /// Checks that this process may act: before each write.
+    ///
+    /// # Errors
+    /// Returns [`Stop::Inactive`] if it may not.
+    pub fn check_active(&self) -> Result<(), Stop> {
+        (self.is_active)().then_some(()).ok_or(Stop::Inactive)
     }
 
     fn arn(&self, revision: &Revision) -> Arn {

@@ -150,6 +150,15 @@ fn is_stalled(summary: &Summary, recorded: &[Condition], now: Timestamp) -> bool
     }
 }
 
+/// Returns true if a status shows that another controller has reported the policy: this one reports no
+/// other reason for a policy whose EcsAccount it does not serve.
+#[must_use]
+pub fn is_reported_by_another(recorded: &TaskDefinitionRetentionPolicyStatus) -> bool {
+    let is_ours = |it: &Condition| ["AccountNotFound", "InvalidSpec"].contains(&it.reason.as_str());
+    let ready = recorded.conditions.iter().find(|it| it.type_ == READY);
+    recorded.last_run_time.is_some() || ready.is_some_and(|it| !is_ours(it))
+}
+
 /// Returns the value of the annotation that requests a run, if it is not handled yet.
 #[must_use]
 pub fn request(policy: &TaskDefinitionRetentionPolicy) -> Option<&String> {
@@ -184,6 +193,10 @@ pub fn due(
     let Some(Time(started)) = status.last_run_time else { return Ok(Due::Scheduled) };
     if status.last_run_completion_time.is_none() {
         return Ok(Due::Resume(started));
+    }
+    // The clock that recorded it was ahead.
+    if started > now {
+        return Ok(Due::Scheduled);
     }
     let is_changed = status.last_run_generation != policy.metadata.generation;
     let after = |interval| started.checked_add(interval).unwrap_or(Timestamp::MAX);

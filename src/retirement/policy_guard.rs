@@ -51,14 +51,13 @@ pub async fn kept_by(
     let read = in_flight::kubernetes("get policy", api.get_opt(&owner.name)).await;
     let policy =
         read.map_err(Error::ReadResource)?.filter(|policy| policy.uid().as_ref() == Some(&owner.uid));
-    let generation = retirement.annotations().get(POLICY_GENERATION);
-    Ok(kept_because(policy.as_ref(), &owner.name, generation))
+    Ok(kept_because(policy.as_ref(), &owner.name, retirement))
 }
 
 fn kept_because(
     policy: Option<&TaskDefinitionRetentionPolicy>,
     name: &str,
-    generation: Option<&String>,
+    retirement: &TaskDefinitionRetirement,
 ) -> Option<String> {
     let Some(policy) = policy.filter(|policy| policy.metadata.deletion_timestamp.is_none()) else {
         return Some(format!("kept: its policy {name} is deleted"));
@@ -66,6 +65,10 @@ fn kept_because(
     if policy.spec.suspend {
         return Some(format!("kept: its policy {name} is suspended"));
     }
+    if policy.spec.retirement.dry_run && !retirement.spec.dry_run {
+        return Some(format!("kept: its policy {name} is a dry run (spec.retirement.dryRun)"));
+    }
+    let generation = retirement.annotations().get(POLICY_GENERATION);
     let is_current = generation == policy.metadata.generation.map(|it| it.to_string()).as_ref();
     (!is_current).then(|| {
         format!("kept: its policy {name} has changed, and removes what it keeps now with its next run")
@@ -83,13 +86,18 @@ mod tests {
         let mut policy = TaskDefinitionRetentionPolicy::default();
         policy.metadata.generation = Some(3);
         let kept = |policy: Option<&TaskDefinitionRetentionPolicy>, generation: Option<&str>| {
-            kept_because(policy, "web", generation.map(str::to_owned).as_ref())
+            let mut retirement = TaskDefinitionRetirement::default();
+            let annotations = generation.map(|it| (POLICY_GENERATION.to_owned(), it.to_owned()));
+            retirement.metadata.annotations = Some(annotations.into_iter().collect());
+            kept_because(policy, "web", &retirement)
         };
         assert_eq!(kept(Some(&policy), Some("3")), None);
         for generation in [None, Some("2"), Some("4"), Some("")] {
             assert!(kept(Some(&policy), generation).is_some_and(|it| it.contains("has changed")));
         }
         assert!(kept(None, Some("3")).is_some_and(|it| it.contains("is deleted")));
+        policy.spec.retirement.dry_run = true;
+        assert!(kept(Some(&policy), Some("3")).is_some_and(|it| it.contains("is a dry run")));
         policy.spec.suspend = true;
         assert!(kept(Some(&policy), Some("3")).is_some_and(|it| it.contains("is suspended")));
         policy.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));

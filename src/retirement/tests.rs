@@ -30,7 +30,7 @@ use tokio::{
 use tower::service_fn;
 
 use crate::{
-    account::store::{Accounts, Caches},
+    account::store::{Accounts, Caches, Triggers},
     api::{Reason, RevisionStatus, TaskDefinitionRetirement, TaskDefinitionRetirementStatus},
     aws::{
         permit_queue::Pacing,
@@ -168,8 +168,13 @@ impl World {
             accounts: Arc::new(Accounts::new(
                 None,
                 pacing,
-                Caches { accounts: store().0, namespaces: store().0, retirements: Vec::new() },
-                requeue_trigger.clone(),
+                Caches {
+                    accounts: store().0,
+                    namespaces: store().0,
+                    retirements: Vec::new(),
+                    policies: Vec::new(),
+                },
+                Triggers { retirements: requeue_trigger.clone(), policies: requeue_trigger.clone() },
             )),
             allows_ambient: true,
             sources: Arc::new(Sources::new(

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::{
     account::{
         self,
-        store::{Accounts, Caches, NamespaceMetadata},
+        store::{Accounts, Caches, NamespaceMetadata, Triggers},
     },
     api::{EcsAccount, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement},
     aws::{
@@ -47,8 +47,9 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Maximum number of concurrent runs of policies. A run mostly waits for read permits.
-pub(super) const POLICY_CONCURRENCY: u16 = 8;
+/// Maximum number of concurrent runs of policies. A run waits in its worker for read permits, so that
+/// few workers would let long runs stop all other policies. The rate limiters bound the calls.
+pub(super) const POLICY_CONCURRENCY: u16 = 256;
 
 /// Maximum number of concurrent reconciles of EcsAccounts.
 pub(super) const ACCOUNT_CONCURRENCY: u16 = 4;
@@ -104,6 +105,7 @@ impl Stores {
             accounts: self.accounts.0.clone(),
             namespaces: self.namespaces.0.clone(),
             retirements: self.retirements.iter().map(|(cache, _)| cache.clone()).collect(),
+            policies: self.policies.iter().map(|(cache, _)| cache.clone()).collect(),
         }
     }
 }
@@ -115,19 +117,14 @@ impl Replica {
         let (stores, shutdown) = (Stores::new(count), Shutdown::new(dependencies.stop.clone()));
         let leadership =
             Arc::new(if options.election.is_some() { Leadership::none() } else { Leadership::sole() });
-        let (requeue_trigger, wakeups) = trigger();
-        let (policy_trigger, policy_wakeups) = trigger();
-        let policy_caches: Vec<_> = stores.policies.iter().map(|(cache, _)| cache.clone()).collect();
-        let contexts = Contexts::new(
-            options,
-            &dependencies,
-            (&leadership, &shutdown),
-            (stores.caches(), policy_caches.clone()),
-            (requeue_trigger, policy_trigger),
-        );
+        let (trigger_retirement, wakeups) = trigger();
+        let (trigger_policy, policy_wakeups) = trigger();
+        let triggers = Triggers { retirements: trigger_retirement, policies: trigger_policy };
+        let Caches { retirements: caches, policies: policy_caches, .. } = stores.caches();
+        let contexts =
+            Contexts::new(options, &dependencies, (&leadership, &shutdown), stores.caches(), triggers);
         let (retirements, accounts) = (Shared::new(contexts.retirements), Shared::new(contexts.accounts));
         let policies = Shared::new(contexts.policies);
-        let caches = stores.caches().retirements;
         let client = &dependencies.client;
         let stop = || {
             let shutdown = shutdown.clone();
@@ -209,8 +206,8 @@ impl Contexts {
         options: &Options,
         dependencies: &Dependencies,
         (leadership, shutdown): (&Arc<Leadership>, &Shutdown),
-        (caches, policies): (Caches, Vec<Cache<TaskDefinitionRetentionPolicy>>),
-        (requeue_trigger, policy_trigger): (RequeueTrigger, RequeueTrigger),
+        caches: Caches,
+        triggers: Triggers,
     ) -> Self {
         let Dependencies { client, aws, clock, instance, .. } = dependencies;
         let is_active: IsActive = {
@@ -218,9 +215,10 @@ impl Contexts {
             Arc::new(move || leadership.is_held() && !shutdown.is_requested())
         };
         let (pacing, controller_name) = (options.pacing, options.controller_name.clone());
-        let sources = Sources::new(aws, pacing, requeue_trigger.clone(), is_active.clone(), clock.clone());
-        let sources = Arc::new(sources);
-        let accounts = Arc::new(Accounts::new(controller_name, pacing, caches, requeue_trigger));
+        let Triggers { retirements, policies: policy_trigger } = triggers.clone();
+        let sources = Arc::new(Sources::new(aws, pacing, retirements, is_active.clone(), clock.clone()));
+        let policies = caches.policies.clone();
+        let accounts = Arc::new(Accounts::new(controller_name, pacing, caches, triggers));
         Self {
             retirements: Arc::new(Context {
                 client: client.clone(),

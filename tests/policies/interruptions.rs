@@ -108,6 +108,23 @@ async fn deployments_during_a_read_never_make_a_kept_revision_a_candidate() {
 }
 
 #[tokio::test]
+async fn runs_that_wait_for_ecs_do_not_delay_other_policies() {
+    let policies = Policies::new().await;
+    // Each run takes at least 40 seconds: 20 pages.
+    policies.world.west.register_many("web", 2_000);
+    let slow = Fault::on(Action::ListTaskDefinitions).times(1_000).delay(Duration::from_secs(2));
+    policies.world.ecs.fault(slow);
+    let _controller = policies.world.start();
+    for number in 0..10 {
+        let name = format!("web-{number}");
+        policies.apply(&name, &["web"], 2, json!({ "maxRevisionsPerRun": 5_000 })).await;
+        policies.wait(&name, "Running").await;
+    }
+    policies.apply("other", &["other"], 2, json!({ "suspend": true })).await;
+    policies.wait("other", "Suspended").await;
+}
+
+#[tokio::test]
 async fn throttling_midway_delays_a_run_and_changes_nothing() {
     let policies = Policies::new().await;
     policies.world.west.register_many("web", 320);

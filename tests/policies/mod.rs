@@ -185,6 +185,14 @@ async fn dry_run_policy_is_an_inventory() {
     let retirements = policies.retirements().await;
     assert_eq!(retirements.len(), 1, "the dry run is replaced");
     assert_eq!(retirements[0].data["spec"]["suspend"], true);
+
+    policies.patch("web", json!({ "spec": { "retirement": { "dryRun": true } } })).await;
+    policies.wait("web", "DryRun").await;
+    policies.approve().await;
+    let name = retirements[0].metadata.name.clone().unwrap_or_default();
+    let seen = policies.world.wait(&name, "Kept", |seen| seen.reasons() == ["Kept"; 3]).await;
+    assert!(seen.message("web:1").contains("its policy web is a dry run"), "{seen}");
+    assert_eq!(policies.deregistered(), 0);
 }
 
 #[tokio::test]

@@ -151,6 +151,33 @@ async fn families_that_an_account_does_not_allow_are_never_proposed() {
 }
 
 #[tokio::test]
+async fn waiting_policy_reports_a_changed_account_within_10_s() {
+    let policies = Policies::new().await;
+    policies.world.west.register_many("web", 6);
+    let own = policies.world.namespace.name();
+    account(&policies, own, json!({ "allow": ["*"] })).await;
+    let name = format!("{own}-own");
+    policies.apply("web", &["web"], 2, json!({ "accountRef": { "name": name } })).await;
+    let _controller = policies.world.start_with(&[("CONTROLLER_NAME", own)]);
+    policies.wait("web", "AwaitingApproval").await;
+    let api = kube::api::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(
+        "ecs-retirement.dev",
+        "v1alpha1",
+        "EcsAccount",
+    ));
+    let accounts: kube::Api<kube::api::DynamicObject> =
+        kube::Api::all_with(policies.world.namespace.client(), &api);
+    for (names, reason) in [(json!([]), "NotAllowed"), (json!([own]), "AwaitingApproval")] {
+        let allowed = json!({ "spec": { "allowedNamespaces": { "names": names } } });
+        let (patch, parameters) = (kube::api::Patch::Merge(allowed), kube::api::PatchParams::default());
+        accounts.patch(&name, &parameters, &patch).await.expect("it is patched");
+        let changed = std::time::Instant::now();
+        policies.wait("web", reason).await;
+        assert!(changed.elapsed() < Duration::from_secs(10), "{reason} after {:?}", changed.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn policy_of_another_controller_is_left_alone() {
     let policies = Policies::new().await;
     policies.world.west.register_many("web", 6);

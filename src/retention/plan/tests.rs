@@ -52,6 +52,7 @@ fn existing(name: &str, revisions: &[&str]) -> Existing {
         is_finished: false,
         is_suspended: true,
         is_dry_run: false,
+        keep_latest: Some(2),
         declared: declared.collect(),
         policy_generation: Some(GENERATION.to_string()),
         has_annotations: true,
@@ -72,6 +73,10 @@ fn plan_with(
 ) -> Plan {
     let (run, now, generation) = (run(), Some(at(1_000)), GENERATION);
     plan(&Input { policy, generation, run: &run, families, in_use, existing, now, may_create })
+}
+
+fn narrowed(plan: &Plan) -> Vec<String> {
+    plan.narrow.iter().map(|it| format!("{}: {}", it.existing.name, it.entries.join(" "))).collect()
 }
 
 fn created(plan: &Plan) -> Vec<String> {
@@ -125,15 +130,42 @@ fn unfinished_retirement_is_narrowed_to_what_is_not_kept_now() {
     let families = [family("a", &[1, 2, 3, 4, 5], 2)];
     let mut wide = existing("web-1", &["a:1", "a:2", "a:4", "b:1"]);
     wide.declared[2].is_retired = true;
-    let plan = planned(&policy, &families, &[wide.clone()]);
-    assert_eq!(plan.narrow, [(wide, vec!["a:2".to_owned(), "a:4".to_owned()])], "a retired one stays");
+    let plan = planned(&policy, &families, &[wide]);
+    assert_eq!(narrowed(&plan), ["web-1: a:2 a:4"], "a retired one stays");
     let empty = existing("web-2", &["a:4", "b:1"]);
     assert_eq!(planned(&policy, &families, std::slice::from_ref(&empty)).delete, [empty]);
     let same = existing("web-3", &["a:2"]);
     assert_eq!(planned(&policy, &families, std::slice::from_ref(&same)).narrow, [], "nothing changes");
     let older = Existing { policy_generation: Some("2".to_owned()), ..same };
     let plan = planned(&policy, &families, std::slice::from_ref(&older));
-    assert_eq!(plan.narrow, [(older, vec!["a:2".to_owned()])], "the generation is recorded");
+    assert_eq!(narrowed(&plan), ["web-3: a:2"]);
+    assert!(plan.narrow[0].is_judged, "the generation is recorded");
+}
+
+#[test]
+fn raised_number_of_kept_revisions_is_written_into_unfinished_retirements() {
+    let families = [family("a", &[1, 2, 3, 4, 5], 3)];
+    let of = |keep_latest, latest| {
+        let existing = Existing { keep_latest, ..existing("web-1", &["a:1"]) };
+        let plan = planned(&policy(latest, |_| {}), &families, &[existing]);
+        plan.narrow.first().map(|it| it.keep_latest)
+    };
+    assert_eq!((of(Some(2), 3), of(None, 3)), (Some(3), Some(3)));
+    assert_eq!((of(Some(3), 3), of(Some(4), 3)), (None, None), "it never becomes lower");
+}
+
+#[test]
+fn retirement_with_an_entry_of_an_unread_family_is_not_confirmed() {
+    let policy = policy(2, |_| {});
+    let before = Existing { policy_generation: Some("2".to_owned()), ..existing("web-1", &["a:1", "ab:1"]) };
+    let (read, unread) = (family("a", &[1, 2, 3], 2), family("ab", &[1, 2, 3], 2));
+    let plan = planned(&policy, &[read.clone(), unread], std::slice::from_ref(&before));
+    assert!(plan.narrow[0].is_judged);
+    let plan = planned(&policy, std::slice::from_ref(&read), std::slice::from_ref(&before));
+    assert_eq!(plan.narrow, [], "it waits until its families can be read");
+    let lower = Existing { keep_latest: Some(1), ..before };
+    let plan = planned(&policy, &[read], &[lower]);
+    assert_eq!(plan.narrow.first().map(|it| (it.keep_latest, it.is_judged)), Some((2, false)));
 }
 
 #[test]
@@ -143,7 +175,8 @@ fn age_of_a_declared_revision_is_known_by_its_number_its_time_or_its_generation(
     let mut it = existing("web-1", &["a:2", "a:3", "a:4", "a:5"]);
     it.declared[1].registered_at = Some(at(900));
     it.declared[2].registered_at = Some(at(901));
-    let stays = |it: &Existing| planned(&policy, &families, std::slice::from_ref(it)).narrow[0].1.clone();
+    let stays =
+        |it: &Existing| planned(&policy, &families, std::slice::from_ref(it)).narrow[0].entries.clone();
     assert_eq!(stays(&it), ["a:2", "a:3", "a:5"]);
     it.policy_generation = Some("2".to_owned());
     assert_eq!(stays(&it), ["a:2", "a:3"], "it may be too young for the changed policy");
@@ -152,16 +185,8 @@ fn age_of_a_declared_revision_is_known_by_its_number_its_time_or_its_generation(
 #[test]
 fn finished_retirements_are_records_and_the_oldest_are_deleted() {
     let policy = policy(1, |spec| spec.history_limit = Some(1));
-    let finished =
-        |name, is_controlled| Existing { is_finished: true, is_controlled, ..existing(name, &["a:1"]) };
-    let all = [
-        finished("web-1", false),
-        finished("web-3", false),
-        finished("web-2", false),
-        finished("web-4", true),
-    ];
-    let plan = planned(&policy, &[], &all);
-    assert_eq!(plan.finish, [all[3].clone()]);
+    let finished = |name| Existing { is_finished: true, is_controlled: false, ..existing(name, &["a:1"]) };
+    let plan = planned(&policy, &[], &[finished("web-1"), finished("web-3"), finished("web-2")]);
     let deleted: Vec<&str> = plan.delete.iter().map(|it| it.name.as_str()).collect();
     assert_eq!(deleted, ["web-2", "web-1"]);
     let dry = Existing { is_dry_run: true, ..existing("web-5", &["a:1"]) };
@@ -204,7 +229,7 @@ proptest! {
         let created: Vec<&Revision> = plan.create.iter().flat_map(|(_, revisions)| revisions).collect();
         let newest: Vec<i32> = numbers.iter().rev().take(usize::try_from(latest).expect("a count")).copied().collect();
         let stays: Vec<i32> = match (plan.narrow.first(), plan.delete.is_empty()) {
-            (Some((_, texts)), _) => texts.iter().filter_map(|it| it.split_once(':')?.1.parse().ok()).collect(),
+            (Some(narrowed), _) => narrowed.entries.iter().filter_map(|it| it.split_once(':')?.1.parse().ok()).collect(),
             (None, true) => declared.iter().copied().collect(),
             (None, false) => Vec::new(),
         };

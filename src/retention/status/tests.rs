@@ -29,6 +29,7 @@ fn run_is_due_at_first_by_its_interval_after_a_change_and_when_interrupted() {
     assert_eq!(due(&policy(Some(0), Some(9), 1), 10), Ok(Due::Scheduled), "the spec has changed");
     assert_eq!(due(&policy(Some(0), Some(0), 1), 0), Err(at(1)), "another name is needed");
     assert_eq!(due(&policy(Some(5), None, 2), 6), Ok(Due::Resume(at(5))));
+    assert_eq!(due(&policy(Some(9_000), Some(9_001), 2), 10), Ok(Due::Scheduled), "that clock was ahead");
 }
 
 #[test]
