@@ -3,10 +3,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::Condition,
-    jiff::{SignedDuration, Timestamp},
-};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Api, ResourceExt, runtime::watcher};
 use tokio::time::timeout;
 
@@ -15,16 +12,15 @@ use crate::{
         context::Context,
         store::{Missing, is_relevant},
         validate::ValidatedAccount,
-        verify::{State, Verification, verify},
+        verify::{Verification, verify},
     },
-    api::{
-        EcsAccount, EcsAccountStatus, REQUESTED_AT,
-        conditions::{READY, RECONCILING, STALLED},
-    },
+    api::{EcsAccount, EcsAccountStatus, REQUESTED_AT, conditions::READY},
     controller::{
-        Error, Kind, delay,
+        Error, Kind,
+        conditions::{MESSAGE_BYTES, Recorded, Reported, State, conditions},
+        delay,
         guarded::Guarded,
-        status_patch::{EventNote, condition, first_message, patch_status, publish},
+        status_patch::{EventNote, patch_status, publish},
     },
     in_flight,
 };
@@ -38,13 +34,6 @@ const FIRST_STATUS: Duration = Duration::from_secs(1);
 /// How often credentials are tried that are not verified. STS is called less often: the session
 /// backs off.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
-
-/// How long denied credentials are retried before the account is stalled. A new role or trust
-/// policy takes effect within this time.
-const GRACE: SignedDuration = SignedDuration::from_mins(2);
-
-/// Maximum length of the message of a condition, in bytes.
-const MESSAGE_BYTES: usize = 1024;
 
 impl Kind for EcsAccount {
     type Context = Context;
@@ -88,26 +77,19 @@ impl Kind for EcsAccount {
 }
 
 async fn reconcile(account: &EcsAccount, context: &Context) -> Result<Option<Duration>, Error> {
-    let verification = match context.accounts.validated(account) {
-        Ok(validated) => Box::pin(verify_new(account, &validated, context)).await?,
-        Err(Missing::Invalid(message)) => Verification {
-            state: State::Invalid,
-            reason: "InvalidSpec",
-            message,
-            error: None,
-            caller_arn: None,
-        },
+    let validated = match context.accounts.validated(account) {
+        Ok(validated) => validated,
+        Err(Missing::Invalid(message)) => {
+            report(account, Verification::invalid(message), context).await?;
+            return Ok(None);
+        }
         // Another controller reports it.
         Err(Missing::NotFound(_) | Missing::OfAnotherController(_)) => return Ok(None),
     };
-    let state = verification.state;
+    let verification = Box::pin(verify_new(account, &validated, context)).await?;
+    let delay = if verification.state == State::Ready { VERIFIED_DELAY } else { RETRY_DELAY };
     report(account, verification, context).await?;
-    let uid = account.uid().unwrap_or_default();
-    Ok(match state {
-        State::Invalid => None,
-        State::Ready => Some(delay::jitter(VERIFIED_DELAY, &uid)),
-        State::Reconciling | State::Denied | State::Mismatch => Some(delay::jitter(RETRY_DELAY, &uid)),
-    })
+    Ok(Some(delay::jitter(delay, &account.uid().unwrap_or_default())))
 }
 
 /// Verifies the credentials. The first status of a new or changed account does not wait for AWS.
@@ -165,31 +147,9 @@ fn status(
 ) -> EcsAccountStatus {
     let Verification { state, reason, message, error, caller_arn } = verification;
     let generation = account.metadata.generation;
-    let before = (recorded.conditions.as_slice(), recorded.error.as_ref());
-    let mut message = first_message(message, (reason, error.as_ref()), before, generation);
-    crate::text::cut(&mut message, MESSAGE_BYTES);
-    let at = (generation, now);
-    let texts = (reason, message.as_str());
-    let is_stalled = match state {
-        State::Mismatch | State::Invalid => true,
-        State::Denied => {
-            let of_type = |type_: &str| recorded.conditions.iter().find(move |it| it.type_ == type_);
-            let is_denied = |it: &&Condition| it.reason == reason;
-            let since = of_type(STALLED).or(of_type(RECONCILING)).filter(is_denied);
-            of_type(STALLED).is_some_and(|it| it.reason == reason)
-                || since.is_some_and(|it| now.duration_since(it.last_transition_time.0) >= GRACE)
-        }
-        State::Ready | State::Reconciling => false,
-    };
-    let mut conditions = vec![condition((READY, state == State::Ready), texts, &recorded.conditions, at)];
-    if is_stalled {
-        conditions.push(condition((STALLED, true), texts, &recorded.conditions, at));
-    } else if state != State::Ready {
-        // The time since when this reason holds.
-        let same: Vec<Condition> =
-            recorded.conditions.iter().filter(|it| it.reason == reason).cloned().collect();
-        conditions.push(condition((RECONCILING, true), texts, &same, at));
-    }
+    let reported = Reported { state, reason, message: &message, error: error.as_ref() };
+    let before = Recorded { conditions: &recorded.conditions, error: recorded.error.as_ref() };
+    let conditions = conditions(&reported, &before, generation, now);
     EcsAccountStatus {
         observed_generation: generation,
         conditions,

@@ -6,7 +6,7 @@ use crate::{
     account::{context::Context, validate::ValidatedAccount},
     api::{AwsError, EcsAccount, REQUESTED_AT},
     aws::response::{Failure, FailureKind},
-    controller::status_patch::aws_error,
+    controller::conditions::{State, aws_error},
 };
 
 /// The result of a verification: the value and the reason of the condition Ready, and its message.
@@ -20,24 +20,16 @@ pub(super) struct Verification {
 }
 
 impl Verification {
+    /// The result if the spec is invalid.
+    pub(super) fn invalid(message: String) -> Self {
+        Self { state: State::Stalled, reason: "InvalidSpec", message, error: None, caller_arn: None }
+    }
+
     /// The result while AWS has not responded yet.
     pub(super) fn in_progress() -> Self {
         let message = "waiting for AWS to return the identity of the credentials".to_owned();
         Self { state: State::Reconciling, reason: "Unavailable", message, error: None, caller_arn: None }
     }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum State {
-    Ready,
-    /// Retried automatically.
-    Reconciling,
-    /// The account is stalled once it has been denied for two minutes.
-    Denied,
-    /// The credentials must be changed.
-    Mismatch,
-    /// The spec must be changed.
-    Invalid,
 }
 
 pub(super) async fn verify(
@@ -65,7 +57,7 @@ pub(super) async fn verify(
 
 pub(super) fn not_verified(failure: Failure) -> Verification {
     let (state, reason) = match failure.kind {
-        FailureKind::AccountMismatch => (State::Mismatch, "AccountMismatch"),
+        FailureKind::AccountMismatch => (State::Stalled, "AccountMismatch"),
         FailureKind::AccessDenied | FailureKind::Refused | FailureKind::Absent | FailureKind::Deleted => {
             (State::Denied, "AccessDenied")
         }

@@ -1,6 +1,7 @@
 //! Controllers, generic over the kind: watch, limit, run and measure reconciles.
 
 pub mod changes;
+pub mod conditions;
 pub mod delay;
 pub mod guarded;
 pub mod metrics;

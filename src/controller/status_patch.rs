@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::events::v1::Event,
-    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta, Time},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
 };
 use kube::{
@@ -12,13 +12,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use crate::{
-    CONTROLLER,
-    api::{AwsError, conditions::READY},
-    aws::response::Failure,
-    controller::Error,
-    in_flight,
-};
+use crate::{CONTROLLER, controller::Error, in_flight};
 
 /// The longest prefix of an event name: a name has at most 253 characters, of which the API server
 /// adds 5.
@@ -93,47 +87,5 @@ pub async fn publish(
     if let Err(error) = in_flight::kubernetes("create event", api.create(&parameters, &event)).await {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(resource = name, error, "cannot publish an event");
-    }
-}
-
-/// Returns the AWS error that a failure reports; `None` if AWS returned no error code.
-#[must_use]
-pub fn aws_error(failure: &Failure) -> Option<AwsError> {
-    Some(AwsError { operation: failure.operation?.to_owned(), code: failure.code.clone()? })
-}
-
-/// Returns the recorded message of the condition Ready if it reports the same AWS error for the same
-/// spec and reason, otherwise `message`. The text of AWS may contain a session name, a time or an
-/// encoded blob that differs on every attempt.
-#[must_use]
-pub fn first_message(
-    message: String,
-    (reason, error): (&str, Option<&AwsError>),
-    (recorded, recorded_error): (&[Condition], Option<&AwsError>),
-    generation: Option<i64>,
-) -> String {
-    let is_same =
-        |it: &&Condition| it.type_ == READY && it.reason == reason && it.observed_generation == generation;
-    let first = recorded.iter().find(is_same).filter(|_| error.is_some() && error == recorded_error);
-    first.map_or(message, |it| it.message.clone())
-}
-
-/// Returns a condition. Its transition time is that of the recorded one while the status stays.
-#[must_use]
-pub fn condition(
-    (type_, is_true): (&str, bool),
-    (reason, message): (&str, &str),
-    recorded: &[Condition],
-    (generation, now): (Option<i64>, Timestamp),
-) -> Condition {
-    let status = if is_true { "True" } else { "False" };
-    let unchanged = recorded.iter().find(|it| it.type_ == type_ && it.status == status);
-    Condition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        observed_generation: generation,
-        last_transition_time: unchanged.map_or(Time(now), |it| it.last_transition_time.clone()),
     }
 }

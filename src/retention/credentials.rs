@@ -6,9 +6,10 @@ use crate::{
     account::authorize::{Access, Denial, Subject, authorize},
     api::TaskDefinitionRetentionPolicyStatus,
     aws::{session::VerifiedSession, source::AccountSource},
+    controller::conditions::State,
     retention::{
         context::Context,
-        status::{State, Summary, denied, failed},
+        status::{Summary, denied, failed},
         validate::ValidatedPolicy,
     },
 };

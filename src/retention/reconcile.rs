@@ -7,14 +7,14 @@ use kube::{Api, ResourceExt};
 
 use crate::{
     api::{REQUESTED_AT, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus},
-    controller::Error,
+    controller::{Error, conditions::State},
     in_flight,
     retention::{
         context::Context,
         credentials::{authorized, is_of_another, prepare},
         existing::Existing,
         reconciliation::{LONGEST_DELAY, Reconciliation, pending_approval},
-        status::{State, Summary, completed, due, is_reported_by_another},
+        status::{Summary, completed, due, is_reported_by_another},
         validate::{ValidatedPolicy, validate},
     },
 };

@@ -11,6 +11,7 @@ use crate::{
     aws::{rate_limiter::ResourceKey, session::Waiter},
     controller::{
         Cache, Error,
+        conditions::State,
         status_patch::{EventNote, publish},
     },
     retention::{
@@ -20,7 +21,7 @@ use crate::{
         plan::{Input, Plan, Run, plan},
         read::Reader,
         reconciliation::{LONGEST_DELAY, Reconciliation, count, pending_approval},
-        status::{Due, State, Summary, completed, failed, request},
+        status::{Due, Summary, completed, failed, request},
         stop::Stop,
         validate::{ValidatedPolicy, validate},
     },

@@ -10,22 +10,16 @@ use crate::{
     account::authorize::Refused,
     api::{
         AwsError, REQUESTED_AT, Reason, TaskDefinitionRetentionPolicy, TaskDefinitionRetentionPolicyStatus,
-        conditions::{READY, RECONCILING, STALLED},
+        conditions::READY,
     },
     aws::response::{Failure, FailureKind},
-    controller::status_patch::{aws_error, condition, first_message},
+    controller::conditions::{MESSAGE_BYTES, Recorded, Reported, State, aws_error, condition, conditions},
     retention::validate::ValidatedPolicy,
     text::cut,
 };
 
 /// The type of the condition that reports policies with the same families.
 pub const OVERLAPPING: &str = "Overlapping";
-
-/// How long a policy is reconciling before it is stalled for a reason with grace.
-const GRACE: SignedDuration = SignedDuration::from_mins(2);
-
-/// Maximum length of the message of a condition, in bytes.
-const MESSAGE_BYTES: usize = 1024;
 
 /// The state of a policy, with the reason and the message of its conditions.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,15 +29,6 @@ pub struct Summary {
     pub message: String,
     /// The AWS error that `message` reports.
     pub error: Option<AwsError>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
-    Ready,
-    Reconciling,
-    /// Stalled once it lasts for two minutes.
-    Denied,
-    Stalled,
 }
 
 impl Summary {
@@ -111,20 +96,10 @@ pub fn summarize(
 ) -> TaskDefinitionRetentionPolicyStatus {
     let generation = policy.metadata.generation;
     let (before, at) = (&recorded.conditions, (generation, now));
-    let recorded_error = (before.as_slice(), recorded.error.as_ref());
-    let error = summary.error.clone();
-    let reported = (summary.reason, error.as_ref());
-    let mut message = first_message(summary.message.clone(), reported, recorded_error, generation);
-    cut(&mut message, MESSAGE_BYTES);
-    let texts = (summary.reason, message.as_str());
-    let mut conditions = vec![condition((READY, summary.state == State::Ready), texts, before, at)];
-    if is_stalled(summary, before, now) {
-        conditions.push(condition((STALLED, true), texts, before, at));
-    } else if summary.state != State::Ready {
-        // The time since when this reason holds.
-        let same: Vec<Condition> = before.iter().filter(|it| it.reason == summary.reason).cloned().collect();
-        conditions.push(condition((RECONCILING, true), texts, &same, at));
-    }
+    let Summary { state, reason, message, error } = summary.clone();
+    let reported = Reported { state, reason, message: &message, error: error.as_ref() };
+    let known = Recorded { conditions: before, error: recorded.error.as_ref() };
+    let mut conditions = conditions(&reported, &known, generation, now);
     match overlapping {
         None => conditions.extend(before.iter().find(|it| it.type_ == OVERLAPPING).cloned()),
         Some([]) => {}
@@ -135,19 +110,6 @@ pub fn summarize(
         }
     }
     TaskDefinitionRetentionPolicyStatus { observed_generation: generation, conditions, error, ..recorded }
-}
-
-fn is_stalled(summary: &Summary, recorded: &[Condition], now: Timestamp) -> bool {
-    match summary.state {
-        State::Stalled => true,
-        State::Ready | State::Reconciling => false,
-        State::Denied => {
-            let same =
-                |type_: &str| recorded.iter().find(|it| it.type_ == type_ && it.reason == summary.reason);
-            same(STALLED).is_some()
-                || same(RECONCILING).is_some_and(|it| now.duration_since(it.last_transition_time.0) >= GRACE)
-        }
-    }
 }
 
 /// Returns true if a status shows that another controller has reported the policy: this one reports no

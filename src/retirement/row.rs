@@ -10,7 +10,7 @@ use crate::{
         response::{DescribeResult, Description, Failure, FailureKind, Status},
         usage::Use,
     },
-    controller::status_patch::aws_error,
+    controller::conditions::aws_error,
     retirement::{
         outcome::Outcome,
         plan::{cool_down_until, unused_since},

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::{
     api::{RevisionStatus, TaskDefinitionRetirementStatus},
+    controller::conditions::MESSAGE_BYTES,
     text::{cut, json_bytes},
 };
 
@@ -16,9 +17,6 @@ pub const TEXT_BYTES: usize = 320 * 1024;
 /// Maximum size of the message and the users of one row, in bytes of JSON, even if there are few
 /// rows.
 pub const ROW_TEXT_BYTES: usize = 4096;
-
-/// Maximum size of the message of a condition, in bytes of JSON.
-pub const CONDITION_MESSAGE_BYTES: usize = 1024;
 
 /// Maximum size of the recorded annotation that requests a reconcile, in bytes of JSON.
 pub const REQUESTED_AT_BYTES: usize = 256;
@@ -43,7 +41,7 @@ pub fn fitted(mut status: TaskDefinitionRetirementStatus) -> TaskDefinitionRetir
         fit_row(row, limit);
     }
     for condition in &mut status.conditions {
-        cut(&mut condition.message, CONDITION_MESSAGE_BYTES);
+        cut(&mut condition.message, MESSAGE_BYTES);
     }
     status
 }

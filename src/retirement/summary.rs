@@ -13,15 +13,12 @@ use crate::{
         conditions::{READY, RECONCILING, STALLED},
     },
     aws::permit_queue::QueuePosition,
-    controller::status_patch::condition,
+    controller::conditions::{GRACE, condition},
     retirement::validate::InvalidSpec,
 };
 
 /// The reason of the conditions of a resource whose spec is invalid.
 pub const INVALID_SPEC: &str = "InvalidSpec";
-
-/// How long a resource is reconciling before it is stalled for a reason with grace.
-const GRACE: SignedDuration = SignedDuration::from_mins(2);
 
 /// Returns the time since when a row has a reason with grace; `None` if no row has.
 #[must_use]

@@ -27,7 +27,7 @@ const REST_OF_THE_METADATA: usize = 48 * 1024;
 fn max_bytes(schema: &Value, path: &str) -> usize {
     let number = |key: &str| schema[key].as_u64().and_then(|number| usize::try_from(number).ok());
     match (path, schema["type"].as_str()) {
-        (".status.conditions", _) => 3 * (CONDITION_MESSAGE_BYTES + 512),
+        (".status.conditions", _) => 3 * (MESSAGE_BYTES + 512),
         (".status.lastHandledReconcileAt", _) => REQUESTED_AT_BYTES,
         (".status.revisions[].message" | ".status.revisions[].usedBy", _) => 2,
         (_, Some("object")) => {
@@ -138,7 +138,7 @@ proptest! {
             prop_assert!(!omits || reports_it, "{row:?}");
         }
         prop_assert!(texts <= TEXT_BYTES);
-        prop_assert!(after.conditions.iter().all(|it| written(&it.message) <= CONDITION_MESSAGE_BYTES));
+        prop_assert!(after.conditions.iter().all(|it| written(&it.message) <= MESSAGE_BYTES));
     }
 }
 
