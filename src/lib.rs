@@ -42,6 +42,7 @@
 //! - [`duration`], [`text`]: durations and lengths of texts.
 //! - [`in_flight`]: registry of API calls in flight, for the liveness probe; timeout of Kubernetes
 //!   calls.
+//! - [`proxy`]: the proxies of the environment.
 //! - [`clock`]: the wall clock as an injected dependency.
 //! - [`shutdown`]: the shutdown request, and the irreversible calls that delay it.
 //!
@@ -223,6 +224,7 @@ pub mod controller;
 pub mod aws;
 
 pub mod in_flight;
+pub mod proxy;
 pub mod clock;
 pub mod runtime;
 pub mod shutdown;
