@@ -134,7 +134,8 @@
 //! [`runtime`], the process:
 //!
 //! - `replica`: the controllers and the leader elector of one replica, with injected dependencies.
-//! - `kubernetes`: the Kubernetes client, its proxies and timeouts.
+//! - `kubeconfig`: the API server and its proxy, from the kubeconfig or the pod.
+//! - `kubernetes`: the Kubernetes client and its timeouts.
 //! - `leader_election`: leader election with a Lease.
 //! - `metrics`, `policy_metrics`, `process`: all other metrics.
 //! - `health`, `http_server`: the probes; the HTTP server for probes and metrics.
