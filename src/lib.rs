@@ -42,6 +42,7 @@
 //! - [`duration`], [`text`]: durations and lengths of texts.
 //! - [`in_flight`]: registry of API calls in flight, for the liveness probe; timeout of Kubernetes
 //!   calls.
+//! - [`proxy`]: the proxies of the environment.
 //! - [`clock`]: the wall clock as an injected dependency.
 //! - [`shutdown`]: the shutdown request, and the irreversible calls that delay it.
 //!
@@ -136,7 +137,8 @@
 //! [`runtime`], the process:
 //!
 //! - `replica`: the controllers and the leader elector of one replica, with injected dependencies.
-//! - `kubernetes`: the Kubernetes client, its proxies and timeouts.
+//! - `kubeconfig`: the API server and its proxy, from the kubeconfig or the pod.
+//! - `kubernetes`: the Kubernetes client and its timeouts.
 //! - `leader_election`: leader election with a Lease.
 //! - `metrics`, `policy_metrics`, `process`: all other metrics.
 //! - `health`, `http_server`: the probes; the HTTP server for probes and metrics.
@@ -226,6 +228,7 @@ pub mod controller;
 pub mod aws;
 
 pub mod in_flight;
+pub mod proxy;
 pub mod clock;
 pub mod runtime;
 pub mod shutdown;

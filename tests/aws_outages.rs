@@ -90,7 +90,15 @@ async fn closed_port_is_reported_as_connection_refused() {
 #[tokio::test]
 async fn unresolvable_host_name_is_reported_as_unknown_host() {
     let world = World::new().await;
-    expect_outage(&world, &[("AWS_ENDPOINT_URL", "http://nothing.invalid")], "unknown host").await;
+    let proxy = Peer::responding(Some(REFUSAL_OF_PROXY)).await;
+    let url = format!("http://localhost:{}", proxy.port());
+    let environment = [
+        ("AWS_ENDPOINT_URL", "http://nothing.invalid"),
+        ("HTTP_PROXY", url.as_str()),
+        ("NO_PROXY", "nothing.invalid:443 *.invalid"),
+    ];
+    expect_outage(&world, &environment, "unknown host").await;
+    assert!(proxy.requests().is_empty(), "{:?}", proxy.requests());
 }
 
 #[tokio::test]
@@ -113,8 +121,10 @@ async fn refusal_by_a_proxy_is_reported_and_the_api_server_is_reached_without_th
     let environment = [
         ("AWS_ENDPOINT_URL", ""),
         ("AWS_USE_FIPS_ENDPOINT", "true"),
-        ("HTTPS_PROXY", url.as_str()),
-        ("NO_PROXY", "127.0.0.1"),
+        ("HTTPS_PROXY", ""),
+        ("https_proxy", url.as_str()),
+        // Other programs accept these values, too.
+        ("NO_PROXY", "k8s.example.com, ,a b,"),
     ];
     expect_outage(&world, &environment, "HTTP 407 from the proxy").await;
     let requests = proxy.requests();

@@ -1,12 +1,12 @@
 //! Status, events and log: each reports what was done, what is waiting, and why.
 
-use std::{process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 use testkit::{
-    process,
+    process::{self, Folder},
     simulated_ecs::{ACCOUNT, Action, Fault, SECRET, Status},
 };
 
@@ -233,6 +233,18 @@ async fn command_line_errors_are_reported_in_one_line() {
     let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{stderr}");
     assert!(errors[0].contains("/no/such/kubeconfig"), "{stderr}");
+    assert!(!errors[0].contains("service account"), "it is not used instead: {stderr}");
+
+    let home = Folder::create().expect("a folder");
+    let file = home.join(".kube/config");
+    fs::create_dir(home.join(".kube")).expect("a folder");
+    fs::write(&file, "users:\n- secret: [").expect("the file can be written");
+    let (code, _, stderr) = run(&["run"], &[("HOME", &home.join("").display().to_string())]).await;
+    assert_eq!(code, Some(1));
+    let errors: Vec<&str> = stderr.lines().filter(|line| line.contains("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{stderr}");
+    assert!(errors[0].contains(&file.display().to_string()), "{stderr}");
+    assert!(!stderr.contains("secret"), "{stderr}");
 
     let (code, _, stderr) = run(&["run"], &[("RUST_LOG", "kube=loud")]).await;
     assert_eq!(code, Some(1));

@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind},
 };
 
-use aws_config::imds::client::error::ImdsError;
+use aws_config::imds::client::error::{ImdsError, TokenError};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ecs::{
     config::http::HttpResponse,
@@ -17,7 +17,7 @@ use aws_sdk_sts::operation::{
 
 use crate::aws::{
     error,
-    outage::{cause, chain},
+    outage::{TIMEOUT, cause, chain},
     response::{Failure, FailureKind},
 };
 
@@ -39,11 +39,13 @@ const WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 const MISSING: &str =
     "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)";
 
-/// Texts with which the SDK's HTTP provider for ECS and EKS Pod Identity reports a rejection. There
-/// is no error type for it.
-/// Source: `parse_response` in `aws_config::http_credential_provider`.
+/// Texts with which the SDK's providers for ECS, EKS Pod Identity and instance metadata (IMDS) report
+/// a rejection. There is no error type for it.
+/// Source: `parse_response` in `aws_config::http_credential_provider`, and `retrieve_credentials` in
+/// `aws_config::imds::credentials`.
 const HTTP_STATUS: &str = "Non-success status from HTTP credential provider: ";
 const HTTP_REJECTION: &str = "failed to load credentials [";
+const IMDS_REJECTION: &str = "Error retrieving credentials from IMDS: ";
 
 /// A failure to load credentials, as an error that the SDK passes from the provider to its callers.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -87,11 +89,13 @@ pub(crate) fn failure(error: &CredentialsError, role: &Role) -> Failure {
     rejection.unwrap_or_else(|| without_response(error, role))
 }
 
-/// Returns the value of the metric label `code` for credentials that could not be loaded.
+/// Returns the value of the metric label `code` for credentials that could not be loaded. Those that
+/// are denied with any other code, such as `ValidationError`, have one of the alert as well.
 pub(crate) fn code(failure: &Failure) -> &str {
     match (&failure.code, failure.kind) {
+        (Some(code), FailureKind::AccessDenied) if error::is_denied(code) => code,
+        (_, FailureKind::AccessDenied) => NO_CREDENTIALS,
         (Some(code), _) => error::label(code),
-        (None, FailureKind::AccessDenied) => NO_CREDENTIALS,
         (None, _) => error::NO_ANSWER,
     }
 }
@@ -141,12 +145,19 @@ fn rejected_by_endpoint(error: &(dyn StdError + 'static)) -> Option<Failure> {
     if let Some(ImdsError::ErrorResponse(response)) = error.downcast_ref() {
         return Some(endpoint_status(response.response().status().as_u16()));
     }
+    if let Some(SdkError::ServiceError(response)) = error.downcast_ref::<SdkError<TokenError, HttpResponse>>()
+    {
+        return Some(endpoint_status(response.raw().status().as_u16()));
+    }
     let text = error.to_string();
     if let Some(status) = text.strip_prefix(HTTP_STATUS) {
         let digits: String = status.chars().filter(char::is_ascii_digit).collect();
         return Some(endpoint_status(digits.parse().unwrap_or_default()));
     }
-    let rejection = text.strip_prefix(HTTP_REJECTION)?.replacen("]: ", ": ", 1);
+    let rejection = match text.strip_prefix(IMDS_REJECTION) {
+        Some(rejection) => rejection.replacen(' ', ": ", 1),
+        None => text.strip_prefix(HTTP_REJECTION)?.replacen("]: ", ": ", 1),
+    };
     Some(Failure::new(FailureKind::AccessDenied, format!("AWS refused to give credentials: {rejection}")))
 }
 
@@ -172,7 +183,11 @@ fn without_response(error: &CredentialsError, role: &Role) -> Failure {
         let file = role.token_file.as_deref().unwrap_or("of the AWS configuration");
         return denied(format!("cannot read the token file {file}: {cause}"));
     }
-    let cause = cause(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let cause = match error {
+        CredentialsError::ProviderTimedOut(_) => Some(TIMEOUT),
+        _ => cause(error),
+    };
+    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
     unavailable(format!("the AWS credentials of the controller could not be loaded{cause}"))
 }
 
@@ -191,7 +206,16 @@ fn unreadable(error: &(dyn StdError + 'static)) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::ready, sync::Arc, time::Duration};
+
+    use aws_config::{imds::credentials::ImdsCredentialsProvider, provider_config::ProviderConfig};
+    use aws_credential_types::provider::ProvideCredentials;
     use aws_sdk_ecs::error::ErrorMetadata;
+    use aws_smithy_async::future::timeout::TimedOutError;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+    use futures::FutureExt;
+    use parking_lot::Mutex;
+    use testkit::simulated_ecs::in_process::{self, Received};
 
     use super::*;
 
@@ -239,6 +263,44 @@ mod tests {
         assert_eq!(coded.message, "AWS refused to give credentials: AccessDenied: no association");
     }
 
+    /// Returns the failure of the SDK's provider if the instance metadata service returns these
+    /// responses.
+    async fn instance_metadata(responses: Vec<(u16, &'static str)>) -> Failure {
+        let responses = Mutex::new(responses.into_iter());
+        let transport = Arc::new(move |_| {
+            let (status, body) = responses.lock().next().expect("no other request");
+            let headers = vec![("x-aws-ec2-metadata-token-ttl-seconds", "21600".to_owned())];
+            ready(Some(Received { status, headers, body: body.to_owned() })).boxed()
+        });
+        let client = in_process::config("us-west-2", transport).http_client().expect("a client");
+        let config = ProviderConfig::without_region().with_http_client(client);
+        let provider = ImdsCredentialsProvider::builder().configure(&config).build();
+        failure(&provider.provide_credentials().await.expect_err("no credentials"), &role())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rejections_by_instance_metadata_are_access_denied() {
+        let denied = instance_metadata(vec![(403, "")]).await;
+        let message = "the endpoint for AWS credentials returned HTTP status 403";
+        assert_eq!((denied.kind, denied.message.as_str()), (FailureKind::AccessDenied, message));
+        assert_eq!(code(&denied), NO_CREDENTIALS);
+        let rejection = r#"{ "Code": "Failed", "Message": "The role cannot be assumed." }"#;
+        let coded = instance_metadata(vec![(200, "token"), (200, "profile"), (200, rejection)]).await;
+        assert_eq!(coded.kind, FailureKind::AccessDenied);
+        assert_eq!(coded.message, "AWS refused to give credentials: Failed: The role cannot be assumed.");
+    }
+
+    #[test]
+    fn every_rejection_by_sts_has_a_metric_label_of_the_access_denied_alert() {
+        for known in ["AccessDenied", "ExpiredTokenException"] {
+            assert_eq!(code(&rejected(known, 400)), known);
+        }
+        for other in ["ValidationError", "PackedPolicyTooLarge", "BrandNewException"] {
+            assert_eq!(code(&rejected(other, 400)), NO_CREDENTIALS, "{other}");
+        }
+        assert_eq!(code(&rejected("Throttling", 400)), "Throttling");
+    }
+
     #[test]
     fn unreadable_token_files_are_access_denied_and_name_the_file() {
         let missing = CredentialsError::provider_error(io::Error::from(ErrorKind::NotFound));
@@ -254,6 +316,14 @@ mod tests {
         assert_eq!(unavailable.kind, FailureKind::Unavailable);
         let message = unavailable.message;
         assert!(message.ends_with("could not be loaded: connection refused"), "{message}");
+        for error in [
+            CredentialsError::provider_timed_out(Duration::from_secs(7)),
+            CredentialsError::unhandled(ConnectorError::timeout(TimedOutError.into())),
+        ] {
+            let late = failure(&error, &role());
+            assert_eq!(late.kind, FailureKind::Unavailable);
+            assert!(late.message.ends_with("could not be loaded: no response in time"), "{}", late.message);
+        }
         let invalid = failure(&CredentialsError::invalid_configuration("no such profile"), &role());
         assert_eq!(invalid.kind, FailureKind::AccessDenied);
         assert!(invalid.message.ends_with("not valid: no such profile"), "{}", invalid.message);

@@ -144,6 +144,11 @@ pub(crate) fn rejects_credentials(code: &str) -> bool {
     CREDENTIALS_REJECTED.contains(&without_suffix(code))
 }
 
+/// Returns true if the error code `code` means that access is denied, whatever the operation.
+pub(crate) fn is_denied(code: &str) -> bool {
+    kind(code) == Some(AccessDenied)
+}
+
 fn kind(code: &str) -> Option<FailureKind> {
     let name = without_suffix(code);
     CODES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)

@@ -1,6 +1,6 @@
 //! HTTP client of the AWS SDK: trust roots and proxy selection.
 
-use std::{env, fs, net::IpAddr, path::PathBuf};
+use std::{env, fs, path::PathBuf, sync::Arc};
 
 use aws_smithy_http_client::{
     Builder, Connector,
@@ -26,6 +26,8 @@ use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
+
+use crate::proxy::{Proxies, Proxy};
 
 /// Environment variable that names a PEM file of certificates to trust instead of the system's. The
 /// AWS CLI and the other SDKs read it as well.
@@ -54,9 +56,20 @@ pub(super) fn https_client() -> Result<SharedHttpClient, Error> {
         Some(path) => ca_bundle(path.into())?,
         None => TrustStore::default(),
     };
-    let proxied = client(trust_store.clone(), ProxyConfig::from_env());
-    let direct = client(trust_store, ProxyConfig::disabled());
-    Ok(RoutedClient { proxied, direct }.into_shared())
+    let proxies = Proxies::from_env();
+    let direct = client(trust_store.clone(), ProxyConfig::disabled());
+    let through = |proxy: &Option<Proxy>| {
+        let config = [proxy, &proxies.all].into_iter().flatten().find_map(proxy_config);
+        config.map_or(direct.clone(), |config| client(trust_store.clone(), config))
+    };
+    let (https, http) = (through(&proxies.https), through(&proxies.http));
+    Ok(RoutedClient { https, http, direct, proxies: Arc::new(proxies) }.into_shared())
+}
+
+/// Returns the configuration of a proxy, or `None` with a warning if its URL cannot be used.
+fn proxy_config(proxy: &Proxy) -> Option<ProxyConfig> {
+    let config = ProxyConfig::all(proxy.url.as_str());
+    config.inspect_err(|error| tracing::warn!(proxy.variable, %error, "proxy ignored")).ok()
 }
 
 fn client(trust_store: TrustStore, proxy: ProxyConfig) -> SharedHttpClient {
@@ -91,18 +104,22 @@ fn ca_bundle(path: PathBuf) -> Result<TrustStore, Error> {
     Ok(certificates.into_iter().fold(TrustStore::empty(), TrustStore::with_pem_certificate))
 }
 
-/// HTTP client that calls endpoints on this host or its local link directly, and all others through
-/// the proxies of the environment.
+/// HTTP client that calls endpoints on this host or its local link, and those in `NO_PROXY`, directly,
+/// and all others through the proxies of the environment.
 #[derive(Debug)]
 struct RoutedClient {
-    proxied: SharedHttpClient,
+    https: SharedHttpClient,
+    http: SharedHttpClient,
     direct: SharedHttpClient,
+    proxies: Arc<Proxies>,
 }
 
 #[derive(Debug)]
 struct RoutedConnector {
-    proxied: SharedHttpConnector,
+    https: SharedHttpConnector,
+    http: SharedHttpConnector,
     direct: SharedHttpConnector,
+    proxies: Arc<Proxies>,
 }
 
 impl HttpClient for RoutedClient {
@@ -111,9 +128,12 @@ impl HttpClient for RoutedClient {
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
+        let connector = |client: &SharedHttpClient| client.http_connector(settings, components);
         SharedHttpConnector::new(RoutedConnector {
-            proxied: self.proxied.http_connector(settings, components),
-            direct: self.direct.http_connector(settings, components),
+            https: connector(&self.https),
+            http: connector(&self.http),
+            direct: connector(&self.direct),
+            proxies: self.proxies.clone(),
         })
     }
 
@@ -122,47 +142,23 @@ impl HttpClient for RoutedClient {
         components: &RuntimeComponentsBuilder,
         config: &ConfigBag,
     ) -> Result<(), BoxError> {
-        self.proxied.validate_base_client_config(components, config)
+        self.https.validate_base_client_config(components, config)
     }
 }
 
 impl HttpConnector for RoutedConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let is_local = request.uri().parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(is_local));
-        if is_local { self.direct.call(request) } else { self.proxied.call(request) }
-    }
-}
-
-/// Returns true for loopback addresses, and for the link-local addresses at which ECS, EKS Pod
-/// Identity and EC2 serve credentials. A proxy would return its own credentials or leak the
-/// controller's.
-/// Source: "Container credential provider" and "IMDS credential provider", AWS SDKs and Tools
-/// Reference Guide.
-fn is_local(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
-        Ok(IpAddr::V6(address)) => address.is_loopback() || address.segments()[..2] == [0xfd00, 0x0ec2],
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
+        match request.uri().parse::<Uri>() {
+            Ok(uri) if !self.proxies.apply_to(&uri) => self.direct.call(request),
+            Ok(uri) if uri.scheme_str() == Some("http") => self.http.call(request),
+            _ => self.https.call(request),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn local_addresses_are_those_of_this_host_and_its_link() {
-        for host in ["127.0.0.1", "127.1.2.3", "localhost", "[::1]", "169.254.170.2", "169.254.169.254"] {
-            assert!(is_local(host), "{host}");
-        }
-        assert!(is_local("[fd00:ec2::23]") && is_local("[fd00:ec2::254]") && is_local("[::ffff:127.0.0.1]"));
-        for host in
-            ["10.0.0.1", "169.253.1.1", "sts.us-west-2.amazonaws.com", "[fd00:ec3::1]", "localhost.example"]
-        {
-            assert!(!is_local(host), "{host}");
-        }
-    }
 
     #[test]
     fn unusable_ca_bundle_error_names_the_variable_and_the_file() {

@@ -12,6 +12,7 @@ use aws_sdk_ecs::{
     config::http::HttpResponse,
     error::{ErrorMetadata, SdkError},
 };
+use aws_smithy_async::future::timeout::TimedOutError;
 use aws_smithy_runtime_api::client::dns::ResolveDnsError;
 use parking_lot::Mutex;
 
@@ -22,7 +23,7 @@ const REQUEST_IDS: [&str; 2] = ["x-amzn-requestid", "x-amz-request-id"];
 /// Status with which a proxy demands credentials. Servers behind a proxy never return it.
 const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
-const TIMEOUT: &str = "no response in time";
+pub(super) const TIMEOUT: &str = "no response in time";
 const CONNECTION_CLOSED: &str = "connection closed";
 
 /// Returns true if an error response is from AWS, and not from a proxy, a firewall or a load
@@ -75,6 +76,9 @@ pub(super) fn cause(error: &(dyn StdError + 'static)) -> Option<&'static str> {
         }
         if error.is::<ResolveDnsError>() {
             return Some("unknown host");
+        }
+        if error.is::<TimedOutError>() {
+            return Some(TIMEOUT);
         }
         error.downcast_ref::<io::Error>().map_or_else(|| rejected_by_proxy(error), io_cause)
     })

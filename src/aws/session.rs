@@ -53,6 +53,9 @@ pub struct Session {
     shared: Arc<Shared>,
     outages: OutageLog,
     known: tokio::sync::Mutex<Known>,
+    /// The result of the last attempt to verify the identity: when it failed, and why. Readable
+    /// during the next attempt, which locks `known`. `None` before the first.
+    attempted: Mutex<Option<Result<(), (Instant, Failure)>>>,
     /// The session of the last verified identity.
     verified: Mutex<Option<Arc<VerifiedSession>>>,
 }
@@ -70,17 +73,15 @@ pub struct VerifiedSession {
     _scans: JoinSet<()>,
 }
 
-/// The known identity and the last failure to read it.
+/// The known identity.
 #[derive(Default)]
 struct Known {
-    /// The access key to which all other fields except `failed` belong.
+    /// The access key to which all other fields belong.
     access_key: Option<String>,
     is_verified: bool,
     /// When the identity was last read because ECS rejected the credentials.
     checked_at: Option<Instant>,
     backoff: Backoff,
-    /// When reading the identity last failed, and why. `None` once it succeeds.
-    failed: Option<(Instant, Failure)>,
 }
 
 impl Session {
@@ -102,6 +103,7 @@ impl Session {
             shared,
             outages: OutageLog::new(region),
             known: tokio::sync::Mutex::default(),
+            attempted: Mutex::default(),
             verified: Mutex::default(),
         }
     }
@@ -110,13 +112,14 @@ impl Session {
     /// progress.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        let is_region_unavailable = |known: &Known| {
-            known.failed.as_ref().is_some_and(|(at, failure)| {
+        let is_region_unavailable = || match &*self.attempted.lock() {
+            Some(Err((at, failure))) => {
                 failure.kind == FailureKind::Unavailable && at.elapsed() < FAILURE_LIFETIME
-            })
+            }
+            _ => false,
         };
         self.verified.lock().as_ref().is_some_and(|verified| verified.ecs.is_open())
-            || self.known.try_lock().is_ok_and(|known| is_region_unavailable(&known))
+            || is_region_unavailable()
     }
 
     /// Returns true while the identity of a session that has none is being read.
@@ -136,17 +139,14 @@ impl Session {
     pub async fn verify(&self) -> Result<Arc<VerifiedSession>, Failure> {
         let known = &mut *self.known.lock().await;
         let result = self.verify_current(known).await;
-        match &result {
-            Ok(_) => known.failed = None,
-            Err(failure) => {
-                let is_new =
-                    known.failed.as_ref().is_none_or(|(_, previous)| !previous.is_same_error(failure));
-                if is_new {
-                    tracing::warn!(region = self.region, message = failure.message, "identity not verified");
-                }
-                known.failed = Some((Instant::now(), failure.clone()));
-            }
+        let mut attempted = self.attempted.lock();
+        if let Err(failure) = &result
+            && !matches!(&*attempted, Some(Err((_, previous))) if previous.is_same_error(failure))
+        {
+            tracing::warn!(region = self.region, message = failure.message, "identity not verified");
         }
+        let ended = result.as_ref().map(drop);
+        *attempted = Some(ended.map_err(|failure| (Instant::now(), failure.clone())));
         result
     }
 
@@ -169,8 +169,7 @@ impl Session {
     async fn verify_current(&self, known: &mut Known) -> Result<Arc<VerifiedSession>, Failure> {
         let access_key = self.access_key().await?;
         if known.access_key.as_ref() != Some(&access_key) {
-            let failed = known.failed.take();
-            *known = Known { access_key: Some(access_key.clone()), failed, ..Known::default() };
+            *known = Known { access_key: Some(access_key.clone()), ..Known::default() };
         }
         if known.is_verified
             && let Some(verified) = self.last_verified()
@@ -218,13 +217,16 @@ impl Session {
     }
 
     pub(super) fn has_identity(&self) -> bool {
-        self.known.try_lock().is_ok_and(|known| known.failed.is_none() && known.is_verified)
+        matches!(&*self.attempted.lock(), Some(Ok(())))
     }
 
-    /// Returns the last failure to read the identity. `None` while a read is in progress.
+    /// Returns why the last attempt to verify the identity failed. `None` if it succeeded, or before
+    /// the first.
     pub(super) fn identity_failure(&self) -> Option<String> {
-        let known = self.known.try_lock().ok()?;
-        known.failed.as_ref().map(|(_, failure)| format!("{}: {}", self.region, failure.message))
+        match &*self.attempted.lock() {
+            Some(Err((_, failure))) => Some(format!("{}: {}", self.region, failure.message)),
+            _ => None,
+        }
     }
 
     /// Returns the access key ID of the current credentials. Applies a timeout because credential
@@ -325,3 +327,6 @@ impl Drop for Waiter {
         self.session.usage.forget(&self.key);
     }
 }
+
+#[cfg(test)]
+mod tests;

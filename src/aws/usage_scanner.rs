@@ -228,7 +228,11 @@ fn unless_rejected<T>(
     match result {
         Ok(response) => Ok(Some(response)),
         // The error of a call about one service does not show that its cluster has no other users.
-        Err(CallError::ServiceGone(failure) | CallError::ClusterGone(failure)) => {
+        Err(
+            CallError::ServiceGone(failure)
+            | CallError::ClusterGone(failure)
+            | CallError::ClusterVanished(failure),
+        ) => {
             references.fail(failure);
             Ok(None)
         }

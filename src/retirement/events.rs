@@ -31,7 +31,7 @@ impl Recent {
     /// Returns true if an event for the row would repeat a recent one. Otherwise records it as
     /// published.
     pub fn repeats(&self, uid: &str, row: &RevisionStatus, now: Timestamp) -> bool {
-        if !matches!(row.reason, Reason::InUse | Reason::CoolingDown) {
+        if !matches!(row.reason, Reason::InUse | Reason::CoolingDown | Reason::Kept) {
             return false;
         }
         let mut published = self.0.lock();
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn usage_events_of_a_revision_are_not_repeated_within_an_hour() {
         let recent = Recent::default();
-        let statuses = [Reason::InUse, Reason::CoolingDown, Reason::Refused]
+        let statuses = [Reason::InUse, Reason::CoolingDown, Reason::Refused, Reason::Kept]
             .map(|reason| status(&[("api:1", reason, ""), ("api:2", Reason::Pending, "")]));
         let published = |uid: &str, minutes: i64, reason: usize| {
             let now = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
@@ -144,6 +144,7 @@ mod tests {
             [1, 1],
             "other reasons are always repeated"
         );
+        assert_eq!([published("uid", 66, 3), published("uid", 67, 3)], [1, 0]);
         assert_eq!(published("other", 66, 0), 1);
         let row = RevisionStatus {
             revision: "api:3".to_owned(),

@@ -204,7 +204,7 @@ fn with_outcome(row: RevisionStatus, spec: &ValidatedSpec, outcome: &Outcome) ->
                 }
                 // Confirm NotFound with DescribeTaskDefinition.
                 (Err(failure @ Failure { kind: FailureKind::Absent, .. }), _) => {
-                    failed(row, &Failure { kind: FailureKind::Refused, ..failure.clone() })
+                    failed(row, &Failure { kind: FailureKind::ServerFault, ..failure.clone() })
                 }
                 (Err(failure), _) => failed(row, failure),
             }

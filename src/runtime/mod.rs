@@ -1,6 +1,7 @@
 //! Process wiring: clients, leader election, metrics, health probes, startup and shutdown.
 
 mod health;
+mod kubeconfig;
 pub mod kubernetes;
 mod leader_election;
 pub mod http_server;
@@ -98,7 +99,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 /// Creates a replica with clients for Kubernetes and AWS, and serves its probes and metrics.
 async fn start(options: &Options, stop: watch::Receiver<bool>) -> Result<Replica, Error> {
     let recorder = metrics::start()?;
-    let config = kubernetes::config().await?;
+    let config = kubeconfig::config()?;
     let own_namespace = config.default_namespace.clone();
     let client = kubernetes::client(config)?;
     let instance = ["POD_NAME", "HOSTNAME"].iter().find_map(|name| std::env::var(name).ok());

@@ -38,17 +38,17 @@ fn changes_the_end(action: Action, error: &str) -> bool {
 
 type Error = fn(Target) -> Fault;
 
-/// Every failure of an AWS operation.
+/// Every failure of an AWS operation, the error responses first.
 const ERRORS: [(&str, Error); 9] = [
     ("throttled", Target::throttle),
     ("server error", Target::server_error),
     ("unavailable", Target::unavailable),
     ("access denied", Target::access_denied),
     ("client error", |target| target.error("InvalidParameterException", "Not like this.")),
+    ("refused credentials", |target| target.error("ExpiredTokenException", "The token is expired.")),
     ("no response", Target::hang),
     ("carried out, reply lost", Target::drop_reply),
     ("slow", |target| target.delay(Duration::from_secs(2))),
-    ("refused credentials", |target| target.error("ExpiredTokenException", "The token is expired.")),
 ];
 
 /// Every failure of a request to Kubernetes.
@@ -64,6 +64,9 @@ const EFFECTS: [Effect; 10] = [
     Effect::HangReply,
     Effect::Delay(Duration::from_secs(2)),
 ];
+
+/// Number of error responses in [`ERRORS`].
+const RESPONSES: usize = 6;
 
 /// Consecutive failures of a fault that repeats.
 const REPEATS: u32 = 2;
@@ -99,7 +102,7 @@ async fn end_state_is_unchanged_if_an_aws_call_fails() {
 #[tokio::test]
 async fn end_state_is_unchanged_if_an_aws_operation_fails_repeatedly() {
     let cells = OPERATIONS.into_iter().take(3).flat_map(|action| {
-        ERRORS.into_iter().take(5).map(move |(name, error)| Failure::Aws {
+        ERRORS.into_iter().take(RESPONSES).map(move |(name, error)| Failure::Aws {
             name,
             fault: error(Fault::on(action).times(REPEATS)),
             loses_reply: false,

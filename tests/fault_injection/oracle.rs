@@ -138,12 +138,16 @@ fn retired_rows_unchanged(evidence: &Evidence) -> Vec<String> {
 }
 
 /// Failed requests are retried with backoff. One immediate retry is allowed, since the awaited
-/// event may arrive right after the failure.
+/// event may arrive right after the failure. `GetCallerIdentity` with rejected credentials does not
+/// count: it is repeated to confirm the rejection, and again with the credentials loaded then.
 fn backed_off(evidence: &Evidence) -> Vec<String> {
     let checked =
         [Action::DescribeTaskDefinition, Action::DeregisterTaskDefinition, Action::GetCallerIdentity];
     let calls = evidence.calls.iter().filter(|it| !evidence.is_shared && checked.contains(&it.action));
-    let calls = calls.map(|it| {
+    let is_rejection = |it: &Call| {
+        it.action == Action::GetCallerIdentity && it.outcome.error_code() == Some("ExpiredTokenException")
+    };
+    let calls = calls.filter(|it| !is_rejection(it)).map(|it| {
         let key = format!("{} {}", it.action.name(), it.task_definition.as_deref().unwrap_or_default());
         (key, it.at, matches!(it.outcome, Outcome::Error(_)))
     });

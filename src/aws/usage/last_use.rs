@@ -28,8 +28,11 @@ pub(super) fn last_used(
     (ended, at): (Instant, Option<Bounds>),
     previous: Option<&Scan>,
 ) -> HashMap<String, LastUse> {
+    let now = at.map(latest);
     let mut last_used: HashMap<String, LastUse> = HashMap::new();
     let mut note = |name: &String, last: LastUse| {
+        // ECS may report a time in the future.
+        let last = LastUse { time: now.map_or(last.time, |now| now.min(last.time)), ..last };
         let is_recent = ended.saturating_duration_since(last.found) < LAST_USE_KEPT;
         if is_recent && !found.users.contains_key(name) {
             let known = last_used.entry(name.clone()).or_insert(last);
@@ -38,7 +41,7 @@ pub(super) fn last_used(
     };
     for (name, stopped) in &found.stopped {
         // The task may have stopped just now if ECS does not report the time.
-        if let Some(time) = stopped.map(next_second).or(at.map(latest)) {
+        if let Some(time) = stopped.map(next_second).or(now) {
             note(name, LastUse { time, found: ended });
         }
     }

@@ -84,6 +84,17 @@ fn last_use_is_the_end_of_the_last_stopped_task() {
 }
 
 #[test]
+fn last_use_is_never_later_than_the_latest_time_by_the_clock_of_aws() {
+    assert_eq!(last_use(&stopped(1_000, Some(9_000), None)), Some(1_000));
+    let mut found = Found::default();
+    found.note_stopped(Some(&arn("web:3").to_string()), Some(second(9_000)), &task("a"));
+    let now = Instant::now();
+    let without_time = Scan::new(now, (now, None), Ok(found), None);
+    assert_eq!(last_use(&without_time), Some(9_001));
+    assert_eq!(last_use(&unused(1_055, Some(&without_time))), Some(1_055));
+}
+
+#[test]
 fn last_use_is_kept_after_ecs_stops_returning_the_task() {
     let first = stopped(1_000, Some(900), None);
     let second = unused(5_000, Some(&first));

@@ -105,7 +105,9 @@ where
 {
     let (mut all, mut tokens) = (Vec::new(), Vec::new());
     loop {
-        let (items, next) = paced(ecs, bucket, operation, || page(tokens.last().cloned())).await?;
+        let response = paced(ecs, bucket, operation, || page(tokens.last().cloned())).await;
+        let (items, next) =
+            if tokens.is_empty() { response? } else { response.map_err(CallError::of_existing_cluster)? };
         let Some(items) = items else {
             return Err(CallError::Failed(unclear(operation, "the response has no list")));
         };

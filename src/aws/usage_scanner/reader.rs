@@ -74,7 +74,11 @@ impl EcsReader {
                 let call = call.set_resource_management_type(managed_by.clone()).send();
                 call.map_ok(|page| (page.service_arns, page.next_token))
             });
-            all.extend(listed.await?);
+            let listed = listed.await;
+            all.extend(match managed_by {
+                None => listed?,
+                Some(_) => listed.map_err(CallError::of_existing_cluster)?,
+            });
         }
         all.sort();
         all.dedup();

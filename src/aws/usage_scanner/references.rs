@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aws_sdk_ecs::{
     primitives::DateTime,
     types::{
-        DeploymentConfiguration, DeploymentController, DeploymentControllerType as Controller,
+        Deployment, DeploymentConfiguration, DeploymentController, DeploymentControllerType as Controller,
         DeploymentRolloutState as RolloutState, DeploymentStrategy, Rollback, Service, ServiceDeployment,
         ServiceDeploymentBrief, ServiceDeploymentStatus as Status, ServiceRevisionSummary,
     },
@@ -149,9 +149,18 @@ pub(super) fn has_hidden_references(service: &Service) -> bool {
     controller(service) == Controller::Ecs && !(is_rolling && is_steady)
 }
 
-/// Returns true if the description of the service contains a deployment in progress.
+/// Returns true unless the description of the service shows that no deployment is in progress. A
+/// failed deployment has ended: ECS rolls back with a new one. Services behind a Classic Load
+/// Balancer have no `rolloutState`.
+/// Source: `rolloutState` of `Deployment`, Amazon ECS API Reference.
 pub(super) fn is_deploying(service: &Service) -> bool {
-    service.deployments().iter().any(|it| it.rollout_state() == Some(&RolloutState::InProgress))
+    let has_failed = |it: &&Deployment| it.rollout_state() == Some(&RolloutState::Failed);
+    let is_in_progress = |it: &Deployment| match it.rollout_state() {
+        Some(state) => ![RolloutState::Completed, RolloutState::Failed].contains(state),
+        None => it.running_count() != it.desired_count() || it.pending_count() > 0,
+    };
+    let deployments = service.deployments();
+    deployments.iter().filter(|it| !has_failed(it)).count() > 1 || deployments.iter().any(is_in_progress)
 }
 
 /// Returns true unless the status is known to be final. A missing or unknown status counts as in

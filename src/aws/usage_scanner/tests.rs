@@ -22,6 +22,8 @@ use crate::{
     task_definition::{Arn, Reference},
 };
 
+mod clusters;
+
 const REGION: &str = "us-west-2";
 
 /// Returns an account with one cluster, `prod`.
@@ -255,85 +257,4 @@ async fn usage_scan_fails_if_a_list_repeats_a_page_or_is_missing() {
     }
     let empty = json!({ "clusterArns": [], "nextToken": "" });
     scan_with(steady(), "ListClusters", vec![page(), empty]).await.expect("an empty token ends the list");
-}
-
-#[tokio::test(start_paused = true)]
-async fn vanished_cluster_has_no_users_after_two_consecutive_scans() {
-    for vanished in [Vanished::NotFound, Vanished::Inactive] {
-        let (ecs, prod) = account();
-        prod.put_task(Task::running("a", "web:1"));
-        let gone = ecs.region(ACCOUNT, REGION).cluster("gone");
-        let mut scanner = scanner(ecs.transport());
-        let mut scan = async || scanner.scan().await;
-
-        gone.vanish(vanished);
-        let first = unknown(scan().await, "web:2");
-        assert_eq!(first.kind, FailureKind::Unavailable);
-        assert!(first.message.starts_with("cluster/gone: ecs:ListServices: "), "{}", first.message);
-        assert!(matches!(usage(scan().await, "web:2"), Use::Unused { .. }));
-        assert!(matches!(usage(scan().await, "web:1"), Use::InUse(_)), "in another cluster");
-
-        gone.put_task(Task::running("b", "web:2"));
-        assert!(matches!(usage(scan().await, "web:2"), Use::InUse(_)), "created again under the same name");
-        gone.vanish(vanished);
-        unknown(scan().await, "web:2");
-        assert!(matches!(usage(scan().await, "web:2"), Use::Unused { .. }));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn cluster_that_vanishes_during_a_scan_leaves_usage_unknown_until_the_next_scan() {
-    for action in [
-        Action::ListServices,
-        Action::DescribeServices,
-        Action::ListServiceDeployments,
-        Action::ListTasks,
-        Action::DescribeTasks,
-    ] {
-        let (ecs, prod) = account();
-        prod.put_service(Service::steady("shop", "web:2").deploying_from("web:1"));
-        prod.put_task(Task::running("a", "web:1"));
-        let meanwhile = prod.clone();
-        ecs.before(action, 1, async move { meanwhile.vanish(Vanished::NotFound) });
-        let mut scanner = scanner(ecs.transport());
-        assert_eq!(unknown(scanner.scan().await, "web:9").kind, FailureKind::Unavailable, "{action:?}");
-        assert!(matches!(usage(scanner.scan().await, "web:1"), Use::Unused { .. }), "{action:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn other_failures_of_a_cluster_do_not_count_as_vanished() {
-    let (ecs, prod) = account();
-    let mut scanner = scanner(ecs.transport());
-    prod.vanish(Vanished::NotFound);
-    unknown(scanner.scan().await, "web:1");
-    for action in [Action::ListServices, Action::ListClusters] {
-        ecs.fault(Fault::on(action).times(3).server_error());
-        scanner.scan().await.expect_err("scan fails");
-        let failure = unknown(scanner.scan().await, "web:1");
-        assert!(failure.message.contains("ClusterNotFoundException"), "{action:?}: {}", failure.message);
-    }
-    assert!(matches!(usage(scanner.scan().await, "web:1"), Use::Unused { .. }));
-}
-
-#[tokio::test(start_paused = true)]
-async fn cluster_is_not_gone_if_only_a_later_call_says_so() {
-    for action in [
-        Action::DescribeServices,
-        Action::ListServiceDeployments,
-        Action::DescribeServiceDeployments,
-        Action::DescribeServiceRevisions,
-        Action::ListTasks,
-    ] {
-        let (ecs, prod) = account();
-        prod.put_service(Service::steady("shop", "web:3").deploying_from("web:2"));
-        prod.put_task(Task::running("a", "web:1"));
-        ecs.fault(Fault::on(action).error("ClusterNotFoundException", "Cluster not found."));
-        let mut scanner = scanner(ecs.transport());
-        for _ in 0..3 {
-            let found = scanner.scan().await;
-            // Whether its users are found or unknown, the revision is not unused.
-            assert!(!matches!(usage(found, "web:1"), Use::Unused { .. }), "{action:?}");
-        }
-    }
 }

@@ -133,7 +133,8 @@ fn row_reports_the_response_of_ecs() {
         (deregistered(no(Refused), Some(is(Active))), (Reason::Refused, Some("ACTIVE"), "no")),
         (deregistered(no(Refused), Some(no(Absent))), (Reason::NotFound, Some("ACTIVE"), gone)),
         (deregistered(no(Refused), Some(no(Throttled))), (Reason::Refused, Some("ACTIVE"), "no")),
-        (deregistered(no(Absent), Some(is(Active))), (Reason::Refused, Some("ACTIVE"), "no")),
+        (deregistered(no(Absent), Some(is(Active))), (Reason::Unavailable, Some("ACTIVE"), "no")),
+        (deregistered(no(Absent), Some(no(Throttled))), (Reason::Unavailable, Some("ACTIVE"), "no")),
     ];
     for (outcome, expected) in table {
         let row = after(&spec, recorded(Reason::Pending), outcome.clone());

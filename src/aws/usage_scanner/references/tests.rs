@@ -16,6 +16,8 @@ use crate::aws::{
     usage_scanner::tests::{account, arn, responding, scan, scan_by, scan_with, unknown, usage, users},
 };
 
+mod in_progress;
+
 /// Asserts that a scan leaves the usage of revisions without users unknown for a transient reason,
 /// and returns its message.
 async fn unresolved(ecs: &SimulatedEcs) -> String {
@@ -153,79 +155,6 @@ async fn service_with_an_unexpected_description_is_unresolved() {
     ] {
         let usage = usage_with(steady(), "DescribeServices", &response).await;
         assert!(matches!(usage, Ok(Use::Unused { .. })), "{response}: {usage:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn deployment_in_progress_without_a_known_predecessor_is_unresolved() {
-    let service = || deploying().with_successes_older_than_90_days();
-    let revision = "arn:aws:ecs:us-west-2:012345678910:service-revision/prod/shop/1";
-    let listed = |fields: &Value| json!({ "serviceDeployments": [fields] });
-    for response in [
-        json!({}),
-        json!({ "serviceDeployments": [] }),
-        listed(&json!({ "status": "IN_PROGRESS", "targetServiceRevisionArn": revision })),
-        listed(&json!({ "status": "STOPPED", "targetServiceRevisionArn": revision })),
-    ] {
-        let found = scan_with(service(), "ListServiceDeployments", vec![response.clone(); 2]).await;
-        let failure = unknown(found, "unrelated:1");
-        assert_eq!(failure.kind, FailureKind::Unavailable, "{response}");
-    }
-    for response in [
-        json!({}),
-        json!({ "serviceDeployments": [], "failures": [{ "reason": "MISSING" }] }),
-        json!({ "serviceDeployments": [{ "status": "IN_PROGRESS" }] }),
-    ] {
-        let message =
-            usage_with(service(), "DescribeServiceDeployments", &response).await.expect_err("unresolved");
-        assert!(message.starts_with("service/prod/shop: ecs:DescribeServiceDeployments: "), "{message}");
-    }
-    for response in [json!({}), json!({ "serviceRevisions": [{ "serviceRevisionArn": revision }] })] {
-        let message =
-            usage_with(service(), "DescribeServiceRevisions", &response).await.expect_err("unresolved");
-        assert!(message.starts_with("service/prod/shop: ecs:DescribeServiceRevisions: "), "{message}");
-    }
-}
-
-/// The description of a service in deployment is older than that of its service deployment, which
-/// has ended: what runs after a rollback is not known.
-#[tokio::test(start_paused = true)]
-async fn finished_deployment_does_not_resolve_a_service_in_deployment() {
-    let task_definition = |revision| format!("arn:aws:ecs:us-west-2:012345678910:task-definition/{revision}");
-    let arn = "arn:aws:ecs:us-west-2:012345678910:service-deployment/prod/shop/1";
-    let revision = "arn:aws:ecs:us-west-2:012345678910:service-revision/prod/shop/1";
-    let service = json!({
-        "taskDefinition": task_definition("web:2"),
-        "currentServiceDeployment": arn,
-        "deployments": [
-            { "status": "PRIMARY", "rolloutState": "IN_PROGRESS", "taskDefinition": task_definition("web:2") },
-        ],
-    });
-    let listed = json!([
-        { "serviceDeploymentArn": arn, "status": "IN_PROGRESS", "targetServiceRevisionArn": revision },
-    ]);
-    let target = json!({ "arn": revision });
-    for (listed, deployment) in [
-        (json!([]), json!({ "status": "SUCCESSFUL", "targetServiceRevision": target })),
-        (listed, json!({ "status": "ROLLBACK_SUCCESSFUL", "rollback": { "serviceRevisionArn": revision } })),
-    ] {
-        let mut deployment = deployment;
-        deployment["serviceDeploymentArn"] = json!(arn);
-        let (ecs, cluster) = account();
-        cluster.put_service(Service::steady("shop", "web:2"));
-        let described = json!({ "serviceDeployments": [deployment] });
-        let target = json!({ "serviceRevisionArn": revision, "taskDefinition": task_definition("web:2") });
-        let mut transport = ecs.transport();
-        for (action, response) in [
-            ("DescribeServices", shop(&service)),
-            ("ListServiceDeployments", json!({ "serviceDeployments": listed })),
-            ("DescribeServiceDeployments", described.clone()),
-            ("DescribeServiceRevisions", json!({ "serviceRevisions": [target] })),
-        ] {
-            transport = responding(transport, action, vec![response; 3]);
-        }
-        let failure = unknown(scan_by(transport).await, "web:1");
-        assert_eq!(failure.kind, FailureKind::Unavailable, "{described}");
     }
 }
 
