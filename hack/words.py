@@ -38,6 +38,7 @@ WORDS = {
     r"at the (most|least)|on the long run": "at most, at least, sustained",
     r"is no (rate|address|number|valid)": "invalid X: expected ...",
     r"gives? up": "leaves, returns, removes",
+    r"a person|asks? for": "a user, requests",
 }
 
 # Legitimate uses: a prefix of the path, a regular expression, and the reason.

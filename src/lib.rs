@@ -9,8 +9,8 @@
 //! `retirement/reconcile.rs` runs all steps after the watch, in this order. Start reading there.
 //! Steps marked with `*` do no I/O.
 //!
-//! - watch: `controller/resource_watch.rs` returns the watch events, `controller/changes.rs` selects
-//!   the resources that need a reconcile, `controller/mod.rs` runs the reconciles.
+//! - watch: `controller/resource_watch.rs` returns the watch events, `controller/changes.rs`
+//!   selects the resources that need a reconcile, `controller/mod.rs` runs the reconciles.
 //! - validate*: `controller/guarded.rs` for resources that do not parse, `retirement/validate.rs`
 //!   for the spec, `retirement/admission.rs` and `account/authorize.rs` for what the `EcsAccount`
 //!   allows.
@@ -30,8 +30,8 @@
 //! call, `apply.rs` reads the resource again, uncached, and so its `EcsAccount` and its policy, and
 //! checks that this process is still active.
 //!
-//! Policies and `EcsAccounts` are reconciled in the same steps: `retention/reconcile.rs` reads, plans
-//! and applies a run, `account/verify.rs` verifies credentials.
+//! Policies and `EcsAccounts` are reconciled in the same steps: `retention/reconcile.rs` reads,
+//! plans and applies a run, `account/verify.rs` verifies credentials.
 //!
 //! # Modules
 //!
@@ -74,8 +74,8 @@
 //! - `account_guard`: which AWS account a resource may be processed in.
 //! - `resolve`: resolves entries to ARNs.
 //! - `batch`: what the steps of one batch share.
-//! - `observe`, `keep_latest`: `DescribeTaskDefinition`, deleted revisions, usage from the cache, and
-//!   newer revisions of the family.
+//! - `observe`, `keep_latest`: `DescribeTaskDefinition`, deleted revisions, usage from the cache,
+//!   and newer revisions of the family.
 //! - `plan`: decides what to do about each revision.
 //! - `apply`, `policy_guard`: makes the irreversible call; what its policy says right before.
 //! - `revision_locks`: one lock for each ARN, so that two resources do not deregister it twice.
@@ -155,8 +155,8 @@
 //!   account and region.
 //! - **source of credentials**: the controller's own (ambient) credentials, or those of an
 //!   `EcsAccount`.
-//! - **usage cache**: the result of the last usage scan of a source of credentials in a region, shared
-//!   by all its resources.
+//! - **usage cache**: the result of the last usage scan of a source of credentials in a region,
+//!   shared by all its resources.
 //! - **run**: one evaluation of a policy: read, plan, apply.
 //! - **narrow**: remove from an unfinished retirement what its policy keeps now.
 //! - **circuit breaker**: closed: calls are made. Open: AWS does not respond, and calls fail
@@ -202,9 +202,9 @@
 //!     `aws/permit_queue.rs`.
 //! 14. `plan` decides not to deregister: not ACTIVE, on hold, in use, cooling down, or kept:
 //!     `retirement/plan.rs`, `retirement/keep_latest.rs`.
-//! 15. The resource, its `EcsAccount` or its policy changed right before the call, or the usage scan
-//!     is not recent enough for a deregistration: `retirement/apply.rs`, `account/authorize.rs`,
-//!     `retirement/policy_guard.rs`, `aws/freshness.rs`.
+//! 15. The resource, its `EcsAccount` or its policy changed right before the call, or the usage
+//!     scan is not recent enough for a deregistration: `retirement/apply.rs`,
+//!     `account/authorize.rs`, `retirement/policy_guard.rs`, `aws/freshness.rs`.
 //! 16. AWS throttles or rejects the call: `aws/error.rs`, and the backoff in
 //!     `retirement/requeue.rs`.
 //! 17. It is deregistered, but the status is not written yet: `retirement/pending_status.rs`,

@@ -40,12 +40,12 @@ struct Flags {
     /// Comma-separated namespaces to watch. Default: all.
     #[arg(long, env = "WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACES")]
     watch_namespace: Vec<String>,
-    /// Serve EcsAccounts. Set it to false if the controller may not read EcsAccounts and namespaces:
-    /// resources with accountRef are then AccountNotFound.
+    /// Serve EcsAccounts. Set it to false if the controller may not read EcsAccounts and
+    /// namespaces: resources with accountRef are then AccountNotFound.
     #[arg(long, env = "ECS_ACCOUNTS", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     ecs_accounts: bool,
-    /// Serve TaskDefinitionRetentionPolicies. Set it to false if the controller may not create, patch
-    /// and delete TaskDefinitionRetirements.
+    /// Serve TaskDefinitionRetentionPolicies. Set it to false if the controller may not create,
+    /// patch and delete TaskDefinitionRetirements.
     #[arg(long, env = "RETENTION_POLICIES", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     retention_policies: bool,
     /// Name of this controller: it serves the EcsAccounts with this spec.controllerName.

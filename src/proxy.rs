@@ -23,7 +23,8 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Reads the environment. Of the two spellings of a variable, the first that is not empty counts.
+    /// Reads the environment. Of the two spellings of a variable, the first that is not empty
+    /// counts.
     #[must_use]
     pub fn from_env() -> Self {
         Self::read(|name| env::var(name).ok())
@@ -49,8 +50,8 @@ impl Proxies {
         }
     }
 
-    /// Returns true if requests to `server` go through a proxy, if there is one: it is not local, and
-    /// `NO_PROXY` does not match it.
+    /// Returns true if requests to `server` go through a proxy, if there is one: it is not local,
+    /// and `NO_PROXY` does not match it.
     #[must_use]
     pub fn apply_to(&self, server: &Uri) -> bool {
         !server.host().is_some_and(is_local) && !matches(&self.no_proxy, server)

@@ -163,7 +163,8 @@ const CASES: [(&str, Series, Series); 16] = [
     ),
 ];
 
-/// The alert that fires after days. Its samples are 5 minutes apart, and end after 7 days and 3 hours.
+/// The alert that fires after days. Its samples are 5 minutes apart, and end after 7 days and 3
+/// hours.
 const SLOW: &str = "EcsRetirementApprovalPending";
 
 /// Returns the objects of a release with all alerts and the dashboard.

@@ -68,8 +68,8 @@ async fn retired_revision_costs_one_deregister_call_and_two_describe_calls() {
     assert_eq!(world.ecs.calls_of(DEREGISTER).len(), 25);
     let describes = world.ecs.calls_of(DESCRIBE);
     let took = describes[describes.len() - 1].at - describes[0].at;
-    // One more if usage was not known yet. A batch that takes two seconds ends early, and up to nine
-    // revisions of it are described again.
+    // One more if usage was not known yet. A batch that takes two seconds ends early, and up to
+    // nine revisions of it are described again.
     let batches_cut = usize::try_from(took.as_secs() / 2).expect("a small number");
     let expected = 50..=51 + 9 * batches_cut;
     assert!(expected.contains(&describes.len()), "{} in {took:?}, expected {expected:?}", describes.len());

@@ -1,4 +1,5 @@
-//! `approval.enforce`: proposers cannot start a retirement, approvers can, and the controller works.
+//! `approval.enforce`: proposers cannot start a retirement, approvers can, and the controller
+//! works.
 
 use serde_json::{Value, json};
 use testkit::{

@@ -239,6 +239,15 @@ fn file_is_short_enough_to_have_one_job() {
 }
 
 #[test]
+fn comments_wrap_at_100_columns() {
+    let is_long = |line: &&str| line.chars().count() > 100 && line.trim_start().starts_with("//");
+    let long = everything().into_iter().flat_map(|source| {
+        source.text.lines().filter(is_long).map(|line| format!("{}: {line}", source.path)).collect::<Vec<_>>()
+    });
+    assert_none(&long.collect::<Vec<_>>(), "wrap comments at 100 columns");
+}
+
+#[test]
 fn file_name_describes_the_content() {
     let is_empty = |part: &str| VAGUE_NAMES.contains(&part.trim_end_matches(".rs"));
     let empty = everything().into_iter().filter(|source| source.path.split('/').any(is_empty));

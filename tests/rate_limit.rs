@@ -23,7 +23,8 @@ fn rate_limit<'a>(per_second: &'a str, burst: &'a str) -> [(&'a str, &'a str); 2
     [("DEREGISTRATIONS_PER_SECOND", per_second), ("DEREGISTRATION_BURST", burst)]
 }
 
-/// Returns the revisions as `family:number`, in the order of their `DeregisterTaskDefinition` calls.
+/// Returns the revisions as `family:number`, in the order of their `DeregisterTaskDefinition`
+/// calls.
 fn order(world: &World<'_>) -> Vec<String> {
     let calls = world.ecs.calls_of(DEREGISTER).into_iter();
     calls.filter_map(|call| Some(call.task_definition?.rsplit('/').next()?.to_owned())).collect()
@@ -100,8 +101,8 @@ async fn waiting_for_a_permit_causes_no_reconciles() {
         .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .sum();
     // One to queue for DescribeTaskDefinition, one to call it and to queue for the deregistration,
-    // and one to deregister. The bound leaves two more each for a loaded machine. Polling for permits
-    // would cause thousands.
+    // and one to deregister. The bound leaves two more each for a loaded machine. Polling for
+    // permits would cause thousands.
     println!("reconciles of 60 queued resources: {reconciles}");
     assert!(reconciles <= 300.0, "{text}");
 }

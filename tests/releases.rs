@@ -67,8 +67,8 @@ pub async fn start_pod(world: &World<'_>, namespace: &str, name: &str) -> Pod {
     Pod { process, metrics: format!("{metrics}/metrics") }
 }
 
-/// Waits until the API server has observed the roles of the release. It refuses requests for some time
-/// after they are created.
+/// Waits until the API server has observed the roles of the release. It refuses requests for some
+/// time after they are created.
 async fn wait_until_authorized(world: &World<'_>, namespace: &str, account: &str) {
     let requests = [
         ("watch", "ecs-retirement.dev", "ecsaccounts", "", ""),

@@ -17,8 +17,9 @@ const DEREGISTER: Action = Action::DeregisterTaskDefinition;
 
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// The limit if the release of the lease hangs, which takes one second itself. Any other timeout that
-/// could end the process takes at least five seconds. `make bench` measures the goal of two seconds.
+/// The limit if the release of the lease hangs, which takes one second itself. Any other timeout
+/// that could end the process takes at least five seconds. `make bench` measures the goal of two
+/// seconds.
 const LIMIT_WITHOUT_RELEASE: Duration = Duration::from_secs(4);
 
 /// Sends SIGTERM. Returns how long the controller took to end, with code 0.

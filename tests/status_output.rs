@@ -49,7 +49,8 @@ async fn kstatus_and_argo_cd_conclude_the_right_verdict_in_every_state() {
     world.west.register_many("gone", 2);
     world.west.remove("gone:1");
     let table = [
-        // First, because the hanging call ends after five seconds, and the reason is another one then.
+        // First, because the hanging call ends after five seconds, and the reason is another one
+        // then.
         ("pending", json!({ "revisions": ["web:6"] }), "Pending", Verdict::InProgress),
         ("retired", json!({ "revisions": ["web:1"] }), "Retired", Verdict::Current),
         ("deleting", json!({ "revisions": ["web:7"] }), "Retired", Verdict::Current),

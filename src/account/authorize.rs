@@ -35,7 +35,7 @@ pub enum Denial {
     /// The EcsAccounts are not listed yet.
     Pending,
     /// Another controller serves the EcsAccount.
-    OfAnotherController(Refused),
+    ServedByOther(Refused),
     Refused(Refused),
 }
 
@@ -85,9 +85,9 @@ pub fn authorize(accounts: &Accounts, subject: &Subject<'_>, allows_ambient: boo
         Ok(account) => account,
         Err(Missing::NotFound(message)) => return refuse(Reason::AccountNotFound, message),
         Err(Missing::Invalid(message)) => return refuse(Reason::AccountNotReady, message),
-        Err(Missing::OfAnotherController(message)) => {
+        Err(Missing::ServedByOther(message)) => {
             let reason = Reason::AccountNotFound;
-            return Err(Denial::OfAnotherController(Refused { reason, message }));
+            return Err(Denial::ServedByOther(Refused { reason, message }));
         }
     };
     let namespace_labels = accounts.namespace_labels(subject.namespace);
@@ -106,8 +106,8 @@ pub fn refuse_family(access: &Access, subject: &Subject<'_>, family: &str) -> Op
     Some(Refused { reason: Reason::NotAllowed, message: refusal.to_string() })
 }
 
-/// Reads an EcsAccount and, if its labels decide, the namespace uncached, and decides again. Returns
-/// true if the account is the one that was planned with and still allows the request.
+/// Reads an EcsAccount and, if its labels decide, the namespace uncached, and decides again.
+/// Returns true if the account is the one that was planned with and still allows the request.
 ///
 /// # Errors
 /// Returns [`Error::ReadResource`] if a call to the API server fails.

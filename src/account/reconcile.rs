@@ -61,7 +61,7 @@ impl Kind for EcsAccount {
             return;
         }
         let is_served = |account: &EcsAccount| {
-            !matches!(context.accounts.validated(account), Err(Missing::OfAnotherController(_)))
+            !matches!(context.accounts.validated(account), Err(Missing::ServedByOther(_)))
         };
         if !after.is_some_and(|object| object.0.as_ref().is_ok_and(is_served))
             && let Some(known) = before
@@ -84,7 +84,7 @@ async fn reconcile(account: &EcsAccount, context: &Context) -> Result<Option<Dur
             return Ok(None);
         }
         // Another controller reports it.
-        Err(Missing::NotFound(_) | Missing::OfAnotherController(_)) => return Ok(None),
+        Err(Missing::NotFound(_) | Missing::ServedByOther(_)) => return Ok(None),
     };
     let verification = Box::pin(verify_new(account, &validated, context)).await?;
     let delay = if verification.state == State::Ready { VERIFIED_DELAY } else { RETRY_DELAY };

@@ -74,7 +74,7 @@ pub enum Missing {
     /// It exists and its spec is invalid.
     Invalid(String),
     /// It exists and another controller serves it.
-    OfAnotherController(String),
+    ServedByOther(String),
 }
 
 impl Accounts {
@@ -144,7 +144,7 @@ impl Accounts {
     fn served(&self, account: &EcsAccount, controller_name: &str) -> Result<ValidatedAccount, Missing> {
         let name = account.name_any();
         if account.spec.controller_name != controller_name {
-            return Err(Missing::OfAnotherController(format!(
+            return Err(Missing::ServedByOther(format!(
                 "EcsAccount {name} is not served by this controller: its spec.controllerName is not the value of --controller-name, which is {controller_name}"
             )));
         }
@@ -155,7 +155,7 @@ impl Accounts {
     /// Returns true if an EcsAccount that this controller serves is for the AWS account
     /// `account_id`, even if its spec is invalid.
     #[must_use]
-    pub fn declare(&self, account_id: &str) -> bool {
+    pub fn is_managed(&self, account_id: &str) -> bool {
         self.cache.state().iter().any(|object| self.served_id(Some(object)).as_deref() == Some(account_id))
     }
 
@@ -173,8 +173,8 @@ impl Accounts {
     }
 
     /// Handles a change of an EcsAccount: wakes the resources that refer to it and, if it may
-    /// restrict the ambient credentials, those of its AWS account that refer to none. An EcsAccount of
-    /// another controller wakes none.
+    /// restrict the ambient credentials, those of its AWS account that refer to none. An EcsAccount
+    /// of another controller wakes none.
     pub(super) fn account_changed(
         &self,
         before: Option<&Guarded<EcsAccount>>,

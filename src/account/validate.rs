@@ -29,7 +29,8 @@ pub struct ValidatedAccount {
     pub is_suspended: bool,
 }
 
-/// An error in the spec of an EcsAccount. Each message names the field, its value and what to write.
+/// An error in the spec of an EcsAccount. Each message names the field, its value and what to
+/// write.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidAccount {
     #[error(
@@ -63,8 +64,8 @@ pub enum InvalidAccount {
 /// Parses an EcsAccount. `pacing` applies where the account declares none.
 ///
 /// # Errors
-/// Returns [`InvalidAccount`] if a field is invalid. A namespace selector that does not parse is not
-/// an error: it selects nothing.
+/// Returns [`InvalidAccount`] if a field is invalid. A namespace selector that does not parse is
+/// not an error: it selects nothing.
 pub fn validate(account: &EcsAccount, pacing: Pacing) -> Result<ValidatedAccount, InvalidAccount> {
     let spec = &account.spec;
     if !is_account(&spec.account_id) {

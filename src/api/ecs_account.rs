@@ -141,8 +141,8 @@ fn default_controller_name() -> String {
 #[serde(rename_all = "camelCase")]
 #[schemars(inline)]
 pub struct AssumeRole {
-    /// The ARN of the role, such as arn:aws:iam::012345678910:role/ecs-retirement. It must be a role
-    /// of spec.accountId.
+    /// The ARN of the role, such as arn:aws:iam::012345678910:role/ecs-retirement. It must be a
+    /// role of spec.accountId.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^arn:aws(-[a-z]+)*:iam::[0-9]{12}:role/.+$')").message("write the ARN of an IAM role, such as arn:aws:iam::012345678910:role/ecs-retirement"))]
     pub role_arn: String,
@@ -164,8 +164,8 @@ pub struct AllowedNamespaces {
     #[schemars(length(max = 1000), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "atomic"))]
     pub names: Vec<String>,
 
-    /// Labels of namespaces. An empty selector selects every namespace. A selector is only as strong
-    /// as the right to label namespaces.
+    /// Labels of namespaces. An empty selector selects every namespace. A selector is only as
+    /// strong as the right to label namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::label_selector")]
     pub selector: Option<LabelSelector>,
@@ -240,8 +240,8 @@ pub struct EcsAccountStatus {
     #[schemars(length(max = 2048))]
     pub caller_arn: Option<String>,
 
-    /// The AWS error that the message of the conditions reports. While the error and the reason stay
-    /// the same, the message keeps the text of the first attempt.
+    /// The AWS error that the message of the conditions reports. While the error and the reason
+    /// stay the same, the message keeps the text of the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<AwsError>,
 }

@@ -92,8 +92,8 @@ pub struct TaskDefinitionRetentionPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_ref: Option<AccountRef>,
 
-    /// The AWS account of the families, as 12 digits in quotes: "012345678910". It cannot be changed
-    /// once set.
+    /// The AWS account of the families, as 12 digits in quotes: "012345678910". It cannot be
+    /// changed once set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]{12}$')").message("spec.accountId is the 12 digits of an AWS account, in quotes, such as \"012345678910\""))]
@@ -252,7 +252,8 @@ pub struct TaskDefinitionRetentionPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run_time: Option<Time>,
 
-    /// The generation of the spec that the last run was based on. If the spec changes, a run is due.
+    /// The generation of the spec that the last run was based on. If the spec changes, a run is
+    /// due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run_generation: Option<i64>,
 
@@ -286,8 +287,8 @@ pub struct TaskDefinitionRetentionPolicyStatus {
     #[schemars(range(min = 0))]
     pub pending_approval: i32,
 
-    /// The AWS error that the message of the conditions reports. While the error and the reason stay
-    /// the same, the message keeps the text of the first attempt.
+    /// The AWS error that the message of the conditions reports. While the error and the reason
+    /// stay the same, the message keeps the text of the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<AwsError>,
 }

@@ -101,8 +101,8 @@ pub struct TaskDefinitionRetirementSpec {
     #[schemars(schema_with = "schema::revisions")]
     pub revisions: Vec<String>,
 
-    /// The EcsAccount whose credentials are used, and which decides what is allowed. Without it, the
-    /// controller's own credentials are used. It cannot be changed once set.
+    /// The EcsAccount whose credentials are used, and which decides what is allowed. Without it,
+    /// the controller's own credentials are used. It cannot be changed once set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_ref: Option<AccountRef>,
 

@@ -114,8 +114,8 @@ impl RotatingCredentials {
         self.discard(access_key).await
     }
 
-    /// Discards credentials with this access key, unless they are already replaced. Returns false if
-    /// credentials were discarded less than a minute ago.
+    /// Discards credentials with this access key, unless they are already replaced. Returns false
+    /// if credentials were discarded less than a minute ago.
     async fn discard(&self, access_key: &str) -> bool {
         let state = &mut *self.0.state.lock().await;
         if state.credentials.as_ref().is_none_or(|current| current.access_key_id() != access_key) {

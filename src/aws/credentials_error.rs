@@ -39,10 +39,10 @@ const WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 const MISSING: &str =
     "the controller has no AWS credentials: give its service account an IAM role (IRSA or EKS Pod Identity)";
 
-/// Texts with which the SDK's providers for ECS, EKS Pod Identity and instance metadata (IMDS) report
-/// a rejection. There is no error type for it.
-/// Source: `parse_response` in `aws_config::http_credential_provider`, and `retrieve_credentials` in
-/// `aws_config::imds::credentials`.
+/// Texts with which the SDK's providers for ECS, EKS Pod Identity and instance metadata (IMDS)
+/// report a rejection. There is no error type for it.
+/// Source: `parse_response` in `aws_config::http_credential_provider`, and `retrieve_credentials`
+/// in `aws_config::imds::credentials`.
 const HTTP_STATUS: &str = "Non-success status from HTTP credential provider: ";
 const HTTP_REJECTION: &str = "failed to load credentials [";
 const IMDS_REJECTION: &str = "Error retrieving credentials from IMDS: ";
@@ -89,8 +89,8 @@ pub(crate) fn failure(error: &CredentialsError, role: &Role) -> Failure {
     rejection.unwrap_or_else(|| without_response(error, role))
 }
 
-/// Returns the value of the metric label `code` for credentials that could not be loaded. Those that
-/// are denied with any other code, such as `ValidationError`, have one of the alert as well.
+/// Returns the value of the metric label `code` for credentials that could not be loaded. Those
+/// that are denied with any other code, such as `ValidationError`, have one of the alert as well.
 pub(crate) fn code(failure: &Failure) -> &str {
     match (&failure.code, failure.kind) {
         (Some(code), FailureKind::AccessDenied) if error::is_denied(code) => code,

@@ -117,7 +117,8 @@ pub(crate) fn label(code: &str) -> &str {
     if kind(code).is_some() { code } else { "Other" }
 }
 
-/// Returns the failure of a call that AWS responded to, or `None` if there was no response from AWS.
+/// Returns the failure of a call that AWS responded to, or `None` if there was no response from
+/// AWS.
 pub(super) fn response_failure<E>(error: &SdkError<E, HttpResponse>) -> Option<Failure>
 where
     E: ProvideErrorMetadata,

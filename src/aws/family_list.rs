@@ -55,8 +55,8 @@ impl Ecs {
         Ok(Page { items: numbers.collect(), next: next_token(token.as_deref(), page.next_token())? })
     }
 
-    /// Returns the numbers of the newest ACTIVE revisions of `family`, newest first: `count` of them,
-    /// or all if there are fewer. `before_call` is awaited before each call.
+    /// Returns the numbers of the newest ACTIVE revisions of `family`, newest first: `count` of
+    /// them, or all if there are fewer. `before_call` is awaited before each call.
     ///
     /// # Errors
     /// Returns the failure of a call.

@@ -104,8 +104,8 @@ fn ca_bundle(path: PathBuf) -> Result<TrustStore, Error> {
     Ok(certificates.into_iter().fold(TrustStore::empty(), TrustStore::with_pem_certificate))
 }
 
-/// HTTP client that calls endpoints on this host or its local link, and those in `NO_PROXY`, directly,
-/// and all others through the proxies of the environment.
+/// HTTP client that calls endpoints on this host or its local link, and those in `NO_PROXY`,
+/// directly, and all others through the proxies of the environment.
 #[derive(Debug)]
 struct RoutedClient {
     https: SharedHttpClient,

@@ -128,8 +128,8 @@ impl Session {
         self.last_verified().is_none() && self.known.try_lock().is_err()
     }
 
-    /// Verifies the identity of the current credentials. It is read once per set of credentials, and
-    /// again if ECS rejects them. A failure is returned to all callers until its backoff ends.
+    /// Verifies the identity of the current credentials. It is read once per set of credentials,
+    /// and again if ECS rejects them. A failure is returned to all callers until its backoff ends.
     ///
     /// The first verification in an account spawns the task that scans for usage.
     ///
@@ -220,8 +220,8 @@ impl Session {
         matches!(&*self.attempted.lock(), Some(Ok(())))
     }
 
-    /// Returns why the last attempt to verify the identity failed. `None` if it succeeded, or before
-    /// the first.
+    /// Returns why the last attempt to verify the identity failed. `None` if it succeeded, or
+    /// before the first.
     pub(super) fn identity_failure(&self) -> Option<String> {
         match &*self.attempted.lock() {
             Some(Err((_, failure))) => Some(format!("{}: {}", self.region, failure.message)),

@@ -197,8 +197,8 @@ impl Source {
         self.sessions.lock().entry(region.to_owned()).or_insert_with(create).clone()
     }
 
-    /// Returns one message per region whose identity could not be read. Empty before the first read,
-    /// and if any region has an identity, because a single failing region is usually a wrong
+    /// Returns one message per region whose identity could not be read. Empty before the first
+    /// read, and if any region has an identity, because a single failing region is usually a wrong
     /// `spec.region`.
     #[must_use]
     pub fn identity_failures(&self) -> Vec<String> {

@@ -76,8 +76,8 @@ struct Waiting {
 impl UsageCache {
     /// Creates a cache. It is empty unless [`Self::scan_while_awaited`] runs.
     ///
-    /// `deregistrations` is the rate limiter of deregistrations: scans become frequent once a permit
-    /// is near.
+    /// `deregistrations` is the rate limiter of deregistrations: scans become frequent once a
+    /// permit is near.
     #[must_use]
     pub fn new(
         identity: &Identity,
@@ -89,13 +89,13 @@ impl UsageCache {
         Self { identity, requeue_trigger, deregistrations, clock, state, changed }
     }
 
-    /// Returns the usage of a revision, or `None` if no result is fresh enough for `purpose`.
-    /// Subscribes the resource: it is requeued after the next scan with another result.
+    /// Subscribes a resource to the usage of a revision: it is requeued after the next scan with
+    /// another result. Returns the usage, or `None` if no result is fresh enough for `purpose`.
     ///
     /// An unused revision is reported as of now, and not as of a scan before the resource
     /// subscribed.
     #[must_use]
-    pub fn usage(&self, key: &ResourceKey, arn: &Arn, purpose: Purpose) -> Option<Use> {
+    pub fn subscribe(&self, key: &ResourceKey, arn: &Arn, purpose: Purpose) -> Option<Use> {
         let mut state = self.lock();
         let now = Instant::now();
         let known = match state.last.as_ref().and_then(|scan| scan.of(arn, purpose, now)) {
@@ -214,8 +214,8 @@ impl UsageCache {
         woken
     }
 
-    /// Records the result of a scan in the metrics and, if it differs from that of the last scan, in
-    /// the log.
+    /// Records the result of a scan in the metrics and, if it differs from that of the last scan,
+    /// in the log.
     fn record_scan(&self, duration: Duration, found: &Result<Found, Failure>, last: &mut Option<Failure>) {
         let Identity { account, region, .. } = self.identity.clone();
         let (result, failure) = match found {

@@ -87,9 +87,9 @@ pub fn aws_error(failure: &Failure) -> Option<AwsError> {
     Some(AwsError { operation: failure.operation?.to_owned(), code: failure.code.clone()? })
 }
 
-/// Returns the recorded message of the condition Ready if it reports the same AWS error for the same
-/// spec and reason, otherwise the new one. The text of AWS may contain a session name, a time or an
-/// encoded blob that differs on every attempt.
+/// Returns the recorded message of the condition Ready if it reports the same AWS error for the
+/// same spec and reason, otherwise the new one. The text of AWS may contain a session name, a time
+/// or an encoded blob that differs on every attempt.
 fn first_message(reported: &Reported<'_>, recorded: &Recorded<'_>, generation: Option<i64>) -> String {
     let is_same = |it: &&Condition| {
         it.type_ == READY && it.reason == reported.reason && it.observed_generation == generation

@@ -73,7 +73,8 @@ pub trait Kind:
         context: Arc<Self::Context>,
     ) -> impl Future<Output = Result<Option<Duration>, Error>> + Send;
 
-    /// Handles a change that is in the cache already. `after` is `None` if the resource was deleted.
+    /// Handles a change that is in the cache already. `after` is `None` if the resource was
+    /// deleted.
     fn observed(_before: Option<&Guarded<Self>>, _after: Option<&Guarded<Self>>, _: &Self::Context) {}
 
     /// Handles a failure of the watch.

@@ -1,5 +1,5 @@
-//! Applies the plan of a run: creates, narrows and deletes retirements, and makes records of finished
-//! ones (I/O).
+//! Applies the plan of a run: creates, narrows and deletes retirements, and makes records of
+//! finished ones (I/O).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,9 +100,9 @@ impl Applier<'_> {
         }
     }
 
-    /// Creates a retirement, unless the policy or what its EcsAccount allows has changed. The newest
-    /// revisions are read again, and what they keep now is left out. Returns the number of its
-    /// revisions.
+    /// Creates a retirement, unless the policy or what its EcsAccount allows has changed. The
+    /// newest revisions are read again, and what they keep now is left out. Returns the number of
+    /// its revisions.
     async fn create(&self, name: &str, revisions: &[Revision]) -> Result<usize, Stop> {
         let revisions = self.without_newest(revisions).await?;
         if revisions.is_empty() {
@@ -151,9 +151,9 @@ impl Applier<'_> {
         is_same.then_some(()).ok_or(Stop::Changed)
     }
 
-    /// Returns true if the retirement that has the name is of this policy: a create whose response was
-    /// lost has succeeded. Otherwise a retirement of another owner has the name; the next run has
-    /// another one.
+    /// Returns true if the retirement that has the name is of this policy: a create whose response
+    /// was lost has succeeded. Otherwise a retirement of another owner has the name; the next run
+    /// has another one.
     async fn is_created(&self, name: &str) -> Result<bool, Stop> {
         let read = in_flight::kubernetes("get retirement", self.retirements.get_opt(name)).await;
         let taken = read.map_err(Error::ReadResource)?;

@@ -1,4 +1,5 @@
-//! The credentials of a run: which a policy may use, and whether they are for its account and region.
+//! The credentials of a run: which a policy may use, and whether they are for its account and
+//! region.
 
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ pub(super) fn authorized(
         }
         Ok(access) => Ok(access),
         Err(Denial::Pending) => Err(None),
-        Err(Denial::OfAnotherController(refused) | Denial::Refused(refused)) => Err(Some(denied(refused))),
+        Err(Denial::ServedByOther(refused) | Denial::Refused(refused)) => Err(Some(denied(refused))),
     }
 }
 
@@ -145,7 +146,7 @@ fn check_account(expected: Option<&String>, account: &String) -> Result<(), Summ
 
 /// Checks that no EcsAccount manages an account.
 fn check_unmanaged(account: &String, context: &Context) -> Result<(), Summary> {
-    if context.accounts.declare(account) {
+    if context.accounts.is_managed(account) {
         let text =
             format!("AWS account {account} is managed by EcsAccounts: name an EcsAccount in spec.accountRef");
         return Err(stalled("NotAllowed", text));
@@ -166,12 +167,12 @@ fn check_ambient(account: &String, context: &Context) -> Result<(), Summary> {
 }
 
 /// Returns true if another controller serves the EcsAccount of a policy.
-pub(super) fn is_of_another(valid: &ValidatedPolicy, namespace: &str, context: &Context) -> bool {
+pub(super) fn is_served_by_other(valid: &ValidatedPolicy, namespace: &str, context: &Context) -> bool {
     let access = authorize(&context.accounts, &subject(valid, namespace), context.allows_ambient);
-    matches!(access, Err(Denial::OfAnotherController(_)))
+    matches!(access, Err(Denial::ServedByOther(_)))
 }
 
-/// Returns what a policy asks for.
+/// Returns the access that a policy requests.
 pub(super) fn subject<'a>(valid: &'a ValidatedPolicy, namespace: &'a str) -> Subject<'a> {
     Subject {
         namespace,

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 
 use crate::{
     api::{
-        Reason, RevisionStatus, TaskDefinitionRetirement,
+        RevisionStatus, TaskDefinitionRetirement,
         task_definition_retention_policy::{POLICY_GENERATION, POLICY_UID_LABEL},
     },
     retirement::policy_guard::{controlling_policy, is_finished},
@@ -26,7 +26,7 @@ pub struct Existing {
     /// True if nothing is left to do for it.
     pub is_finished: bool,
     pub is_suspended: bool,
-    /// True for a dry run that each run replaces. False if a person has made a dry run of a
+    /// True for a dry run that each run replaces. False if a user has made a dry run of a
     /// retirement of which entries are retired.
     pub is_dry_run: bool,
     pub keep_latest: Option<u32>,
@@ -50,8 +50,8 @@ pub struct Declared {
 }
 
 impl Existing {
-    /// Returns the retirement if it belongs to the policy `uid`: the owner reference decides and, for
-    /// records, the label.
+    /// Returns the retirement if it belongs to the policy `uid`: the owner reference decides and,
+    /// for records, the label.
     #[must_use]
     pub fn of_policy(retirement: &TaskDefinitionRetirement, uid: &str) -> Option<Self> {
         let owner = controlling_policy(retirement);
@@ -89,7 +89,7 @@ impl Existing {
         self.is_controlled && !self.is_finished && !self.is_dry_run
     }
 
-    /// Returns true if the retirement waits for a person.
+    /// Returns true if the retirement waits for approval.
     #[must_use]
     pub fn awaits_approval(&self) -> bool {
         self.is_unfinished() && self.is_suspended
@@ -104,8 +104,7 @@ fn declared(text: &str, rows: &[RevisionStatus]) -> Declared {
     };
     let short = revision.as_ref().map(ToString::to_string);
     let row = rows.iter().find(|row| row.revision == text || Some(&row.revision) == short.as_ref());
-    let is_retired =
-        row.is_some_and(|row| matches!(row.reason, Reason::Retired | Reason::Deleting | Reason::Deleted));
+    let is_retired = row.is_some_and(|row| row.reason.is_retired());
     let registered_at = row.and_then(|row| row.registered_at.as_ref()).map(|time| time.0);
     Declared { text: text.to_owned(), revision, is_retired, registered_at }
 }

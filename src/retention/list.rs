@@ -8,8 +8,8 @@ use crate::{api::TaskDefinitionRetirement, controller::Error, in_flight, retenti
 /// 1.5 MiB.
 const PAGE: u32 = 25;
 
-/// Returns the retirements of the policy `uid`, by an uncached list. Labels, which users can change,
-/// do not select them.
+/// Returns the retirements of the policy `uid`, by an uncached list. Labels, which users can
+/// change, do not select them.
 ///
 /// # Errors
 /// Returns [`Error::ReadResource`] if a call to the API server fails.

@@ -1,4 +1,5 @@
-//! Retention policies: which revisions are kept, and the retirements that are proposed for the rest.
+//! Retention policies: which revisions are kept, and the retirements that are proposed for the
+//! rest.
 
 pub mod validate;
 pub mod existing;

@@ -120,8 +120,8 @@ impl fmt::Display for Plan {
 
 /// Returns the plan of a run.
 ///
-/// A revision is proposed only if its number is below all of the newest `keep.latest` of its family,
-/// it is known to be old enough, it is unused, and nothing keeps or declares it.
+/// A revision is proposed only if its number is below all of the newest `keep.latest` of its
+/// family, it is known to be old enough, it is unused, and nothing keeps or declares it.
 #[must_use]
 pub fn plan(input: &Input<'_>) -> Plan {
     let mut plan = Plan::default();

@@ -56,9 +56,9 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads the families that the policy includes, and those of `declared`, if `admits` returns true
-    /// for them. Of each it reads the newest revisions that are kept, and the oldest until enough are
-    /// found to propose.
+    /// Reads the families that the policy includes, and those of `declared`, if `admits` returns
+    /// true for them. Of each it reads the newest revisions that are kept, and the oldest until
+    /// enough are found to propose.
     ///
     /// # Errors
     /// Returns why the run ends early. A partial result is never returned.
@@ -100,7 +100,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the families that match a pattern of the policy. A pattern without `*` needs no list.
+    /// Returns the families that match a pattern of the policy. A pattern without `*` needs no
+    /// list.
     async fn families(&self) -> Result<BTreeSet<String>, Stop> {
         let mut names = BTreeSet::new();
         for pattern in &self.policy.include {
@@ -183,8 +184,8 @@ impl Reader<'_> {
         Ok(old.checked_sub(1).map(|index| all[index].number()))
     }
 
-    /// Returns the earliest possible time by AWS's clock. Soon after a start, it is known only after
-    /// a few responses: `revision` is described until then. `None` if it stays unknown.
+    /// Returns the earliest possible time by AWS's clock. Soon after a start, it is known only
+    /// after a few responses: `revision` is described until then. `None` if it stays unknown.
     async fn time(&self, revision: Option<&Revision>) -> Result<Option<Timestamp>, Stop> {
         let time = || self.sources.time().map(|time| time.earliest);
         for _ in 0..MAX_ATTEMPTS {
@@ -209,7 +210,7 @@ impl Reader<'_> {
     async fn is_unused(&self, revision: &Revision) -> Result<bool, Stop> {
         let (arn, began) = (self.arn(revision), Instant::now());
         loop {
-            match self.waiter.session.usage.usage(&self.waiter.key, &arn, Purpose::Report) {
+            match self.waiter.session.usage.subscribe(&self.waiter.key, &arn, Purpose::Report) {
                 Some(Use::Unused { .. }) => return Ok(true),
                 Some(Use::InUse(_)) => return Ok(false),
                 Some(Use::Unknown(failure)) => return Err(Stop::Aws(failure)),

@@ -11,10 +11,10 @@ use crate::{
     in_flight,
     retention::{
         context::Context,
-        credentials::{authorized, is_of_another, prepare},
+        credentials::{authorized, is_served_by_other, prepare},
         existing::Existing,
         reconciliation::{LONGEST_DELAY, Reconciliation, pending_approval},
-        status::{Summary, completed, due, is_reported_by_another},
+        status::{Summary, completed, due, is_reported_by_other},
         validate::{ValidatedPolicy, validate},
     },
 };
@@ -38,8 +38,8 @@ pub(super) async fn reconcile(
     let mut reconciliation = Reconciliation { context, policies, namespace, policy: live };
     let valid = validate(&reconciliation.policy);
     if let Ok(valid) = &valid
-        && is_reported_by_another(&reconciliation.recorded())
-        && is_of_another(valid, &reconciliation.namespace, context)
+        && is_reported_by_other(&reconciliation.recorded())
+        && is_served_by_other(valid, &reconciliation.namespace, context)
     {
         return Ok(None);
     }

@@ -44,8 +44,8 @@ impl Reconciliation<'_> {
         Api::namespaced(self.context.client.clone(), &self.namespace)
     }
 
-    /// Returns the retirements of the policy. Removes the owner reference of finished ones first, so
-    /// that they outlive the policy.
+    /// Returns the retirements of the policy. Removes the owner reference of finished ones first,
+    /// so that they outlive the policy.
     pub(super) async fn existing(&self) -> Result<Vec<Existing>, Error> {
         let (retirements, uid) = (self.retirements(), self.policy.uid().unwrap_or_default());
         let mut existing = Vec::new();
@@ -82,7 +82,7 @@ impl Reconciliation<'_> {
     }
 }
 
-/// Returns the number of retirements that wait for a person.
+/// Returns the number of retirements that wait for approval.
 pub(super) fn pending_approval(existing: &[Existing]) -> i32 {
     count(existing.iter().filter(|it| it.awaits_approval()).count())
 }

@@ -159,8 +159,8 @@ impl Reconciliation<'_> {
         Ok(Some(until.min(LONGEST_DELAY)))
     }
 
-    /// Returns the names of the other policies of the namespace, account and region that include one
-    /// of `families`.
+    /// Returns the names of the other policies of the namespace, account and region that include
+    /// one of `families`.
     fn overlapping(&self, families: &[String]) -> Vec<String> {
         let recorded = self.recorded();
         let includes = |other: &TaskDefinitionRetentionPolicy| {

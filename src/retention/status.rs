@@ -112,10 +112,10 @@ pub fn summarize(
     TaskDefinitionRetentionPolicyStatus { observed_generation: generation, conditions, error, ..recorded }
 }
 
-/// Returns true if a status shows that another controller has reported the policy: this one reports no
-/// other reason for a policy whose EcsAccount it does not serve.
+/// Returns true if a status shows that another controller has reported the policy: this one reports
+/// no other reason for a policy whose EcsAccount it does not serve.
 #[must_use]
-pub fn is_reported_by_another(recorded: &TaskDefinitionRetentionPolicyStatus) -> bool {
+pub fn is_reported_by_other(recorded: &TaskDefinitionRetentionPolicyStatus) -> bool {
     let is_ours = |it: &Condition| ["AccountNotFound", "InvalidSpec"].contains(&it.reason.as_str());
     let ready = recorded.conditions.iter().find(|it| it.type_ == READY);
     recorded.last_run_time.is_some() || ready.is_some_and(|it| !is_ours(it))
@@ -133,7 +133,7 @@ pub fn request(policy: &TaskDefinitionRetentionPolicy) -> Option<&String> {
 pub enum Due {
     /// The run that began at this time was interrupted.
     Resume(Timestamp),
-    /// A person has requested it.
+    /// A user has requested it.
     Requested,
     /// The interval has elapsed, or the spec has changed.
     Scheduled,

@@ -1,5 +1,5 @@
-//! Tests of the reconciler of policies, against the model API server and an in-process simulated ECS,
-//! in paused tokio time.
+//! Tests of the reconciler of policies, against the model API server and an in-process simulated
+//! ECS, in paused tokio time.
 
 use std::{
     collections::BTreeSet,
@@ -101,8 +101,8 @@ impl World {
         set_accounts(&self.accounts, accounts);
     }
 
-    /// Creates a policy that keeps two revisions of the families `include`. `more` is the rest of its
-    /// spec.
+    /// Creates a policy that keeps two revisions of the families `include`. `more` is the rest of
+    /// its spec.
     fn make(&self, name: &str, include: &[&str], mut more: Value) {
         more["families"] = json!({ "include": include });
         if more["keep"].is_null() {

@@ -25,7 +25,7 @@ pub enum Admission {
     /// The EcsAccounts are not listed yet.
     Pending,
     /// Another controller serves the EcsAccount, and reports the status.
-    LeftToAnother,
+    ServedByOther,
 }
 
 /// A resource with a valid spec, and the credentials that it may use.
@@ -50,7 +50,7 @@ impl Admitted {
         }
     }
 
-    /// Returns what a resource of `namespace` asks for.
+    /// Returns the access that a resource of `namespace` requests.
     #[must_use]
     pub fn subject<'a>(&'a self, namespace: &'a str) -> Subject<'a> {
         subject(&self.spec, namespace)
@@ -84,10 +84,10 @@ pub fn admit(resource: &TaskDefinitionRetirement, context: &Context) -> Result<A
         Ok(access) => access,
         Err(Denial::Pending) => return Ok(Admission::Pending),
         // Its own controller has reported the resource.
-        Err(Denial::OfAnotherController(_)) if status.is_some_and(is_reported_by_another) => {
-            return Ok(Admission::LeftToAnother);
+        Err(Denial::ServedByOther(_)) if status.is_some_and(is_reported_by_other) => {
+            return Ok(Admission::ServedByOther);
         }
-        Err(Denial::OfAnotherController(refused) | Denial::Refused(refused)) => {
+        Err(Denial::ServedByOther(refused) | Denial::Refused(refused)) => {
             let region = status.and_then(|status| status.region.clone()).or_else(|| spec.region.clone());
             let (access, refused, session) = (None, Some(refused), None);
             return Ok(Admission::Admitted(Box::new(Admitted { spec, region, access, refused, session })));
@@ -113,7 +113,7 @@ fn source(access: &Access, context: &Context) -> Arc<Source> {
 /// Returns true if a status shows progress, which this controller reports for no resource of an
 /// EcsAccount that it does not serve. The account of a pending revision is known only to the
 /// controller that serves the EcsAccount.
-fn is_reported_by_another(status: &TaskDefinitionRetirementStatus) -> bool {
+fn is_reported_by_other(status: &TaskDefinitionRetirementStatus) -> bool {
     let is_ours = |reason| match reason {
         Reason::AccountNotFound | Reason::Invalid => true,
         Reason::Pending => status.account.is_none(),
@@ -140,7 +140,7 @@ pub fn delay(cached: &TaskDefinitionRetirement, context: &Context) -> Option<Dur
     // A resource with a permit to deregister is not delayed.
     let has_permit = || context.waiters.get(&key(cached)).is_some_and(|waiter| waiter.has_permit());
     let is_at_limit = || context.aws_concurrency.available_permits() == 0 && !has_permit();
-    // While the first verification is in progress, only one resource waits for it: a hanging account
-    // does not use up the concurrency permits.
+    // While the first verification is in progress, only one resource waits for it: a hanging
+    // account does not use up the concurrency permits.
     (session.is_being_verified() || is_at_limit()).then(|| requeue::at_concurrency_limit(&uid))
 }

@@ -177,7 +177,7 @@ impl Batch<'_> {
         }
         if checks_usage {
             // The permit is kept until a usage scan is recent enough.
-            let Some(usage) = self.usage(arn, Purpose::Deregister) else {
+            let Some(usage) = self.subscribe(arn, Purpose::Deregister) else {
                 permit.keep(key);
                 return Err(Stop::Now(Progress::Verifying));
             };
@@ -223,7 +223,7 @@ impl Batch<'_> {
     async fn check_allowed(&self, arn: &Arn) -> Result<(), Stop> {
         let Context { accounts, client, shutdown, .. } = self.context;
         let Some(account) = self.admitted.account() else {
-            let is_managed = accounts.declare(arn.account());
+            let is_managed = accounts.is_managed(arn.account());
             return (!is_managed).then_some(()).ok_or(Stop::Now(Progress::Locked));
         };
         let namespace = &self.waiter.key.namespace;

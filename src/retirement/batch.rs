@@ -89,8 +89,8 @@ impl<'a> Batch<'a> {
         self.rows.iter().find(|row| row.revision == key.as_str())
     }
 
-    pub(super) fn usage(&self, arn: &Arn, purpose: Purpose) -> Option<Use> {
-        self.session().usage.usage(&self.waiter.key, arn, purpose)
+    pub(super) fn subscribe(&self, arn: &Arn, purpose: Purpose) -> Option<Use> {
+        self.session().usage.subscribe(&self.waiter.key, arn, purpose)
     }
 
     /// Returns the remaining time of the cool-down of a revision, or `None` if it is not cooling

@@ -1,5 +1,5 @@
-//! Observes a batch of revisions: their descriptions, and their usage from the cache. Reads from AWS
-//! only.
+//! Observes a batch of revisions: their descriptions, and their usage from the cache. Reads from
+//! AWS only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -132,7 +132,7 @@ impl<'a> Batch<'a> {
             if !is_watched || usage.take_invalidated(&self.waiter.key, arn) {
                 continue;
             }
-            let known = self.usage(arn, self.purpose(row, waits));
+            let known = self.subscribe(arn, self.purpose(row, waits));
             let has_to_wait = known.as_ref().is_some_and(|usage| must_wait(spec, Some(row), usage, self.now));
             if known.as_ref().is_some_and(|usage| confirms(usage, row)) {
                 unconfirmed.remove(row.revision.as_str());
@@ -184,19 +184,19 @@ impl<'a> Batch<'a> {
         newest: &mut NewestByFamily,
     ) -> Result<Observed, Progress> {
         let checks_usage = needs_usage(self.spec(), recorded);
-        if checks_usage && may_use_permit && self.usage(arn, Purpose::Deregister).is_none() {
+        if checks_usage && may_use_permit && self.subscribe(arn, Purpose::Deregister).is_none() {
             return Err(Progress::Verifying);
         }
         // Skip DescribeTaskDefinition: it would have to be repeated after the scan.
         if checks_usage
             && self.session().usage.is_first_scan_pending()
-            && self.usage(arn, Purpose::Report).is_none()
+            && self.subscribe(arn, Purpose::Report).is_none()
         {
             return Err(Progress::Scanning);
         }
         let description = self.describe(arn, recorded, may_use_permit, newest).await?;
         let is_active = description.as_ref().is_ok_and(|it| it.status == Status::Active);
-        let usage = if checks_usage && is_active { self.usage(arn, Purpose::Report) } else { None };
+        let usage = if checks_usage && is_active { self.subscribe(arn, Purpose::Report) } else { None };
         let mut observed = Observed { arn: arn.clone(), description: Some(description), usage, newer: None };
         // The list is read only if nothing else prevents the deregistration.
         let next = step(self.spec(), recorded, observed.clone(), self.now);

@@ -7,8 +7,8 @@ use crate::aws::{
     usage::Use,
 };
 
-/// The key of a row: the revision in the short form, or the entry of the spec as it is written if it
-/// belongs to another account or region.
+/// The key of a row: the revision in the short form, or the entry of the spec as it is written if
+/// it belongs to another account or region.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RevisionKey(String);
 
@@ -48,8 +48,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Returns the kind of failure of the deregistration or, without one, of the description. `None`
-    /// if it succeeded.
+    /// Returns the kind of failure of the deregistration or, without one, of the description.
+    /// `None` if it succeeded.
     #[must_use]
     pub fn failure(&self) -> Option<FailureKind> {
         let result = match self {

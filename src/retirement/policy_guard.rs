@@ -5,7 +5,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::{
     api::{
-        Reason, RevisionStatus, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement,
+        ReasonClass, RevisionStatus, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement,
         task_definition_retention_policy::POLICY_GENERATION,
     },
     controller::Error,
@@ -26,11 +26,8 @@ pub fn controlling_policy(retirement: &TaskDefinitionRetirement) -> Option<&Owne
 #[must_use]
 pub fn is_finished(retirement: &TaskDefinitionRetirement) -> bool {
     let Some(status) = &retirement.status else { return false };
-    let is_final = |row: &RevisionStatus| match row.reason {
-        Reason::Retired | Reason::Deleting | Reason::Deleted => row.awaits.is_none(),
-        Reason::NotFound | Reason::Invalid | Reason::WrongRegion => true,
-        _ => false,
-    };
+    let is_on_hold = |row: &RevisionStatus| row.reason.class() == ReasonClass::OnHold;
+    let is_final = |row: &RevisionStatus| row.reason.is_final() && !is_on_hold(row) && row.awaits.is_none();
     status.observed_generation == retirement.metadata.generation
         && !status.revisions.is_empty()
         && status.revisions.iter().all(is_final)

@@ -90,7 +90,7 @@ async fn reconcile_due(
     let admitted = match admission::admit(record.resource(), context) {
         Ok(Admission::Admitted(admitted)) => *admitted,
         Ok(Admission::Pending) => return Ok(Some(ACCOUNTS_DELAY)),
-        Ok(Admission::LeftToAnother) => return Ok(None),
+        Ok(Admission::ServedByOther) => return Ok(None),
         Err(invalid) => {
             record.update(Report::Invalid(&invalid)).await?;
             return Ok(None);
@@ -181,11 +181,11 @@ impl<'a> Reconciliation<'a> {
             && rows.into_iter().any(|row| requeue::is_suspended_by_account(resource, row))
     }
 
-    /// Refuses the ambient credentials if an EcsAccount is for their AWS account: leaving
+    /// Refuses the ambient credentials if a served EcsAccount is for their AWS account: leaving
     /// `spec.accountRef` out must not lift its limits.
     fn refuse_ambient(&mut self, verified: &Verified) {
         let Some(identity) = verified.identity() else { return };
-        let is_managed = || self.context.accounts.declare(&identity.account);
+        let is_managed = || self.context.accounts.is_managed(&identity.account);
         // A wrong account is reported as such.
         let is_wrong = || self.guard().refusal(Some(identity)).is_some();
         if self.admitted.account().is_none() && !is_wrong() && is_managed() {
@@ -207,8 +207,8 @@ impl<'a> Reconciliation<'a> {
                 return BatchResult::new(if is_failed { Progress::Outage } else { Progress::Denied });
             }
         };
-        // The account is recorded before anything is deregistered, so that short forms cannot change
-        // their meaning.
+        // The account is recorded before anything is deregistered, so that short forms cannot
+        // change their meaning.
         if self.guard().recorded.is_none()
             && let Err(error) = self.report(Some(verified), &BatchResult::new(Progress::Made)).await
         {

@@ -57,8 +57,8 @@ const MISSED_SCAN: Duration = Duration::from_secs(15);
 /// Requeue delay while no AWS concurrency permit is free.
 const CONCURRENCY_LIMIT_DELAY: Duration = Duration::from_millis(500);
 
-/// Requeue delay of a revision that is kept: a newer one may have been registered, or its policy may
-/// have chosen it again.
+/// Requeue delay of a revision that is kept: a newer one may have been registered, or its policy
+/// may have chosen it again.
 const KEPT_DELAY: Duration = Duration::from_mins(1);
 
 /// Requeue delay while another resource has locked the same revision.
@@ -130,7 +130,8 @@ pub enum Progress {
     Verifying,
     /// Other resources have locked all of its entries.
     Locked,
-    /// The resource may use no credentials; a change of the EcsAccount or of the namespace wakes it.
+    /// The resource may use no credentials; a change of the EcsAccount or of the namespace wakes
+    /// it.
     Denied,
     /// Stopped because ECS throttled a call.
     Throttled,

@@ -61,8 +61,8 @@ impl<'a> Record<'a> {
         &self.resource
     }
 
-    /// Returns what users changed or requested since the status was recorded. `None` if the resource
-    /// has no conditions yet.
+    /// Returns what users changed or requested since the status was recorded. `None` if the
+    /// resource has no conditions yet.
     #[must_use]
     pub fn trigger(&self) -> Option<Trigger> {
         let status = self.resource.status.as_ref().filter(|status| !status.conditions.is_empty())?;

@@ -50,9 +50,9 @@ enum State {
 }
 
 impl Summary {
-    /// Returns the summary of a resource with `rows` at `now`. `blocked_since` is its recorded time;
-    /// see [`blocked_since`]. `position` is its position in the wait queue; `None` if it is not
-    /// queued.
+    /// Returns the summary of a resource with `rows` at `now`. `blocked_since` is its recorded
+    /// time; see [`blocked_since`]. `position` is its position in the wait queue; `None` if it is
+    /// not queued.
     #[must_use]
     pub fn of(
         rows: &[RevisionStatus],

@@ -36,8 +36,8 @@ pub(super) fn config() -> Result<Config, Error> {
     Ok(config)
 }
 
-/// Returns the files that `KUBECONFIG` names or, without any, the default kubeconfig. `None` if that
-/// does not exist.
+/// Returns the files that `KUBECONFIG` names or, without any, the default kubeconfig. `None` if
+/// that does not exist.
 fn file() -> Option<OsString> {
     let has_path = |paths: &OsString| env::split_paths(paths).any(|path| !path.as_os_str().is_empty());
     let default = || env::home_dir().map(|home| home.join(".kube/config")).filter(|path| path.exists());

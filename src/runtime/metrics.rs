@@ -149,8 +149,7 @@ fn measure_accounts(accounts: &Accounts, exported: &Exported, is_leader: bool) {
     let mut current = HashSet::new();
     for object in accounts.all().iter().filter(|_| is_leader) {
         let Ok(account) = &object.0 else { continue };
-        if matches!(accounts.validated(account), Err(Missing::OfAnotherController(_) | Missing::NotFound(_)))
-        {
+        if matches!(accounts.validated(account), Err(Missing::ServedByOther(_) | Missing::NotFound(_))) {
             continue;
         }
         let conditions = account.status.iter().flat_map(|status| &status.conditions);

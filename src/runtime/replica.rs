@@ -47,8 +47,8 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Maximum number of concurrent runs of policies. A run waits in its worker for read permits, so that
-/// few workers would let long runs stop all other policies. The rate limiters bound the calls.
+/// Maximum number of concurrent runs of policies. A run waits in its worker for read permits, so
+/// that few workers would let long runs stop all other policies. The rate limiters bound the calls.
 pub(super) const POLICY_CONCURRENCY: u16 = 256;
 
 /// Maximum number of concurrent reconciles of EcsAccounts.

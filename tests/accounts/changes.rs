@@ -76,8 +76,8 @@ async fn deleted_account_stops_its_resources() {
 }
 
 /// Changes the EcsAccount before the first call of `action` is carried out. `change` is the changed
-/// part of its spec; null deletes it. Asserts that nothing is deregistered. No usage scan delays the
-/// call.
+/// part of its spec; null deletes it. Asserts that nothing is deregistered. No usage scan delays
+/// the call.
 async fn change_before(action: Action, change: Value, reason: &str) {
     let accounts = Accounts::new().await;
     accounts.account("prod", json!({})).await;

@@ -68,8 +68,8 @@ impl Accounts {
         format!("{}-{name}", self.world.namespace.name())
     }
 
-    /// Returns the spec of an EcsAccount for the second account that allows this namespace and every
-    /// family.
+    /// Returns the spec of an EcsAccount for the second account that allows this namespace and
+    /// every family.
     fn spec(&self) -> Value {
         json!({
             "controllerName": self.world.namespace.name(),

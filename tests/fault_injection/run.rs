@@ -36,8 +36,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub enum Failure {
     Nothing,
-    /// The process is killed at the nth `DeregisterTaskDefinition` call, before or after ECS carries
-    /// it out, and a new process is started.
+    /// The process is killed at the nth `DeregisterTaskDefinition` call, before or after ECS
+    /// carries it out, and a new process is started.
     CrashAtCall {
         nth: u32,
         is_carried_out: bool,

@@ -169,7 +169,8 @@ impl Users {
         }
     }
 
-    /// Two retirements declare the same revisions, each with its EcsAccount of the same AWS account.
+    /// Two retirements declare the same revisions, each with its EcsAccount of the same AWS
+    /// account.
     fn shared_by_accounts(&mut self, rng: &mut Rng, first: &Account, second: &Account, end: Duration) {
         let all = self.register(first.id, "f-both", 4);
         for account in [first, second] {

@@ -25,8 +25,8 @@ pub fn account_of(world: &World, retirement: &Value) -> Option<Value> {
     world.api.objects(ACCOUNTS).into_iter().find(|it| it["metadata"]["name"] == name)
 }
 
-/// Returns true if an EcsAccount allows a retirement to deregister a revision, its suspension apart.
-/// The labels of the namespace are those of now.
+/// Returns true if an EcsAccount allows a retirement to deregister a revision, its suspension
+/// apart. The labels of the namespace are those of now.
 pub fn allows(world: &World, account: &Value, retirement: &Value, revision: &str) -> bool {
     let namespaces = world.api.objects(NAMESPACES);
     let labels = namespaces.iter().map(|it| it["metadata"]["labels"].clone());

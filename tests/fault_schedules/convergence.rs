@@ -50,9 +50,9 @@ pub fn is_read(operation: &Operation) -> bool {
     matches!(operation, Operation::Described { .. } | Operation::Listed { .. })
 }
 
-/// Returns the maximum number of such reads in the idle period: a description and a list each minute
-/// for a revision that is kept, and a few lists in each run of a policy for each of its two families.
-/// Revisions in use are described again if their use changes.
+/// Returns the maximum number of such reads in the idle period: a description and a list each
+/// minute for a revision that is kept, and a few lists in each run of a policy for each of its two
+/// families. Revisions in use are described again if their use changes.
 pub fn max_idle_reads(world: &World) -> usize {
     let retirements = world.api.objects(RETIREMENTS);
     let waiting =
@@ -115,8 +115,8 @@ fn has_condition(object: &Value, type_: &str) -> bool {
     conditions.any(|it| it["type"] == type_ && it["status"] == "True")
 }
 
-/// Returns true if a row stays kept: by `spec.keepLatest`, or by a suspended policy. The retirements
-/// of a deleted policy are deleted, and a policy proposes nothing that it keeps.
+/// Returns true if a row stays kept: by `spec.keepLatest`, or by a suspended policy. The
+/// retirements of a deleted policy are deleted, and a policy proposes nothing that it keeps.
 fn is_kept(world: &World, object: &Value, row: &Value) -> bool {
     let newer = world.newer_active(row["revision"].as_str().unwrap_or_default());
     let latest = object["spec"]["keepLatest"].as_u64().unwrap_or_default();

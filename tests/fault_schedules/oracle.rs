@@ -30,8 +30,8 @@ const PAUSE_MARGIN: Duration = Duration::from_secs(30);
 const HOT_LOOP_REQUESTS: usize = 150;
 const HOT_LOOP_WINDOW: Duration = Duration::from_secs(5);
 
-/// Number of tokens by which a bucket may be overdrawn without faults: calls take a few milliseconds
-/// each, and a resource keeps its permit during a usage scan.
+/// Number of tokens by which a bucket may be overdrawn without faults: calls take a few
+/// milliseconds each, and a resource keeps its permit during a usage scan.
 const BASELINE_TOLERANCE: f64 = 1.5;
 
 /// Maximum age of known usage: a minute or two scans, including the delays that a schedule injects.

@@ -157,7 +157,8 @@ pub fn violations(entries: &[Entry], interruptions: u32) -> Vec<String> {
 }
 
 /// The reads on which a deregistration is based: those that the process began after its last
-/// `DescribeTaskDefinition` call for the revision, and that were complete before the deregistration.
+/// `DescribeTaskDefinition` call for the revision, and that were complete before the
+/// deregistration.
 pub struct FreshReads<'a> {
     /// The resources that declare the revision, by their latest read, and when that began.
     pub declaring: Vec<(Duration, &'a Value)>,
@@ -297,8 +298,8 @@ pub struct Allowed<'a> {
     pub families: &'a [&'a str],
 }
 
-/// I8: returns the calls to ECS in an account or region, or for a family, that no EcsAccount allows.
-/// Usage scans and lists name no task definition.
+/// I8: returns the calls to ECS in an account or region, or for a family, that no EcsAccount
+/// allows. Usage scans and lists name no task definition.
 pub fn calls_that_are_not_allowed(calls: &[Call], allowed: &[Allowed<'_>]) -> Vec<String> {
     let is_allowed = |call: &&Call| {
         let named = call.task_definition.as_deref();
@@ -318,9 +319,9 @@ pub fn calls_that_are_not_allowed(calls: &[Call], allowed: &[Allowed<'_>]) -> Ve
 /// time that the deregistration takes to arrive.
 const MAX_LIST_AGE: Duration = Duration::from_secs(15 + 1);
 
-/// I7: returns the deregistrations without a recent list of ACTIVE revisions, or of one of the newest
-/// `keep_latest`. `calls` are of one family, and `active` are its ACTIVE revisions after them: only
-/// the controller deregisters any.
+/// I7: returns the deregistrations without a recent list of ACTIVE revisions, or of one of the
+/// newest `keep_latest`. `calls` are of one family, and `active` are its ACTIVE revisions after
+/// them: only the controller deregisters any.
 pub fn deregistrations_of_kept(calls: &[Call], keep_latest: usize, active: &[i32]) -> Vec<String> {
     let is_justified = |(index, call): &(usize, &Call)| {
         let number = call.task_definition.as_deref().and_then(|it| it.rsplit(':').next()?.parse().ok());

@@ -203,8 +203,8 @@ impl<'plane> World<'plane> {
         self.wait(name, "Ready=True", |seen| seen.is_current() && seen.ready() == "True").await
     }
 
-    /// Waits until the controller reports that manual intervention is required, or will be if a reason
-    /// with two minutes of grace lasts.
+    /// Waits until the controller reports that manual intervention is required, or will be if a
+    /// reason with two minutes of grace lasts.
     pub async fn wait_until_blocked(&self, name: &str) -> Seen {
         let has_grace = |seen: &Seen| {
             ["AccessDenied", "AccountNotFound", "AccountNotReady"].contains(&seen.ready_reason())

@@ -15,7 +15,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Responds to each request with `response` and closes the connection; with `None` it never responds.
+    /// Responds to each request with `response` and closes the connection; with `None` it never
+    /// responds.
     pub async fn responding(response: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();

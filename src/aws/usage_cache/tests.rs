@@ -85,7 +85,7 @@ impl Bench {
     }
 
     fn usage_for(&self, name: &str, purpose: Purpose) -> &'static str {
-        match self.cache.usage(&key(name), &arn("web:1"), purpose) {
+        match self.cache.subscribe(&key(name), &arn("web:1"), purpose) {
             None => "pending",
             Some(Use::Unused { .. }) => "unused",
             Some(Use::InUse(_)) => "in use",
@@ -206,7 +206,7 @@ async fn revision_is_invalidated_once_for_each_other_waiting_resource() {
     for (name, revision) in [("web", "web:1"), ("same", "web:1"), ("gone", "web:1"), ("other", "web:2")] {
         bench.usage(name);
         bench.cache.unsubscribe(&key(name));
-        assert_eq!(bench.cache.usage(&key(name), &arn(revision), Purpose::Report), None);
+        assert_eq!(bench.cache.subscribe(&key(name), &arn(revision), Purpose::Report), None);
     }
     bench.cache.invalidate(&key("web"), &arn("web:1"));
     assert_eq!(bench.woken(), ["gone", "same"]);

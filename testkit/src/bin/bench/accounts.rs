@@ -17,8 +17,8 @@ use crate::{
 
 pub const ACCOUNTS: u64 = 50;
 
-/// Speed of the buckets relative to real time. A higher speed would measure the machine: at this one,
-/// all accounts together permit 25 deregistrations per second, with three reads each.
+/// Speed of the buckets relative to real time. A higher speed would measure the machine: at this
+/// one, all accounts together permit 25 deregistrations per second, with three reads each.
 pub const SPEED: f64 = 0.5;
 
 /// Resources of each account as (count, revisions each).
