@@ -123,6 +123,17 @@ fn date_is_none_unless_the_response_succeeded_and_has_a_request_id() {
 }
 
 #[test]
+fn latest_time_is_that_of_the_pod_until_aws_has_reported_it() {
+    let (clock, now) = (AwsClock::new(Arc::new(|| second(7_300))), Instant::now());
+    assert_eq!(clock.latest_or_pod(now), second(7_300));
+    let headers = [("x-amzn-requestid", "f00"), ("date", "Thu, 01 Jan 1970 00:01:40 GMT")];
+    for _ in 0..QUORUM {
+        clock.observe(&response(200, &headers), now, now);
+    }
+    assert_eq!(clock.latest_or_pod(now), second(101), "credentials expire by the clock of AWS");
+}
+
+#[test]
 fn clock_skew_is_measured_against_the_median_response() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let _recorded = metrics::set_default_local_recorder(&recorder);
