@@ -17,7 +17,7 @@ use crate::{
     api::{EcsAccount, EcsAccountStatus, REQUESTED_AT, conditions::READY},
     controller::{
         Error, Kind,
-        conditions::{MESSAGE_BYTES, Recorded, Reported, State, conditions},
+        conditions::{MESSAGE_BYTES, Recorded, Reported, State},
         delay,
         guarded::Guarded,
         status_patch::{EventNote, patch_status, publish},
@@ -148,8 +148,8 @@ fn status(
     let Verification { state, reason, message, error, caller_arn } = verification;
     let generation = account.metadata.generation;
     let reported = Reported { state, reason, message: &message, error: error.as_ref() };
-    let before = Recorded { conditions: &recorded.conditions, error: recorded.error.as_ref() };
-    let conditions = conditions(&reported, &before, generation, now);
+    let before = Recorded { conditions: &recorded.conditions, generation, now };
+    let conditions = before.conditions(&reported, recorded.error.as_ref());
     EcsAccountStatus {
         observed_generation: generation,
         conditions,

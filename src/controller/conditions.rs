@@ -43,78 +43,74 @@ pub struct Reported<'a> {
     pub error: Option<&'a AwsError>,
 }
 
-/// What a status has recorded.
+/// The conditions that a status has recorded, and what new ones are stamped with.
 #[derive(Clone, Copy, Debug)]
 pub struct Recorded<'a> {
     pub conditions: &'a [Condition],
-    pub error: Option<&'a AwsError>,
+    pub generation: Option<i64>,
+    pub now: Timestamp,
 }
 
-/// Returns the conditions Ready, Reconciling and Stalled of a resource of this generation.
-#[must_use]
-pub fn conditions(
-    reported: &Reported<'_>,
-    recorded: &Recorded<'_>,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> Vec<Condition> {
-    let Reported { state, reason, .. } = *reported;
-    let mut message = first_message(reported, recorded, generation);
-    cut(&mut message, MESSAGE_BYTES);
-    let (texts, at) = ((reason, message.as_str()), (generation, now));
-    let of_reason: Vec<Condition> =
-        recorded.conditions.iter().filter(|it| it.reason == reason).cloned().collect();
-    let since =
-        |type_: &str| of_reason.iter().find(|it| it.type_ == type_).map(|it| it.last_transition_time.0);
-    let is_past_grace = || {
-        since(STALLED).is_some() || since(RECONCILING).is_some_and(|since| now.duration_since(since) >= GRACE)
-    };
-    let mut conditions = vec![condition((READY, state == State::Ready), texts, recorded.conditions, at)];
-    match state {
-        State::Ready => {}
-        State::Denied | State::Stalled if state == State::Stalled || is_past_grace() => {
-            conditions.push(condition((STALLED, true), texts, recorded.conditions, at));
+impl Recorded<'_> {
+    /// Returns a condition. Its transition time is that of the recorded one while the status stays.
+    #[must_use]
+    pub fn condition(&self, type_: &str, is_true: bool, reason: &str, message: &str) -> Condition {
+        let status = if is_true { "True" } else { "False" };
+        let unchanged = self.conditions.iter().find(|it| it.type_ == type_ && it.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            observed_generation: self.generation,
+            last_transition_time: unchanged.map_or(Time(self.now), |it| it.last_transition_time.clone()),
         }
-        // Its time is that since when this reason holds.
-        _ => conditions.push(condition((RECONCILING, true), texts, &of_reason, at)),
     }
-    conditions
+
+    /// Returns the conditions Ready, Reconciling and Stalled. `error` is the recorded AWS error.
+    #[must_use]
+    pub fn conditions(&self, reported: &Reported<'_>, error: Option<&AwsError>) -> Vec<Condition> {
+        let Reported { state, reason, .. } = *reported;
+        let mut message = self.first_message(reported, error);
+        cut(&mut message, MESSAGE_BYTES);
+        let of_reason: Vec<Condition> =
+            self.conditions.iter().filter(|it| it.reason == reason).cloned().collect();
+        let since =
+            |type_: &str| of_reason.iter().find(|it| it.type_ == type_).map(|it| it.last_transition_time.0);
+        let is_past_grace = || {
+            let reconciling = since(RECONCILING);
+            since(STALLED).is_some() || reconciling.is_some_and(|it| self.now.duration_since(it) >= GRACE)
+        };
+        let mut conditions = vec![self.condition(READY, state == State::Ready, reason, &message)];
+        match state {
+            State::Ready => {}
+            State::Denied | State::Stalled if state == State::Stalled || is_past_grace() => {
+                conditions.push(self.condition(STALLED, true, reason, &message));
+            }
+            // Its time is that since when this reason holds.
+            _ => {
+                let recorded = Recorded { conditions: &of_reason, ..*self };
+                conditions.push(recorded.condition(RECONCILING, true, reason, &message));
+            }
+        }
+        conditions
+    }
+
+    /// Returns the recorded message of the condition Ready if it reports the same AWS error for the
+    /// same spec and reason, otherwise the new one. The text of AWS may contain a session name, a
+    /// time or an encoded blob that differs on every attempt.
+    fn first_message(&self, reported: &Reported<'_>, error: Option<&AwsError>) -> String {
+        let is_same = |it: &&Condition| {
+            it.type_ == READY && it.reason == reported.reason && it.observed_generation == self.generation
+        };
+        let first = self.conditions.iter().find(is_same);
+        let first = first.filter(|_| error.is_some() && reported.error == error);
+        first.map_or(reported.message, |it| &it.message).to_owned()
+    }
 }
 
 /// Returns the AWS error that a failure reports; `None` if AWS returned no error code.
 #[must_use]
 pub fn aws_error(failure: &Failure) -> Option<AwsError> {
     Some(AwsError { operation: failure.operation?.to_owned(), code: failure.code.clone()? })
-}
-
-/// Returns the recorded message of the condition Ready if it reports the same AWS error for the
-/// same spec and reason, otherwise the new one. The text of AWS may contain a session name, a time
-/// or an encoded blob that differs on every attempt.
-fn first_message(reported: &Reported<'_>, recorded: &Recorded<'_>, generation: Option<i64>) -> String {
-    let is_same = |it: &&Condition| {
-        it.type_ == READY && it.reason == reported.reason && it.observed_generation == generation
-    };
-    let first = recorded.conditions.iter().find(is_same);
-    let first = first.filter(|_| reported.error.is_some() && reported.error == recorded.error);
-    first.map_or(reported.message, |it| &it.message).to_owned()
-}
-
-/// Returns a condition. Its transition time is that of the recorded one while the status stays.
-#[must_use]
-pub fn condition(
-    (type_, is_true): (&str, bool),
-    (reason, message): (&str, &str),
-    recorded: &[Condition],
-    (generation, now): (Option<i64>, Timestamp),
-) -> Condition {
-    let status = if is_true { "True" } else { "False" };
-    let unchanged = recorded.iter().find(|it| it.type_ == type_ && it.status == status);
-    Condition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        observed_generation: generation,
-        last_transition_time: unchanged.map_or(Time(now), |it| it.last_transition_time.clone()),
-    }
 }

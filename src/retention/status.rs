@@ -13,7 +13,7 @@ use crate::{
         conditions::READY,
     },
     aws::response::{Failure, FailureKind},
-    controller::conditions::{MESSAGE_BYTES, Recorded, Reported, State, aws_error, condition, conditions},
+    controller::conditions::{MESSAGE_BYTES, Recorded, Reported, State, aws_error},
     retention::validate::ValidatedPolicy,
     text::cut,
 };
@@ -95,18 +95,17 @@ pub fn summarize(
     now: Timestamp,
 ) -> TaskDefinitionRetentionPolicyStatus {
     let generation = policy.metadata.generation;
-    let (before, at) = (&recorded.conditions, (generation, now));
     let Summary { state, reason, message, error } = summary.clone();
     let reported = Reported { state, reason, message: &message, error: error.as_ref() };
-    let known = Recorded { conditions: before, error: recorded.error.as_ref() };
-    let mut conditions = conditions(&reported, &known, generation, now);
+    let before = Recorded { conditions: &recorded.conditions, generation, now };
+    let mut conditions = before.conditions(&reported, recorded.error.as_ref());
     match overlapping {
-        None => conditions.extend(before.iter().find(|it| it.type_ == OVERLAPPING).cloned()),
+        None => conditions.extend(before.conditions.iter().find(|it| it.type_ == OVERLAPPING).cloned()),
         Some([]) => {}
         Some(names) => {
             let mut text = format!("other policies include the same families: {}", names.join(", "));
             cut(&mut text, MESSAGE_BYTES);
-            conditions.push(condition((OVERLAPPING, true), ("SameFamilies", &text), before, at));
+            conditions.push(before.condition(OVERLAPPING, true, "SameFamilies", &text));
         }
     }
     TaskDefinitionRetentionPolicyStatus { observed_generation: generation, conditions, error, ..recorded }

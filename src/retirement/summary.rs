@@ -13,7 +13,7 @@ use crate::{
         conditions::{READY, RECONCILING, STALLED},
     },
     aws::permit_queue::QueuePosition,
-    controller::conditions::{GRACE, condition},
+    controller::conditions::{GRACE, Recorded},
     retirement::validate::InvalidSpec,
 };
 
@@ -149,8 +149,8 @@ impl Summary {
         generation: Option<i64>,
         now: Timestamp,
     ) -> Vec<Condition> {
-        let texts = (self.reason.as_str(), self.message.as_str());
-        let condition = |type_, is_true| condition((type_, is_true), texts, recorded, (generation, now));
+        let recorded = Recorded { conditions: recorded, generation, now };
+        let condition = |type_, is_true| recorded.condition(type_, is_true, &self.reason, &self.message);
         let mut conditions = vec![condition(READY, self.state == State::Ready)];
         match self.state {
             State::Reconciling => conditions.push(condition(RECONCILING, true)),

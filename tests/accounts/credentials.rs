@@ -53,6 +53,17 @@ async fn credentials_of_another_account_are_never_used() {
 }
 
 #[tokio::test]
+async fn account_reports_within_a_minute_that_its_credentials_are_of_another_one() {
+    let accounts = Accounts::new().await;
+    accounts.role.session_lifetime(Duration::from_secs(3));
+    accounts.account("prod", json!({})).await;
+    let _controller = accounts.start();
+    accounts.wait_account("prod", "Verified").await;
+    accounts.role.acts_in("222233334444");
+    accounts.wait_account_for("prod", "AccountMismatch", Duration::from_mins(1)).await;
+}
+
+#[tokio::test]
 async fn expiring_credentials_are_replaced_midway() {
     let accounts = Accounts::new().await;
     accounts.role.session_lifetime(Duration::from_secs(3));

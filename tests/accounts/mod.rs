@@ -127,6 +127,10 @@ impl Accounts {
 
     /// Waits until the condition Ready of an EcsAccount has this reason. Returns the EcsAccount.
     async fn wait_account(&self, name: &str, reason: &str) -> Value {
+        self.wait_account_for(name, reason, DEADLINE).await
+    }
+
+    async fn wait_account_for(&self, name: &str, reason: &str, within: Duration) -> Value {
         let began = Instant::now();
         loop {
             let account = self.api().get(&self.name(name)).await.expect("the EcsAccount is there").data;
@@ -134,7 +138,7 @@ impl Accounts {
             if conditions.iter().any(|it| it["type"] == "Ready" && it["reason"] == reason) {
                 return account;
             }
-            assert!(began.elapsed() < DEADLINE, "no {reason}: {account}");
+            assert!(began.elapsed() < within, "no {reason}: {account}");
             sleep(Duration::from_millis(20)).await;
         }
     }

@@ -27,9 +27,12 @@ impl World {
             UserAction::Edit { kind, name, spec } => {
                 self.api.edit(kind.plural(), kind.namespace(), name, spec, &Value::Null);
             }
-            UserAction::Request { name, spec } => {
+            UserAction::Request { kind, name } => {
                 let annotations = json!({ "ecs-retirement.dev/requestedAt": "now" });
-                self.api.edit(RETIREMENTS, NAMESPACE, name, spec, &annotations);
+                let objects = self.api.objects(kind.plural());
+                if let Some(object) = objects.iter().find(|it| it["metadata"]["name"] == *name) {
+                    self.api.edit(kind.plural(), kind.namespace(), name, &object["spec"], &annotations);
+                }
             }
             UserAction::Delete { kind, name } => self.api.delete(kind.plural(), kind.namespace(), name),
             UserAction::Approve { policy } => self.approve(policy),

@@ -10,6 +10,7 @@ use testkit::simulated_ecs::ACCOUNT;
 use super::{
     account_users::MEMBERS,
     kinds::Kind,
+    proposals::YOUNG,
     users::{UserAction, Users, random_time, random_times},
 };
 
@@ -105,6 +106,9 @@ impl Users {
             let approve = |at| (at, UserAction::Approve { policy: name.clone() });
             self.actions.extend([random_time(rng, end), random_time(rng, end)].map(approve));
         }
+        if rng.u8(..3) == 0 {
+            self.actions.push((random_time(rng, end), UserAction::Request { kind, name: name.clone() }));
+        }
         if is_raced {
             let families = ["a", "b"].map(|it| format!("p-{}-{it}", &name[1..]));
             self.raced_families.extend(families);
@@ -126,6 +130,7 @@ fn spec(rng: &mut Rng, index: usize) -> Value {
     match rng.u8(..4) {
         0 => spec["keep"]["revisions"] = json!([format!("p-{index}-a:1")]),
         1 => spec["retirement"]["unusedFor"] = json!("20s"),
+        2 => spec["keep"]["youngerThan"] = json!(format!("{}s", YOUNG.as_secs())),
         _ => {}
     }
     spec

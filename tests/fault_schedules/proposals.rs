@@ -1,6 +1,7 @@
 //! I7: what a policy proposes: nothing twice, nothing that it keeps, and nothing while an earlier
 //! proposal awaits approval.
 
+use k8s_openapi::jiff::SignedDuration;
 use serde_json::Value;
 
 use super::{
@@ -8,6 +9,9 @@ use super::{
     kinds::{POLICIES, RETIREMENTS},
     world::World,
 };
+
+/// `spec.keep.youngerThan` of every policy that has it.
+pub const YOUNG: SignedDuration = SignedDuration::from_secs(30);
 
 impl World {
     /// Checks a retirement that a policy has just created.
@@ -45,12 +49,21 @@ impl World {
         }
         let name = &retirement["metadata"]["name"];
         let revisions = declared(retirement).filter_map(Value::as_str);
-        let kept = revisions.filter(|it| keeps(policy, it, self.newer_active(it)));
+        let is_young = |it: &&str| {
+            let registered = self.region_of(it).describe(it).map(|record| record.registered_at);
+            !policy["spec"]["keep"]["youngerThan"].is_null()
+                && registered.is_some_and(|at| self.time.wall().duration_since(at) < YOUNG)
+        };
+        let kept = revisions.filter(|it| keeps(policy, it, self.newer_active(it)) || is_young(it));
         kept.map(|it| format!("{name} declares {it}, which its policy keeps")).collect()
     }
 
-    /// Returns a violation if a retirement of an earlier run awaits approval.
+    /// Returns a violation if a retirement of an earlier run awaits approval. A requested run
+    /// proposes nevertheless.
     fn proposed_too_early(&self, retirement: &Value, policy: &Value) -> Option<String> {
+        if policy["metadata"]["annotations"]["ecs-retirement.dev/requestedAt"].is_string() {
+            return None;
+        }
         let run = |it: &Value| Some(it["metadata"]["name"].as_str()?.rsplit_once('-')?.0.to_owned());
         let others = self.retirements_of(&policy["metadata"]["uid"]);
         let awaiting =

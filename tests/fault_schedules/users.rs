@@ -28,10 +28,10 @@ pub enum UserAction {
         name: String,
         spec: Value,
     },
-    /// Requests a reconcile of a retirement.
+    /// Requests a reconcile, if the resource exists.
     Request {
+        kind: Kind,
         name: String,
-        spec: Value,
     },
     Delete {
         kind: Kind,
@@ -247,7 +247,8 @@ impl Users {
                 let [created, requested] = random_times(rng, end);
                 let spec = json!({ "revisions": all, "inUse": in_use });
                 self.create(created, name, &spec);
-                self.actions.push((requested, UserAction::Request { name: name.to_owned(), spec }));
+                self.actions
+                    .push((requested, UserAction::Request { kind: Kind::Retirement, name: name.to_owned() }));
             }
             11 => {
                 // The newest two are kept.
