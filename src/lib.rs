@@ -53,6 +53,7 @@
 //! - `conditions`: the condition types.
 //! - `usage_scan`: the usage scan that a status is based on.
 //! - `schema`: validation rules of the CRDs.
+//! - `crd`: the CRDs that `ecs-retirement-controller crd` prints.
 //!
 //! [`controller`], generic over the kind:
 //!

@@ -6,13 +6,11 @@ use std::{collections::BTreeSet, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use ecs_retirement_controller::{
-    CONTROLLER,
-    api::{EcsAccount, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement},
+    CONTROLLER, api,
     aws::permit_queue::Pacing,
     runtime::{self, Election, Options, http_server::BindAddress, telemetry},
     task_definition::is_account,
 };
-use kube::CustomResourceExt;
 use tracing::Level;
 
 /// Retires the Amazon ECS task definition revisions that TaskDefinitionRetirement resources
@@ -162,9 +160,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             Ok(result?)
         }
         Command::Crd => {
-            let crds =
-                [TaskDefinitionRetirement::crd(), EcsAccount::crd(), TaskDefinitionRetentionPolicy::crd()];
-            for (index, crd) in crds.iter().enumerate() {
+            for (index, crd) in api::crd::all().iter().enumerate() {
                 print!("{}{}", if index == 0 { "" } else { "---\n" }, serde_saphyr::to_string(crd)?);
             }
             Ok(())

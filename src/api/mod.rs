@@ -1,6 +1,7 @@
 //! The Kubernetes API: one file for each kind, and the types they share. Data only.
 
 pub mod conditions;
+pub mod crd;
 pub mod ecs_account;
 pub mod reason;
 mod schema;

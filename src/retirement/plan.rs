@@ -107,7 +107,7 @@ impl fmt::Display for Plan {
 /// | ACTIVE | not retired | inUse: Retire | - | deregister |
 /// | ACTIVE | not retired | inUse: Wait | not known yet | need usage |
 /// | ACTIVE | not retired | inUse: Wait | in use, unknown, or cooling down | wait |
-/// | ACTIVE | not retired | keepLatest, newer ones unknown | unused, or inUse: Retire | need newer |
+/// | ACTIVE | not retired | keepLatest, newer unknown | unused, or inUse: Retire | need newer |
 /// | ACTIVE | not retired | keepLatest, with fewer newer ones | unused, or inUse: Retire | keep |
 /// | ACTIVE | not retired | inUse: Wait, dryRun | unused | report |
 /// | ACTIVE | not retired | inUse: Wait | unused | deregister |
