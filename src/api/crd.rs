@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions of all kinds.
+//! The CRDs of all kinds.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -7,7 +7,7 @@ use kube::CustomResourceExt;
 
 use crate::api::{EcsAccount, TaskDefinitionRetentionPolicy, TaskDefinitionRetirement};
 
-/// Returns the CustomResourceDefinitions. Their descriptions are running text, which
+/// Returns the CRDs. Their descriptions are running text, which
 /// `kubectl explain` wraps: they do not have the line breaks of the comments in the source.
 #[must_use]
 pub fn all() -> [CustomResourceDefinition; 3] {
