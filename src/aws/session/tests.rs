@@ -29,12 +29,15 @@ async fn identity_is_reported_unchanged_while_an_attempt_is_in_progress() {
     assert!(futures::poll!(&mut attempt).is_pending());
     assert_eq!(ecs.calls_of(Action::GetCallerIdentity).len(), 2);
     assert_eq!(sources.ambient().identity_failures(), reported);
+    assert!(session.is_being_verified(), "others do not wait for the same attempt");
     drop(attempt);
+    assert!(!session.is_being_verified());
     assert_eq!(sources.ambient().identity_failures(), reported, "an abandoned attempt has no result");
 
     ecs.clear_faults();
     session.verify().await.expect("STS responds");
     let _attempt = session.known.lock().await;
     assert!(session.has_identity());
+    assert!(!session.is_being_verified(), "the verified identity is used meanwhile");
     assert_eq!(session.identity_failure(), None);
 }
